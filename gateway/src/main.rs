@@ -4,44 +4,35 @@ use clap::Parser;
 use hoistway_client::{AgentClient, BuildClient, EgressClient, ToolRegistryClient, Transport};
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
-    config, exit,
+    config,
     invoke_statement::InvokeStatementKey,
     ports,
+    process::{self, ConfigFile},
     secrets::MasterKey,
-    shutdown, telemetry,
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::Result;
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
-/// The HTTP API and the deploy saga of Hoistway.
+/// The HTTP API and the deploy saga of Hoistway. Settings come from the file, then from HOISTWAY_GATEWAY_* variables.
 #[derive(Parser)]
 #[command(version)]
-struct Args {
-    /// Configuration file (TOML); `HOISTWAY_GATEWAY_*` variables override it
-    #[arg(long, env = "HOISTWAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let args = Args::parse();
-    hoistway_kit::allocator::give_back_large_blocks();
-    let config = match config::load::<Config>("gateway", args.config.as_deref()) {
-        Ok(config) => config,
-        Err(e) => return exit::usage(&e.message),
-    };
-    match run(&config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => exit::fatal(&e),
-    }
+fn main() -> ExitCode {
+    process::main(|arguments: Arguments| {
+        let config: Config = config::load("gateway", arguments.file.config.as_deref())?;
+        process::serve("hoistway-gateway", config.log_format, &config.data_dir, async |shutdown| {
+            serve(&config, shutdown).await
+        })
+    })
 }
 
-async fn run(config: &Config) -> Result<()> {
-    let _telemetry = telemetry::init("hoistway-gateway", config.log_format)?;
-    config::data_dir(Some(config.data_dir.clone()))?;
-    hoistway_kit::open_files::raise_limit()?;
-    let shutdown = shutdown::on_signals()?;
+async fn serve(config: &Config, shutdown: CancellationToken) -> Result<()> {
     let listeners = ports::listen(config.listen)?;
     let token = ServiceToken::load_or_create(&config.file(&config.service_token_file, "service-token"))?;
     let patience = config.deploy_deadline();

@@ -13,14 +13,17 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::{Error, Result};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// The first argument, followed by a [`Plan`] in JSON, the program and its arguments. Its environment and its standard
 /// streams are the program's.
 pub const EXEC: &str = "__confined-exec";
 /// The first argument of a process that prints the Landlock ABI of this kernel.
-pub const LANDLOCK: &str = "__confined-landlock";
+const LANDLOCK: &str = "__confined-landlock";
+/// The time limit of that process; it takes milliseconds.
+const LANDLOCK_LIMIT: Duration = Duration::from_secs(20);
 /// The exit status of a failed start.
 pub const FAILED: u8 = 127;
 /// The `oom_score_adj` that makes the kernel prefer to kill this program when memory runs out.
@@ -41,6 +44,14 @@ pub struct Plan {
     pub run_as: Option<RunAs>,
     /// The isolation from the rest of the machine.
     pub confinement: Confinement,
+}
+
+/// Returns the Landlock ABI of this kernel, 0 without Landlock, as a process of `launcher` finds it.
+pub async fn landlock_abi(launcher: &Path) -> std::result::Result<i32, String> {
+    let asked = tokio::process::Command::new(launcher).arg(LANDLOCK).env_clear().kill_on_drop(true).output();
+    let output = tokio::time::timeout(LANDLOCK_LIMIT, asked).await.map_err(|e| e.to_string())?;
+    let output = output.map_err(|e| e.to_string())?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0))
 }
 
 /// Becomes a confined program if this process was started for that, and reports a failure.

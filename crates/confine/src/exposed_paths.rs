@@ -1,15 +1,11 @@
 //! The paths of this machine that Python needs, as reported by the interpreter.
 
+use crate::python;
 use crate::spec::{Access, Exposed};
 use hoistway_model::{Code, Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::process::Command;
-
-/// The time limit of the interpreter's answer.
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// Prints the locations of Python's own parts, the files mapped into a process that has loaded the usual users of
 /// libraries, and OpenSSL's certificate paths.
@@ -114,20 +110,13 @@ pub struct ExposedPaths {
 
 impl ExposedPaths {
     /// Queries the interpreter.
-    pub async fn of_interpreter(python: &Path) -> Result<Self> {
+    pub async fn of_interpreter(interpreter: &Path) -> Result<Self> {
         let failed = |why: String| {
-            Error::new(Code::InvalidArgument, format!("{} does not say what it needs: {why}", python.display()))
+            Error::new(Code::InvalidArgument, format!("{} does not say what it needs: {why}", interpreter.display()))
         };
-        let asked = Command::new(python).args(["-I", "-S", "-c", ASK]).kill_on_drop(true).output();
-        let output = match tokio::time::timeout(LIMIT, asked).await {
-            Ok(Ok(output)) if output.status.success() => output.stdout,
-            Ok(Ok(output)) => return Err(failed(output.status.to_string())),
-            Ok(Err(e)) => return Err(failed(e.to_string())),
-            Err(_) => return Err(failed("it did not answer".to_owned())),
-        };
-        let answer: Answer = serde_json::from_slice(&output).map_err(|e| failed(e.to_string()))?;
-        let python = python.to_owned();
-        let listing = tokio::task::spawn_blocking(move || parts(&answer, &python));
+        let answer: Answer = python::ask(interpreter, &["-I", "-S"], ASK).await.map_err(failed)?;
+        let interpreter = interpreter.to_owned();
+        let listing = tokio::task::spawn_blocking(move || parts(&answer, &interpreter));
         let parts = listing.await.map_err(|e| Error::internal("looking at the machine", e))?;
         Ok(Self { parts, name: rustix::system::uname().nodename().to_string_lossy().into_owned() })
     }

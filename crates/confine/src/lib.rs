@@ -13,6 +13,7 @@ pub mod landlock;
 pub mod namespaces;
 mod other_pythons;
 pub mod privileges;
+pub mod python;
 mod remove_tree;
 mod rlimits;
 pub mod rootfs;

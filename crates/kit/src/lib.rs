@@ -7,6 +7,7 @@
 pub mod address_scope;
 pub mod allocator;
 pub mod api_key;
+pub mod backoff;
 pub mod change_feed;
 pub mod config;
 pub mod connections;
@@ -25,6 +26,7 @@ pub mod logs;
 pub mod metrics;
 pub mod open_files;
 pub mod ports;
+pub mod process;
 pub mod prune;
 pub mod quota;
 pub mod secrets;

@@ -2,6 +2,7 @@
 
 mod generated;
 mod members;
+pub mod platform;
 pub(crate) mod stored;
 
 use crate::redact::{Secret, is_worth_hiding};

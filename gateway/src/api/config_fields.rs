@@ -9,6 +9,7 @@ use crate::{deploy::providers, state::AppState};
 use hoistway_model::{
     Code, Name, Result,
     agent::{AgentConfig, AgentConfigChange},
+    env::platform,
     error::excerpt,
     framework::Framework,
     tool::BoundTool,
@@ -56,8 +57,8 @@ pub fn of_deploy(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Agent
 
 /// A member whose text the agent finds in a variable.
 type InVariable = (&'static str, &'static str);
-const SYSTEM_PROMPT: InVariable = ("system_prompt", "SYSTEM_PROMPT");
-const DESCRIPTION: InVariable = ("description", "AGENT_DESCRIPTION");
+const SYSTEM_PROMPT: InVariable = ("system_prompt", platform::SYSTEM_PROMPT);
+const DESCRIPTION: InVariable = ("description", platform::AGENT_DESCRIPTION);
 
 fn variable(root: &mut Object, (member, variable): InVariable) -> Result<Option<String>> {
     let text = root.string(member)?;

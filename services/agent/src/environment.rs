@@ -5,6 +5,7 @@ use hoistway_kit::{address_scope::is_in, egress_auth::EgressKey};
 use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig},
+    env::platform,
     model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_variable},
     redact::MASK,
 };
@@ -115,26 +116,26 @@ impl AgentEnvironment {
 
     fn platform(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = vec![
-            ("AGENT_NAME".to_owned(), spec.agent.to_string()),
-            ("SYSTEM_PROMPT".to_owned(), spec.config.system_prompt.clone()),
+            (platform::AGENT_NAME.to_owned(), spec.agent.to_string()),
+            (platform::SYSTEM_PROMPT.to_owned(), spec.config.system_prompt.clone()),
         ];
         let mut set = |name: String, value: String| vars.push((name, value));
         if !spec.config.description.is_empty() {
-            set("AGENT_DESCRIPTION".to_owned(), spec.config.description.clone());
+            set(platform::AGENT_DESCRIPTION.to_owned(), spec.config.description.clone());
         }
         if let Some(entry) = spec.entry_point.as_deref().or(entry_point) {
-            set("USER_ENTRY_POINT".to_owned(), entry.to_owned());
+            set(platform::USER_ENTRY_POINT.to_owned(), entry.to_owned());
         }
         for LlmConfig { role, provider, model } in &spec.config.llm {
-            set(format!("LLM_MODEL{}", role.env_suffix()), model.clone());
-            set(format!("LLM_PROVIDER{}", role.env_suffix()), provider.clone());
+            set(format!("{}{}", platform::LLM_MODEL, role.env_suffix()), model.clone());
+            set(format!("{}{}", platform::LLM_PROVIDER, role.env_suffix()), provider.clone());
             // The model that OpenAI's Agents SDK asks for where an agent names no model.
             if role.env_suffix().is_empty() && !OPENAI.has_own_key(&spec.config.env) {
                 set("OPENAI_DEFAULT_MODEL".to_owned(), model.clone());
             }
         }
-        // The public runtime appends to it is `/chat/completions`.
-        set("LLM_GATEWAY_URL".to_owned(), format!("{}/v1", self.egress.url));
+        // The public runtime appends `/chat/completions` to it.
+        set(platform::LLM_GATEWAY_URL.to_owned(), format!("{}/v1", self.egress.url));
         // A key of the user's own is for the API itself, or for the address that the user names.
         if !OPENAI.has_own_key(&spec.config.env) {
             set("OPENAI_BASE_URL".to_owned(), format!("{}/v1", self.egress.url));
@@ -145,7 +146,7 @@ impl AgentEnvironment {
             set("ANTHROPIC_API_KEY".to_owned(), PLACEHOLDER_KEY.to_owned());
         }
         let names: Vec<&str> = spec.tools.iter().map(|t| t.name.as_str()).collect();
-        set("TOOL_NAMES".to_owned(), names.join(","));
+        set(platform::TOOL_NAMES.to_owned(), names.join(","));
         for tool in &spec.tools {
             let Some(url) = &tool.url else { continue };
             // In a closed network clients that do not know of proxies reach egress alone.
@@ -153,7 +154,7 @@ impl AgentEnvironment {
                 true => url.clone(),
                 false => format!("{}/tools/{}", self.egress.url, tool.name),
             };
-            set(format!("TOOL_URL_{}", tool.name.env_suffix()), url);
+            set(format!("{}{}", platform::TOOL_URL_PREFIX, tool.name.env_suffix()), url);
         }
         vars
     }

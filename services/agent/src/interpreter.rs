@@ -1,17 +1,9 @@
 //! The host's Python, which runs the agents of the process runtime.
 
+use hoistway_confine::python::{self, OLDEST, oci_architecture};
 use hoistway_model::{Code, Error, Result};
 use serde::Deserialize;
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use tokio::process::Command;
-
-/// The time that an interpreter may take to say what it is.
-const LIMIT: Duration = Duration::from_secs(20);
-/// The oldest `major.minor` that the runner runs on.
-const OLDEST: (u32, u32) = (3, 10);
+use std::path::{Path, PathBuf};
 
 /// The newest `python3.MINOR` that is looked for where `python3` is too old.
 const NEWEST_TRIED: u32 = 16;
@@ -62,25 +54,14 @@ impl Interpreter {
         let shown = command.display();
         let unusable =
             |why: String| Error::new(Code::InvalidArgument, format!("{shown} is not usable as Python: {why}"));
-        let asked = Command::new(command).args(["-I", "-c", PROBE]).kill_on_drop(true).output();
-        let output = match tokio::time::timeout(LIMIT, asked).await {
-            Ok(Ok(output)) if output.status.success() => output.stdout,
-            Ok(Ok(output)) => return Err(unusable(output.status.to_string())),
-            Ok(Err(e)) => return Err(unusable(e.to_string())),
-            Err(_) => return Err(unusable("it did not answer".to_owned())),
-        };
-        let answer: Answer = serde_json::from_slice(&output).map_err(|e| unusable(e.to_string()))?;
+        let answer: Answer = python::ask(command, &["-I"], PROBE).await.map_err(unusable)?;
         if (answer.major, answer.minor) < OLDEST {
             return Err(unusable(format!(
                 "it is Python {}.{}, and at least {}.{} is needed",
                 answer.major, answer.minor, OLDEST.0, OLDEST.1
             )));
         }
-        Ok(Self {
-            path: answer.path,
-            python: format!("{}.{}", answer.major, answer.minor),
-            platform: platform().to_owned(),
-        })
+        Ok(Self { path: answer.path, python: format!("{}.{}", answer.major, answer.minor), platform: platform() })
     }
 
     /// Refuses what was built for another Python than this one.
@@ -106,12 +87,8 @@ impl Interpreter {
 }
 
 /// This machine as the OCI image index names it.
-fn platform() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "linux/amd64",
-        "aarch64" => "linux/arm64",
-        _ => "unknown",
-    }
+fn platform() -> String {
+    oci_architecture(std::env::consts::ARCH).map_or("unknown".to_owned(), |name| format!("linux/{name}"))
 }
 
 #[cfg(test)]

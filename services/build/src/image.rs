@@ -5,6 +5,7 @@ use crate::layer::Layer;
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
     digest::Hasher,
+    env::platform,
     image::{APP_DIR, RUNNER_PATH, label, layout},
 };
 use serde::{Deserialize, Serialize};
@@ -281,7 +282,7 @@ impl Process {
         self.stop_signal = "SIGTERM".into();
         // The base's command and health check belong to the base's entry point.
         self.other.retain(|key, _| key != "Cmd" && key != "Healthcheck");
-        for (name, value) in [("USER_ENTRY_POINT", spec.entry_point), ("PORT", PORT)] {
+        for (name, value) in [(platform::USER_ENTRY_POINT, spec.entry_point), (platform::PORT, PORT)] {
             self.env.retain(|e| e.split('=').next() != Some(name));
             self.env.push(format!("{name}={value}"));
         }

@@ -2,75 +2,29 @@
 //! front may not: the two would see different requests on one connection (request smuggling).
 
 use crate::connections::Bounded;
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, ready},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::InspectReader;
 
 /// The bytes of a line that are examined: the headers with the length of a body are short.
 const LOOKED_AT: usize = 128;
 
 /// A connection whose heads are examined as they arrive.
-#[derive(Debug)]
-pub(super) struct Watched {
-    stream: Bounded,
-    requests: Requests,
-    lone: Arc<AtomicBool>,
-}
+pub(super) type Watched = InspectReader<Bounded, Box<dyn FnMut(&[u8]) + Send>>;
 
-impl Watched {
-    pub(super) fn new(stream: Bounded) -> Self {
-        Self { stream, requests: Requests::default(), lone: Arc::default() }
-    }
-
-    /// Returns the flag that becomes true when a line of a head ends in a lone LF.
-    pub(super) fn lone_line_feed(&self) -> Arc<AtomicBool> {
-        self.lone.clone()
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.requests.read(&buf.filled()[before..]);
-        if self.requests.lone {
-            self.lone.store(true, Ordering::Relaxed);
+/// Examines a connection. The flag becomes true when a line of a head ends in a lone LF.
+pub(super) fn watch(stream: Bounded) -> (Watched, Arc<AtomicBool>) {
+    let (mut requests, lone) = (Requests::default(), Arc::new(AtomicBool::new(false)));
+    let found = Arc::clone(&lone);
+    let look = move |bytes: &[u8]| {
+        requests.read(bytes);
+        if requests.lone {
+            found.store(true, Ordering::Relaxed);
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    };
+    (InspectReader::new(stream, Box::new(look)), lone)
 }
 
 /// A parser that finds the heads among the bytes of a connection. It checks nothing but line ends: the server refuses

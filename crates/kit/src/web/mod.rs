@@ -16,7 +16,6 @@ use hoistway_model::Result;
 use http::{HeaderMap, StatusCode, Version, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use line_ends::Watched;
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
@@ -72,8 +71,7 @@ fn refused(text: &'static str) -> Response {
 
 async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationToken) {
     let connection = stream.connection();
-    let stream = Watched::new(stream);
-    let lone_line_feed = stream.lone_line_feed();
+    let (stream, lone_line_feed) = line_ends::watch(stream);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (app, connection) = (app.clone(), connection.clone());
         let has_lone_line_feed = lone_line_feed.load(Ordering::Relaxed);

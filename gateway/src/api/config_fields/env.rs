@@ -1,18 +1,13 @@
 //! `env`, and everything else that becomes a variable of the agent's process.
 
 use crate::api::json::Object;
-use hoistway_model::{Error, Result, Secret, agent::EnvVar, error::excerpt};
+use hoistway_model::{Error, Result, Secret, agent::EnvVar, env::platform::is_reserved, error::excerpt};
 use std::collections::HashSet;
 
 /// What Linux takes as one `NAME=VALUE` string, its closing NUL included.
 const MAX_VARIABLE: usize = 128 << 10;
 /// What all of them may have together, well under what Linux takes.
 const MAX_TOGETHER: usize = 1 << 20;
-
-/// Names that the platform sets, or that would change what the interpreter loads.
-const RESERVED: [&str; 7] =
-    ["PORT", "AGENT_NAME", "USER_ENTRY_POINT", "SYSTEM_PROMPT", "TOOL_NAMES", "PYTHONPATH", "PYTHONHOME"];
-const RESERVED_PREFIXES: [&str; 4] = ["LLM_", "TOOL_URL_", "HOISTWAY_", "LD_"];
 
 /// The user's variables, in order.
 pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar>> {
@@ -26,7 +21,7 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar
             let message = "is not a variable's name: letters, digits, '_', '-' and '.', the first no digit";
             return Err(Error::field(path, format!("\"{}\" {message}", excerpt(&name))));
         }
-        if RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        if is_reserved(&name) {
             return Err(Error::field(path, format!("\"{}\" is reserved for the platform", excerpt(&name))));
         }
         if !names.insert(name.clone()) {

@@ -7,6 +7,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use serde::Serialize;
 use std::io::{Error, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +25,20 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
     }
     let first = &bytes[..bytes.len().min(4096)];
     Ok(sendmsg(socket, &[IoSlice::new(first)], &mut ancillary, SendFlags::NOSIGNAL)?)
+}
+
+/// Sends a launch order with the descriptors that it is about; returns the rest of it that is to be written.
+pub(crate) fn send_launch(socket: impl AsFd, spec: LaunchSpec, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
+    let mut line = line(&Order::Launch(Box::new(spec)))?;
+    let sent = send(socket, &line, fds)?;
+    Ok(line.split_off(sent))
+}
+
+/// A message as it is sent.
+pub(crate) fn line(message: &impl Serialize) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Receives what is there, with the descriptors that ride on it.
@@ -101,8 +116,7 @@ impl Control {
     }
 
     pub fn report(&mut self, report: &Report) {
-        let Ok(mut line) = serde_json::to_vec(report) else { return };
-        line.push(b'\n');
+        let Ok(line) = line(report) else { return };
         // A supervisor that is gone is noticed when reading.
         let _ = write_all(&self.socket, &line);
     }

@@ -21,6 +21,7 @@
 //! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
 //! ```
 
+pub(crate) mod client;
 mod control;
 mod exec;
 mod init;
@@ -30,7 +31,9 @@ mod signals;
 pub(crate) mod spec;
 mod tree;
 
-pub(crate) use control::{receive, send};
+#[cfg(test)]
+pub(crate) use control::send;
+pub(crate) use control::{line, receive, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 

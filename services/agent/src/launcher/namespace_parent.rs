@@ -3,7 +3,7 @@
 use super::INSIDE;
 use super::control::{self, Control};
 use super::signals::{self, ENDING};
-use super::spec::{LaunchSpec, Order, Report};
+use super::spec::{LaunchSpec, Report};
 use hoistway_confine::{Namespaces, namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -77,11 +77,9 @@ fn start(
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
     spec.cgroups.clear();
-    let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec)))?;
-    order.push(b'\n');
     let sent: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
-    let first = control::send(&ours, &order, &sent)?;
-    control::write_all(&ours, &order[first..])?;
+    let rest = control::send_launch(&ours, spec, &sent)?;
+    control::write_all(&ours, &rest)?;
     Ok((child, ours, supervisor))
 }
 

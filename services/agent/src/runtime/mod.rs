@@ -12,7 +12,7 @@ pub use crate::sandbox::Isolation;
 pub use endpoint::Endpoint;
 pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
-pub use process::{Backoff, ProcessConfig, ProcessRuntime};
+pub use process::{ProcessConfig, ProcessRuntime, RestartDelays};
 
 use async_trait::async_trait;
 use hoistway_model::{

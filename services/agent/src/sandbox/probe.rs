@@ -2,9 +2,9 @@
 //! version number is believed.
 
 use super::{Mode, Network, Parts, Settings, Tier, place};
-use crate::launcher::spec::{LaunchSpec, Order, Report};
-use crate::launcher::{INIT, receive, send};
-use hoistway_confine::exec::LANDLOCK;
+use crate::launcher::spec::{LaunchSpec, Report};
+use crate::launcher::{client, receive, send_launch};
+use hoistway_confine::exec::landlock_abi;
 use hoistway_confine::exposed_paths::ExposedPaths;
 use hoistway_confine::landlock::TCP;
 use hoistway_confine::uids::Uids;
@@ -14,13 +14,11 @@ use rustix::fs::{Gid, Uid, chown};
 use serde::Deserialize;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::process::Command;
 
 /// The time that a probe may take; it takes tens of milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -199,9 +197,7 @@ impl Probing<'_> {
 
     /// The newest ABI of this kernel's Landlock.
     async fn landlock(&self) -> std::result::Result<i32, Why> {
-        let asked = Command::new(self.launcher).arg(LANDLOCK).env_clear().kill_on_drop(true).output();
-        let output = tokio::time::timeout(LIMIT, asked).await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let abi = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0);
+        let abi = landlock_abi(self.launcher).await?;
         match self.settings.pretend.landlock_abi.map_or(abi, |most| abi.min(i32::from(most))) {
             0 => Err("this kernel has no Landlock, or it is switched off".to_owned()),
             abi => Ok(abi),
@@ -281,26 +277,17 @@ impl Probing<'_> {
             cgroups: Vec::new(),
             grace_ms: 0,
         };
-        let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
         let (egress, egress_theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
-        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec))).map_err(|e| e.to_string())?;
-        order.push(b'\n');
-        let launched = Command::new(self.launcher)
-            .arg(INIT)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| e.to_string())?;
+        let launched = client::spawn(self.launcher, |command| {
+            command.kill_on_drop(true);
+        });
+        let (launcher, ours) = launched.map_err(|e| e.to_string())?;
         let fds: Vec<BorrowedFd<'_>> = if hands_out { vec![egress_theirs.as_fd()] } else { Vec::new() };
-        let sent = send(&ours, &order, &fds).map_err(|e| e.to_string())?;
+        let rest = send_launch(&ours, spec, &fds).map_err(|e| e.to_string())?;
         drop(egress_theirs);
         // The rest fits in the socket's buffer as well: a probe has no secrets and a short environment.
-        std::io::Write::write_all(&mut &ours, &order[sent..]).map_err(|e| e.to_string())?;
-        let output = tokio::time::timeout(LIMIT, launched.wait_with_output()).await;
+        std::io::Write::write_all(&mut &ours, &rest).map_err(|e| e.to_string())?;
+        let output = tokio::time::timeout(LIMIT, launcher.wait_with_output()).await;
         let output = output.map_err(|_| "it took too long".to_owned())?.map_err(|e| e.to_string())?;
         if let Ok(seen) = serde_json::from_slice(&output.stdout) {
             if hands_out && !handed_out(&egress) {

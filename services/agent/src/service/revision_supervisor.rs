@@ -7,13 +7,13 @@ use crate::{
     runtime::{Endpoint, Instance, Program, State},
     store::{ImageFacts, Revision, StoredPhase},
 };
+use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
     agent::{EnvVar, Phase, RevisionStatus},
     framework::Framework,
 };
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -190,7 +190,7 @@ impl Service {
         if let Some(known) = &revision.image {
             image.digest = Some(known.digest);
         }
-        let mut pause = FIRST_RETRY;
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut patience = FIRST_PATIENCE;
         let mut told = revision.phase == StoredPhase::PendingImage;
         loop {
@@ -230,8 +230,7 @@ impl Service {
                     self.refresh_soon(&revision.spec.agent);
                 }
             }
-            tokio::time::sleep(with_jitter(pause)).await;
-            pause = pause.saturating_mul(2).min(LONGEST_RETRY);
+            tokio::time::sleep(backoff.jittered_pause()).await;
             patience = RETRY_PATIENCE;
         }
     }
@@ -317,11 +316,4 @@ impl Service {
             supervisor.pins().clear();
         }
     }
-}
-
-/// Up to a quarter more, so that many agents do not ask a registry that came back all at once.
-fn with_jitter(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0_u8) % 256;
-    let quarter = u64::try_from(pause.as_millis() / 4).unwrap_or(u64::MAX);
-    pause + Duration::from_millis(quarter.saturating_mul(random) / 256)
 }

@@ -2,6 +2,7 @@
 //! know about it.
 
 use super::process::{self, Finished};
+use hoistway_confine::python::{LIMIT, OLDEST, oci_architecture};
 use hoistway_model::{Code, Error, Result, source::RequiresPython};
 use serde::Deserialize;
 use std::{
@@ -10,13 +11,8 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-/// The oldest Python that agents can have.
-const OLDEST: (u32, u32) = (3, 10);
-/// The time that one candidate may take to say what it is.
-const LIMIT: Duration = Duration::from_secs(20);
 /// Names that are looked for on PATH, best first.
 const NAMES: [&str; 7] = ["python3", "python", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"];
 /// Variables that a shim needs to find the interpreter behind it.
@@ -147,10 +143,8 @@ impl Described {
         if self.version < OLDEST {
             return Err(format!("is Python {}", self.full_version));
         }
-        let architecture = match self.machine.as_str() {
-            "x86_64" | "AMD64" | "amd64" => "amd64",
-            "aarch64" | "arm64" => "arm64",
-            other => return Err(format!("is for {other}; only x86_64 and arm64 are supported")),
+        let Some(architecture) = oci_architecture(&self.machine) else {
+            return Err(format!("is for {}; only x86_64 and arm64 are supported", self.machine));
         };
         Ok(Interpreter {
             identity: format!("{}-{}-{}-{}", self.implementation, self.full_version, self.soabi, self.os),

@@ -10,6 +10,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
     AgentIdentities, Code, Error, Name, Result, RevisionId, ToolCredentials,
     egress::{AgentIdentity, EgressStatus, ModelProviderAccess, PolicySource, ToolAccess},
@@ -18,7 +19,6 @@ use hoistway_model::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
@@ -184,7 +184,7 @@ impl WatchedPolicies {
     ) where
         F: Future<Output = Result<Updates<K, R>>>,
     {
-        let mut pause = FIRST_RETRY;
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         // In a row. One may be a service that is restarted, or this program's own end.
         let mut failures = 0_u32;
         loop {
@@ -195,7 +195,8 @@ impl WatchedPolicies {
             let was_connected = select(&mut self.said()).connected;
             if was_connected {
                 self.note(|said| select(said).connected = false);
-                (pause, failures) = (FIRST_RETRY, 0);
+                backoff.reset();
+                failures = 0;
             }
             failures = failures.saturating_add(1);
             match failures {
@@ -204,8 +205,7 @@ impl WatchedPolicies {
                 }
                 _ => tracing::debug!(cause = lost.chain(), "the {name} cannot be followed: {lost}"),
             }
-            tokio::time::sleep(with_jitter(pause)).await;
-            pause = pause.saturating_mul(2).min(LONGEST_RETRY);
+            tokio::time::sleep(backoff.jittered_pause()).await;
         }
     }
 
@@ -348,10 +348,4 @@ impl fmt::Debug for WatchedPolicies {
 /// Where an agent calls with a key of its own; nothing but public APIs of models may be named.
 fn own_key_origin(text: &str) -> Option<Origin> {
     Origin::of_url(text).ok().map(|(origin, _)| origin).filter(Origin::is_public_model_api)
-}
-
-/// Up to a quarter more, so that not everybody asks a service that came back at the same moment.
-fn with_jitter(pause: Duration) -> Duration {
-    let random = u32::try_from(RandomState::new().hash_one(0_u8) % 256).unwrap_or(0);
-    pause + pause / 4 * random / 256
 }

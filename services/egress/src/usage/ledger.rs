@@ -7,6 +7,7 @@ use super::{
     this_hour,
 };
 use async_trait::async_trait;
+use hoistway_kit::backoff::Backoff;
 use hoistway_model::{Result, usage::UsageSums};
 use std::{
     fmt,
@@ -24,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// The time that an answer waits for its count being committed.
 const PATIENCE: Duration = SLOW;
 /// The pause after a commit that failed, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// More sums than this are those of too many users: they go on without a user.
 const MANY: usize = 16_384;
 
@@ -176,15 +178,14 @@ async fn write(shared: &Shared, woken: &mut mpsc::Receiver<()>, store: &dyn Keep
     let mut is_open = true;
     while is_open {
         is_open = woken.recv().await.is_some();
-        let mut backoff = BACKOFF.0;
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         while commit(shared, store, outage).await.is_err() {
             if is_open {
                 let closed = async { while woken.recv().await.is_some() {} };
-                is_open = timeout(backoff, closed).await.is_err();
-                backoff = (backoff * 2).min(BACKOFF.1);
+                is_open = timeout(backoff.pause(), closed).await.is_err();
             } else {
                 // The process ends: soon again, as long as there is time.
-                sleep(BACKOFF.0).await;
+                sleep(FIRST_RETRY).await;
             }
         }
     }

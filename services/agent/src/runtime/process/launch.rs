@@ -7,28 +7,27 @@ use super::stack::{self, Place};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::procfs::Process;
 use crate::launcher::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
-use crate::launcher::{INIT, RunAs, send};
+use crate::launcher::{RunAs, client, line, send_launch};
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Parts, Sandbox};
 use hoistway_confine::cgroup::Group;
-use hoistway_model::{Code, framework::Framework, log::LogStream};
+use hoistway_model::{Code, env::platform, framework::Framework, log::LogStream};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Error, Result, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -120,18 +119,10 @@ impl Launched {
         let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
         // Removed with the rest, should the start fail.
         let group = Grouped(group);
-        let (ours, theirs) = StdUnixStream::pair()?;
-        let mut launcher = Command::new(&start.config.launcher)
-            .arg0(format!("hoistway-agent {}", start.instance.agent))
-            .arg(INIT)
-            // For people who look at processes; the launcher is told by its order.
-            .arg(dir.path())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        // For people who look at processes; the launcher is told by its order.
+        let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
+            command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
+        })?;
         let mut followers = Vec::new();
         if let Some(out) = launcher.stdout.take() {
             followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
@@ -145,18 +136,16 @@ impl Launched {
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
         let secrets = config_file(&start)?;
         let (spec, places) = spec(&start, dir, group.0.as_ref())?;
-        let mut order = serde_json::to_vec(&Order::Launch(Box::new(spec)))?;
-        order.push(b'\n');
         let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
         let fds: Vec<_> = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]).chain(theirs).collect();
-        let sent = send(&ours, &order, &fds)?;
+        let rest = send_launch(&ours, spec, &fds)?;
         let network = network.map(|(ours, _)| ours);
         drop((notify, secrets));
 
         ours.set_nonblocking(true)?;
         let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
-        orders.write_all(&order[sent..]).await?;
+        orders.write_all(&rest).await?;
         let mut reports = Reports(BufReader::new(reports).lines());
         let report = timeout(LAUNCH, reports.next());
         let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
@@ -199,8 +188,7 @@ impl Launched {
     }
 
     async fn order(&mut self, order: &Order) {
-        if let (Some(orders), Ok(mut line)) = (&mut self.orders, serde_json::to_vec(order)) {
-            line.push(b'\n');
+        if let (Some(orders), Ok(line)) = (&mut self.orders, line(order)) {
             // If the launcher is gone, that is noticed as the agent's end.
             let _ = orders.write_all(&line).await;
         }
@@ -430,7 +418,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         env.extend(CA_VARIABLES.map(|name| (name.to_owned(), bundle.clone())));
     }
     env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
-    env.insert("PORT".to_owned(), start.port.to_string());
+    env.insert(platform::PORT.to_owned(), start.port.to_string());
     let places = stack::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
     let spec = LaunchSpec {
         program: interpreter.clone(),

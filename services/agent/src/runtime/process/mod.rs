@@ -60,7 +60,7 @@ pub struct ProcessConfig {
     /// The time that a start may take from the process to being ready; none: for ever.
     pub start_limit: Option<Duration>,
     /// When a crashed agent is started again.
-    pub backoff: Backoff,
+    pub restart_delays: RestartDelays,
     /// Resource limits of each agent.
     pub limits: Limits,
     /// The interpreter that agents are expected to have; sandboxes are made for it.
@@ -85,7 +85,7 @@ impl ProcessConfig {
             start_turn: Duration::from_secs(20),
             first_start_turn: Duration::from_secs(2),
             start_limit: Some(Duration::from_secs(60)),
-            backoff: Backoff::default(),
+            restart_delays: RestartDelays::default(),
             limits: Limits::default(),
             python,
             sandbox: Settings::default(),
@@ -94,22 +94,22 @@ impl ProcessConfig {
     }
 }
 
-/// The time between a crash and the next start: `first`, doubled for each crash up to `most`.
+/// The time between a crash and the next start: `first`, doubled for each crash up to `longest`.
 #[derive(Debug, Clone, Copy)]
-pub struct Backoff {
+pub struct RestartDelays {
     /// After the first crash.
     pub first: Duration,
     /// The longest.
-    pub most: Duration,
+    pub longest: Duration,
     /// An agent that was ready for so long before it crashed begins with `first` again.
     pub forgiven_after: Duration,
 }
 
-impl Default for Backoff {
+impl Default for RestartDelays {
     fn default() -> Self {
         Self {
             first: Duration::from_millis(500),
-            most: Duration::from_secs(60),
+            longest: Duration::from_secs(60),
             forgiven_after: Duration::from_secs(60),
         }
     }

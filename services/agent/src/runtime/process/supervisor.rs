@@ -4,12 +4,13 @@ use super::invoke_forwarder::{InvokeForwarder, Target};
 use super::launch::{Ended, Launched, Notice, Start};
 use super::leftovers::Leftovers;
 use super::rundir::RunDir;
-use super::{Instance, ProcessConfig};
+use super::{Instance, ProcessConfig, RestartDelays};
 use crate::launcher::{RunAs, spec::Exit};
 use crate::runtime::logs::Sink;
 use crate::runtime::{Failure, Masker, State, now_ms};
 use crate::sandbox::{Sandbox, size};
-use hoistway_model::Code;
+use hoistway_kit::backoff::Backoff;
+use hoistway_model::{Code, env::platform};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +105,8 @@ impl Supervisor {
         }
         let mut proven = self.instance.proven;
         let mut restarts = 0;
-        let mut delay = self.config.backoff.first;
+        let RestartDelays { first, longest, forgiven_after } = self.config.restart_delays;
+        let mut backoff = Backoff::new(first, longest);
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
             self.lead(Target::Starting);
@@ -119,9 +121,10 @@ impl Supervisor {
                 self.sink.remark(&format!("the agent could not be started: {}", failure.message)).await;
                 return self.fail(failure, dir).await;
             }
-            if ready_for.is_some_and(|time| time >= self.config.backoff.forgiven_after) {
-                delay = self.config.backoff.first;
+            if ready_for.is_some_and(|time| time >= forgiven_after) {
+                backoff.reset();
             }
+            let delay = backoff.pause();
             let wait = delay.as_secs_f32();
             self.sink.remark(&format!("{}; the agent is started again in {wait} s", failure.message)).await;
             tracing::warn!(agent = %self.instance.agent, revision = %self.instance.revision, restarts, "an agent crashed");
@@ -136,7 +139,6 @@ impl Supervisor {
                 () = sleep(delay) => {}
             }
             restarts += 1;
-            delay = delay.saturating_mul(2).min(self.config.backoff.most);
         }
     }
 
@@ -289,7 +291,7 @@ impl Supervisor {
             _ = stop_of(&mut stop) => Vec::new(),
         };
         let seconds = limit.as_secs_f32();
-        let entry = self.instance.env.iter().find(|(name, _)| name == "USER_ENTRY_POINT");
+        let entry = self.instance.env.iter().find(|(name, _)| name == platform::USER_ENTRY_POINT);
         let message = match (entry, stack.is_empty()) {
             (Some((_, entry)), false) => format!("{} is still being imported after {seconds} s", entry.expose()),
             _ => format!("the agent is not ready after {seconds} s"),

@@ -8,7 +8,9 @@ mod process_tree;
 mod sandboxes;
 mod working_dir;
 
-use hoistway_agent::runtime::{Backoff, Instance, ProcessConfig, ProcessRuntime, Program, Runtime, Started, State};
+use hoistway_agent::runtime::{
+    Instance, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime, Started, State,
+};
 use hoistway_agent::sandbox::{Mode, Settings};
 use hoistway_model::{Name, RevisionId, Secret, framework::Framework};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,9 +64,9 @@ fn config(dir: &Path) -> ProcessConfig {
     ProcessConfig {
         sandbox: Settings { mode: sandbox(), writable: vec![shared(dir)], ..Settings::default() },
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
-        backoff: Backoff {
+        restart_delays: RestartDelays {
             first: Duration::from_millis(20),
-            most: Duration::from_millis(80),
+            longest: Duration::from_millis(80),
             forgiven_after: Duration::from_secs(60),
         },
         ..ProcessConfig::new(dir.join("data"), python().into())

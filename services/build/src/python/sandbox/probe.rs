@@ -4,7 +4,7 @@ use super::{FileAccess, Role, Shared, ownership};
 use crate::python::process;
 use hoistway_confine::{
     RunAs,
-    exec::{EXEC, LANDLOCK},
+    exec::{EXEC, landlock_abi},
 };
 use hoistway_model::{Error, Result};
 use rustix::process::{getegid, geteuid};
@@ -46,7 +46,7 @@ pub(super) async fn choose(shared: &mut Shared, dir: &Path, python: &Path) -> Re
     let failed = |e: io::Error| Error::internal("trying how programs of builds can be confined", e);
     let at = dir.to_owned();
     let place = spawn_blocking(move || Place::make(&at)).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
-    let landlock = landlock(&shared.launcher).await;
+    let landlock = landlock_abi(&shared.launcher).await.ok().filter(|abi| *abi > 0);
     let mut notes = Vec::new();
     if landlock.is_none() {
         notes.push("this kernel has no Landlock, or it is switched off".to_owned());
@@ -95,15 +95,6 @@ async fn attempt(shared: &Shared, place: &Place, python: &Path) -> std::result::
         Some(line) => Err(line.trim_start_matches("hoistway: ").to_owned()),
         None => Err(done.status.to_string()),
     }
-}
-
-/// The newest ABI of this kernel's Landlock.
-async fn landlock(launcher: &Path) -> Option<i32> {
-    let none: [(&str, &str); 0] = [];
-    let mut command = process::command(launcher, none);
-    command.arg(LANDLOCK);
-    let done = process::run(command, None, LIMIT, &|_| ()).await.ok()?;
-    String::from_utf8_lossy(&done.stdout).trim().parse().ok().filter(|abi| *abi > 0)
 }
 
 /// Where it is tried.

@@ -11,7 +11,7 @@ use crate::{
     policy::{AgentPolicy, ModelServer},
 };
 use bytes::Bytes;
-use hoistway_kit::quota::QuotaGrant;
+use hoistway_kit::{backoff, quota::QuotaGrant};
 use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use std::{
     mem,
@@ -132,7 +132,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 
 /// Half of it is fixed, and half spread by the clock's last digits: enough to keep calls apart that failed together.
 fn back_off(made: u32, now: SystemTime) -> Duration {
-    let whole = (FIRST_WAIT * (1 << made.saturating_sub(1).min(8))).min(LONGEST_WAIT);
+    let whole = backoff::after(made, FIRST_WAIT, LONGEST_WAIT);
     let spread = now.duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1000;
     whole / 2 + whole / 2000 * spread
 }

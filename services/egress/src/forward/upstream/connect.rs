@@ -3,7 +3,7 @@
 use super::{
     error::ConnectError,
     resolve::Resolver,
-    stream::{Conn, Kind, Transport},
+    stream::{Conn, Io, Kind, Transport},
 };
 use crate::origin::Place;
 use http::Uri;
@@ -99,17 +99,18 @@ impl Connector {
         let deadline = Instant::now() + self.limit;
         if !is_tls && let Some(proxy) = self.proxy(&uri, &place) {
             let stream = timeout_at(deadline, self.proxied(&proxy, &place)).await??;
-            return Ok(Conn::new(Transport::Plain(stream), Kind::ToProxy));
+            return Ok(TokioIo::new(Io::new(Transport::Left(stream), Kind::ToProxy)));
         }
         let tcp = timeout_at(deadline, self.tcp(&uri, &place)).await??;
         if !is_tls {
-            return Ok(Conn::new(Transport::Plain(tcp), Kind::Http1));
+            return Ok(TokioIo::new(Io::new(Transport::Left(tcp), Kind::Http1)));
         }
         let name = ServerName::try_from(place.host.bare()).map_err(|e| ConnectError::Tls(io::Error::other(e)))?;
         let handshake = timeout_at(deadline, self.tls.connect(name, tcp)).await;
         let tls = handshake.map_err(|_| ConnectError::TlsTimeout)?.map_err(ConnectError::Tls)?;
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Conn::new(Transport::Tls(Box::new(tls)), if is_h2 { Kind::Http2 } else { Kind::Http1 }))
+        let kind = if is_h2 { Kind::Http2 } else { Kind::Http1 };
+        Ok(TokioIo::new(Io::new(Transport::Right(Box::new(tls)), kind)))
     }
 
     fn proxy(&self, uri: &Uri, place: &Place) -> Option<Intercept> {

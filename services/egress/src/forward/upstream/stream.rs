@@ -1,6 +1,5 @@
 //! A connection with or without TLS, as one type, that knows whether it was closed on a request without any answer.
 
-use hyper::rt;
 use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
@@ -19,13 +18,10 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
-/// The transport of the bytes.
-#[derive(Debug)]
-pub(super) enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// The transport of the bytes: without TLS, or with it.
+pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The traffic on a connection of HTTP/1, which has one request at a time.
 #[derive(Debug, Clone, Default)]
@@ -54,16 +50,14 @@ impl Traffic {
     }
 }
 
+/// The connection that the pool keeps.
+pub(crate) type Conn = TokioIo<Io>;
+
+/// The bytes of a connection.
 #[derive(Debug)]
-struct Io {
+pub(crate) struct Io {
     transport: Transport,
     traffic: Traffic,
-}
-
-/// The connection that the pool keeps.
-#[derive(Debug)]
-pub(crate) struct Conn {
-    io: TokioIo<Io>,
     kind: Kind,
 }
 
@@ -78,15 +72,15 @@ pub(super) enum Kind {
     ToProxy,
 }
 
-impl Conn {
+impl Io {
     pub(super) fn new(transport: Transport, kind: Kind) -> Self {
-        Self { io: TokioIo::new(Io { transport, traffic: Traffic::default() }), kind }
+        Self { transport, traffic: Traffic::default(), kind }
     }
 }
 
-impl Connection for Conn {
+impl Connection for Io {
     fn connected(&self) -> Connected {
-        let traffic = || self.io.inner().traffic.clone();
+        let traffic = || self.traffic.clone();
         match self.kind {
             Kind::Http1 => Connected::new().extra(traffic()),
             Kind::Http2 => Connected::new().negotiated_h2(),
@@ -95,25 +89,10 @@ impl Connection for Conn {
     }
 }
 
-macro_rules! either {
-    ($io:expr, $inner:ident => $call:expr) => {
-        match &mut $io.transport {
-            Transport::Plain(stream) => {
-                let $inner = Pin::new(stream);
-                $call
-            }
-            Transport::Tls(stream) => {
-                let $inner = Pin::new(stream);
-                $call
-            }
-        }
-    };
-}
-
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = either!(self, inner => inner.poll_read(cx, buf));
+        let read = Pin::new(&mut self.transport).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.traffic.awaits(false);
         }
@@ -124,7 +103,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.traffic.awaits(true);
-        either!(self, inner => inner.poll_write(cx, buf))
+        Pin::new(&mut self.transport).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -133,53 +112,18 @@ impl AsyncWrite for Io {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.traffic.awaits(true);
-        either!(self, inner => inner.poll_write_vectored(cx, bufs))
+        Pin::new(&mut self.transport).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.transport {
-            Transport::Plain(stream) => stream.is_write_vectored(),
-            Transport::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => inner.poll_flush(cx))
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, inner => inner.poll_shutdown(cx))
-    }
-}
-
-impl rt::Read for Conn {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl rt::Write for Conn {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        rt::Write::is_write_vectored(&self.io)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

@@ -7,6 +7,7 @@
 use crate::{metrics::GatewayMetrics, saga::record::Record};
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
+    backoff::Backoff,
     event_log::{Next, Ring},
     quota::{QuotaExceeded, QuotaGrant, SharedQuota},
     time::{now_ms, rfc3339},
@@ -39,7 +40,7 @@ const MAX_OWN_FOLLOWERS: usize = 32;
 /// The longest text of an event.
 const MAX_TEXT: usize = 1_000;
 /// The first and the longest pause before a lost subscription is opened again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,17 +210,16 @@ async fn follow<P, T, S, F>(
     F: Future<Output = Result<S>>,
     S: Stream<Item = Result<T>> + Unpin,
 {
-    let mut backoff = BACKOFF.0;
+    let mut backoff = BACKOFF;
     let following = async {
         loop {
             if let Ok(mut items) = open(&position).await {
                 while let Some(Ok(item)) = items.next().await {
                     take(&mut position, item);
-                    backoff = BACKOFF.0;
+                    backoff.reset();
                 }
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            tokio::time::sleep(backoff.pause()).await;
         }
     };
     shutdown.run_until_cancelled(following).await.unwrap_or(())

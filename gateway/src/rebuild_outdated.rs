@@ -6,6 +6,7 @@ use crate::{
     deploy::Deployer,
     deploy::kind::{DeploymentKind, Rebuild},
 };
+use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
     AgentService, Result,
     agent::{Agent, Phase},
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long to wait before asking again what could not be answered.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// Runs until `shutdown`.
 pub async fn run(
@@ -27,11 +28,10 @@ pub async fn run(
 ) {
     let work = async {
         while subscriptions.changed().await.is_ok() {
-            let mut pause = PAUSE.0;
+            let mut backoff = BACKOFF;
             while let Err(e) = sweep(&*agents, &*deployer).await {
                 tracing::warn!(cause = e.chain(), "agents with an outdated image will be looked for again: {e}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+                tokio::time::sleep(backoff.pause()).await;
             }
         }
     };

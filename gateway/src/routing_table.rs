@@ -6,6 +6,7 @@
 //! then serves to its end.
 
 use futures_util::StreamExt;
+use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
     AgentService, Code, Error, Name, Result,
     agent::{Route, RouteEvent, Target},
@@ -23,7 +24,7 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long to wait before the subscription is tried again, at first and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// How many changes may wait for the invokes that picked what they replaced.
 const UNACKNOWLEDGED: usize = 256;
 
@@ -109,18 +110,18 @@ impl RoutingTable {
 
     /// Follows the agent service until `shutdown`. While it is away the table stays as it was.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut backoff = BACKOFF.0;
+        let mut backoff = BACKOFF;
         loop {
             let before = *self.0.changes.borrow();
             let Some(Err(e)) = shutdown.run_until_cancelled(self.follow()).await else { return };
             if *self.0.changes.borrow() != before {
-                backoff = BACKOFF.0;
+                backoff.reset();
             }
-            tracing::warn!(cause = e.chain(), "the routing table is not fed, trying again in {backoff:?}: {e}");
-            if shutdown.run_until_cancelled(tokio::time::sleep(backoff)).await.is_none() {
+            let pause = backoff.pause();
+            tracing::warn!(cause = e.chain(), "the routing table is not fed, trying again in {pause:?}: {e}");
+            if shutdown.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
-            backoff = (backoff * 2).min(BACKOFF.1);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::{
 use async_trait::async_trait;
 use axum::Router;
 use hoistway_kit::{
+    backoff::Backoff,
     connections::Limits as ConnectionLimits,
     disk_reserve::Reserve,
     fs,
@@ -167,7 +168,7 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
 async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(tidying.every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut again = TIDY_AGAIN;
+    let mut backoff = Backoff::new(TIDY_AGAIN, tidying.every);
     while shutdown.run_until_cancelled(every.tick()).await.is_some() {
         state.reserve.keep().await;
         let tidied = async {
@@ -186,11 +187,10 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, sh
             bindings::reconcile(&state).await
         };
         match tidied.await {
-            Ok(()) => again = TIDY_AGAIN,
+            Ok(()) => backoff.reset(),
             Err(e) => {
                 tracing::warn!(cause = e.chain(), "tidying will be tried again: {e}");
-                every.reset_after(again.min(tidying.every));
-                again = (again * 2).min(tidying.every);
+                every.reset_after(backoff.pause());
             }
         }
     }

@@ -15,7 +15,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// A series that begins with `first`; no pause is longer than `longest`.
-    pub fn new(first: Duration, longest: Duration) -> Self {
+    pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 

@@ -8,6 +8,7 @@ use super::{
     fetch::{Fetched, Fetcher},
     keyset::KeySet,
 };
+use hoistway_kit::backoff;
 use hoistway_model::{Name, tool::IdentityProvider};
 use std::{
     collections::HashMap,
@@ -258,8 +259,8 @@ impl Entry {
             }
             Err(why) => {
                 tracing::warn!("the keys of the identity provider \"{}\" cannot be fetched: {why}", self.provider);
-                let pause = times.backoff.0.saturating_mul(1 << state.failures.min(16)).min(times.backoff.1);
                 state.failures = state.failures.saturating_add(1);
+                let pause = backoff::after(state.failures, times.backoff.0, times.backoff.1);
                 state.problem = why;
                 state.not_before = now.checked_add(pause);
             }

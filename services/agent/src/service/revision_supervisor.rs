@@ -20,9 +20,8 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// When a registry that could not be asked is asked again.
-const FIRST_RETRY: Duration = Duration::from_secs(2);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// The pauses before an unreachable registry is asked again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 
 /// The health of a revision.
 #[derive(Debug, Clone)]
@@ -190,7 +189,7 @@ impl Service {
         if let Some(known) = &revision.image {
             image.digest = Some(known.digest);
         }
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut backoff = BACKOFF;
         let mut patience = FIRST_PATIENCE;
         let mut told = revision.phase == StoredPhase::PendingImage;
         loop {

@@ -33,9 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The time that a call waits while its agent is not known: a revision is published before it is started, and its first
 /// call may come sooner than the news of it.
 const NEW_PATIENCE: Duration = Duration::from_millis(250);
-/// When a service that was lost is asked again.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// The pauses before a lost service is asked again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// The policies of all agents of the installation.
 pub struct WatchedPolicies {
@@ -184,7 +183,7 @@ impl WatchedPolicies {
     ) where
         F: Future<Output = Result<Updates<K, R>>>,
     {
-        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
+        let mut backoff = BACKOFF;
         // In a row. One may be a service that is restarted, or this program's own end.
         let mut failures = 0_u32;
         loop {

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_table() {
+    fn the_environment_has_the_platforms_and_the_users_variables() {
         let around = AgentEnvironment::new(access("http://127.0.0.1:4000/", None, false));
         let vars = exposed(&around, RevisionId::mint());
         let expected = owned(&[
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_hides_the_users_values_and_the_token() {
+    fn the_shown_environment_masks_user_values_and_omits_the_token() {
         let around = AgentEnvironment::new(access("http://127.0.0.1:4000", Some(EgressKey::generate().unwrap()), true));
         let shown = around.shown(&spec(), None);
         let get = |n: &str| shown.iter().find(|(name, _)| name == n).map(|(_, value)| value.as_str());

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_python_is_said() {
+    async fn a_program_that_is_not_python_is_refused_with_the_reason() {
         for (command, why) in [("/no/such/python", "No such file"), ("/bin/false", "exit status"), ("/bin/true", "EOF")]
         {
             let e = Interpreter::find(Some(Path::new(command))).await.unwrap_err();

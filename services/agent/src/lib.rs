@@ -88,7 +88,7 @@ impl Ports {
 }
 
 /// Opens the service: its directory, its database, its runtime; agents of earlier times come back in the background.
-/// It listens nowhere; agents are told egress' URL from `config`, so the port in there must be the real one.
+/// It listens nowhere; agents get egress' URL from `config`, so the port in there must be the real one.
 /// Whoever opens it ends it with [`Service::shutdown`].
 pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let dir = config.service_dir();

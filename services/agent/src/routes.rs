@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_watchers_that_are_there_are_waited_for() {
+    async fn only_connected_watchers_are_waited_for() {
         let hub = Hub::new();
         let long = Duration::from_secs(60);
         let version = hub.set(route("a", "1"));

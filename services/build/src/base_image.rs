@@ -10,7 +10,7 @@ use crate::{
 use hoistway_model::{Code, Digest, Error, Result, image::label};
 use std::{str::FromStr, sync::Mutex};
 
-/// Looks the configured base up anew for every build, because its tag may move; what it stands for is read once.
+/// Looks the configured base up anew for every build, because its tag may move; each image is read once.
 #[derive(Debug)]
 pub struct BaseImage {
     text: String,

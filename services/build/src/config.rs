@@ -25,7 +25,7 @@ pub struct Config {
     pub python: Option<PathBuf>,
     /// A base image in the embedded registry, `REPOSITORY:TAG` or `REPOSITORY@DIGEST`. Default: none.
     pub base_image: Option<String>,
-    /// The package index instead of PyPI; user and password may stand in it.
+    /// The package index instead of PyPI; it may have a user and a password.
     pub index_url: Option<Secret>,
     /// Package indexes to ask before that one, in a list or with spaces between.
     #[serde(deserialize_with = "listed")]

@@ -29,7 +29,7 @@ const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// The unprivileged user that images run as, by the number that distroless images use.
 const USER: &str = "65532:65532";
-/// Where the runner listens in a plain container unless told otherwise.
+/// The port on which the runner listens in a plain container by default.
 const PORT: &str = "8080";
 /// The search path of a plain container without a base.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_parts_are_the_same_image() {
+    fn equal_parts_make_the_same_image() {
         let layers = [layer("runner"), layer("source")];
         let image = assemble(&spec(None, &layers)).unwrap();
         assert_eq!(image, assemble(&spec(None, &layers)).unwrap());

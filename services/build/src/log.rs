@@ -165,7 +165,7 @@ impl BuildLog {
         self.lock().all().map(|line| line.text).collect()
     }
 
-    /// The wanted lines, and, if asked for, those that are said until the end.
+    /// The wanted lines, and, if requested, those that are said until the end.
     pub fn read(&self, query: LogQuery) -> LogPieces {
         if !query.follow {
             return self.kept(None).read(&query, 0);
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_earlier_versions_kept_is_read_and_written_alike() {
+    fn logs_of_earlier_versions_are_read_and_written_unchanged() {
         let text = r#"{"times":[11,12],"steps":[["queue",10,12],["image",12,null]],"request_id":"r"}"#;
         let kept: Kept = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&kept).unwrap(), text);

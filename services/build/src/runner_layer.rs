@@ -107,7 +107,7 @@ mod tests {
     use std::{fs, process::Command};
 
     #[test]
-    fn it_has_every_file_of_the_runner() {
+    fn the_layer_has_every_file_of_the_runner() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("runner");
         let below = |part: &str| {
             let entries = fs::read_dir(directory.join(part)).unwrap().map(|entry| entry.unwrap());
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_the_same_each_time_and_a_start_from_it_compiles_nothing() {
+    async fn the_layer_is_reproducible_and_starts_without_compiling() {
         let work = tempfile::tempdir().unwrap();
         let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
         let (made, bytes) = build(&python, &Sandbox::default(), work.path()).await.unwrap();

@@ -433,7 +433,7 @@ impl Inner {
         self.lock().values().map(build).collect()
     }
 
-    /// The attempt that an attempt's or a build's id stands for.
+    /// The attempt of an attempt's or a build's id.
     async fn attempt_of(&self, id: String) -> Result<BuildAttemptId> {
         if let Ok(attempt) = id.parse() {
             return Ok(attempt);

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_do_not_share() {
+    fn each_agent_has_its_own_limits() {
         let limits =
             Limits { agent_calls: 1, agent_connections: 1, agent_rate: 1, agent_burst: 1, ..Limits::default() };
         let agents = AgentLimits::new(&limits);

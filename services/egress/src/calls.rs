@@ -51,7 +51,7 @@ pub struct CallRecord {
     pub bytes_down: u64,
     /// Why egress refused the call or could not carry it out, in one word; absent when the tool answered.
     pub refused: Option<&'static str>,
-    /// The same in words, as the agent was told.
+    /// The message about it that the agent got.
     pub error: Option<String>,
     /// Why it ended early after the response had begun, in one word.
     pub broken: Option<&'static str>,

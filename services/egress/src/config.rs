@@ -62,7 +62,7 @@ pub struct Config {
     pub usage_sums: u32,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
-    /// Whether the prompts of models stand in exported spans.
+    /// Whether exported spans have the prompts of models.
     pub trace_prompts: bool,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_sane() {
+    fn impossible_limits_are_refused() {
         Limits::default().check().unwrap();
         let e = Limits { agent_calls: 0, ..Limits::default() }.check().unwrap_err();
         assert_eq!(e.message, "limits.agent_calls: must be between 1 and 1000000");

@@ -308,7 +308,7 @@ fn failed(what: &str, error: &legacy::Error) -> Refusal {
     no_connection_to(what, cause)
 }
 
-/// Why there is no connection to `what`, as its caller is told.
+/// The refusal for a caller when there is no connection to `what`.
 pub(crate) fn no_connection_to(what: &str, cause: &ConnectError) -> Refusal {
     tracing::debug!("no connection to {what}: {cause}");
     match cause {

@@ -11,7 +11,7 @@ use url::{Host, Url};
 pub struct HostName(Host<String>);
 
 impl HostName {
-    /// Reads a host as it stands in a URL, an IPv6 address in brackets.
+    /// Reads a host as it is written in a URL, an IPv6 address in brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_suffix('.').unwrap_or(text);
         // Nobody needs these here, and what is written in two ways is understood in two ways.
@@ -98,7 +98,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Whether clients of models call there without being told an address.
+    /// Whether clients of models call this origin by default.
     pub(crate) fn is_public_model_api(&self) -> bool {
         let text = self.to_string();
         MODEL_APIS.iter().any(|api| api.origin == text)
@@ -137,7 +137,7 @@ pub(crate) fn without_query(base_url: &str) -> Result<String> {
     Ok(url.into())
 }
 
-/// The scheme as it stands in URLs.
+/// The scheme as it is written in URLs.
 pub(crate) const fn scheme_text(scheme: Scheme) -> &'static str {
     match scheme {
         Scheme::Http => "http",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities() {
+    fn authorities_are_normalised() {
         let place = |text: &str| Place::parse(text, Some(443)).map(|place| place.to_string());
         assert_eq!(place("a.example").as_deref(), Some("a.example:443"));
         assert_eq!(place("A.example:80").as_deref(), Some("a.example:80"));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn base_urls() {
+    fn base_urls_are_split_into_origin_and_path() {
         let (origin, prefix) = Origin::of_url("https://API.example:443/v1/").unwrap();
         assert_eq!((origin.to_string().as_str(), prefix.as_str()), ("https://api.example", "/v1"));
         let (origin, prefix) = Origin::of_url("http://[::1]:8080").unwrap();

@@ -320,13 +320,13 @@ pub enum PolicyError {
     Unavailable,
 }
 
-/// Where policies come from. It is asked for every call, so it must answer from memory nearly always.
+/// Where policies come from. It is queried for every call, so it must answer from memory nearly always.
 #[async_trait]
 pub trait Policies: fmt::Debug + Send + Sync + 'static {
     /// The policy of a revision whose token has been verified.
     async fn policy(&self, revision: RevisionId) -> Result<Arc<AgentPolicy>, PolicyError>;
 
-    /// The registered tool at `origin`, which the agent may not call: its name stands in the refusal, so that people
+    /// The registered tool at `origin`, which the agent may not call: its name is in the refusal, so that people
     /// see what is missing from `required_tools`.
     async fn registered_at(&self, _origin: &Origin) -> Option<Name> {
         None

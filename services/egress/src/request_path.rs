@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns() {
+    fn path_patterns_match_whole_segments() {
         let matches = |pattern: &str, path: &str| {
             PathPattern::parse(pattern).unwrap().matches(&RequestPath::parse(path).unwrap())
         };
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_base_url() {
+    fn a_path_is_below_a_base_url_by_whole_segments() {
         for (prefix, path) in [("", "/"), ("", "/x"), ("/v1", "/v1"), ("/v1", "/v1/x")] {
             assert!(is_below(prefix, path));
         }

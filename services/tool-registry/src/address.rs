@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_by_its_key() {
+    fn invalid_base_urls_are_refused_by_setting_name() {
         for bad in ["", "localhost:1", "ftp://x", "http://x/echo", "http://x/?a", "http://x/#a"] {
             let e = addresses(None, Some(bad), "127.0.0.1:1").unwrap_err();
             assert!(e.message.starts_with("internal_url: "), "{e}");

@@ -1,4 +1,4 @@
-//! The tool registry itself: it checks what it is given, and the store does the rest.
+//! The tool registry itself: it checks its arguments, and the store does the rest.
 
 use crate::{
     address::Addresses,

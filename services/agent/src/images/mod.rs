@@ -72,7 +72,7 @@ impl Images {
         &self.store
     }
 
-    /// The manifest digest that a reference stands for now.
+    /// The manifest digest of a reference now.
     pub async fn resolve(&self, image: &ImageRef, patience: Duration) -> Result<Digest, Failure> {
         let resolved = self.registries.resolve(image, patience).await;
         if let Err(Failure::Unreachable(why)) = &resolved {

@@ -190,7 +190,7 @@ fn wait_for(
     ending: &UnixStream,
     until: Option<Instant>,
 ) -> Result<Woken> {
-    // Without a stage outside the first one is asked twice.
+    // Without a stage outside the first one is polled twice.
     let outer_fd = outer.map_or(control.as_fd(), AsFd::as_fd);
     let mut fds = [
         PollFd::new(control, PollFlags::IN),

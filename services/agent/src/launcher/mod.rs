@@ -14,7 +14,7 @@
 //! supervisor ──socket pair── __agent-init ──fork── __agent-exec = python3 hoistway_runner.py ──▶ …
 //! ```
 //!
-//! With namespaces a third one stands between them: `__agent-init` makes the namespaces and waits, and `__agent-inside`
+//! With namespaces a third one is between them: `__agent-init` makes the namespaces and waits, and `__agent-inside`
 //! is the first process of the new PID namespace and does the rest. When it ends, the kernel ends everything in there.
 //!
 //! ```text

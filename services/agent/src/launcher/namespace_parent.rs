@@ -33,7 +33,7 @@ pub(super) fn run(spec: LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> 
     let pid = pid.ok_or_else(|| Error::other("the first process has no pid"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     loop {
-        // Without a network of the agent's own the first one is asked twice.
+        // Without a network of the agent's own the first one is polled twice.
         let third = supervisor.as_ref().map_or(pidfd.as_fd(), AsFd::as_fd);
         let fds = [pidfd.as_fd(), ending.as_fd(), third];
         let mut wakers = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));

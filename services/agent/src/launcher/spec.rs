@@ -83,7 +83,7 @@ fn signal_name(number: i32) -> Option<&'static str> {
     })
 }
 
-/// The agent's main process. It holds secrets: there is no `Debug`, and it never stands on a command line.
+/// The agent's main process. It holds secrets: there is no `Debug`, and it is never on a command line.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LaunchSpec {
     /// The interpreter, an absolute path.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_told_in_words() {
+    fn exit_statuses_and_signals_are_described() {
         assert_eq!(Exit::Code(1).to_string(), "exited with status 1");
         assert_eq!(Exit::Signal(11).to_string(), "killed by SIGSEGV");
         assert_eq!(Exit::Signal(40).to_string(), "killed by signal 40");

@@ -41,7 +41,7 @@ impl Endpoint {
     }
 }
 
-/// Whether a name can stand in a hosts file: anything else could be read as two entries.
+/// Whether a name is valid in a hosts file: anything else could be read as two entries.
 pub(crate) fn fits_hosts_file(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }

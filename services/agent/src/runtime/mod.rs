@@ -1,6 +1,6 @@
 //! Runtimes: what turns a revision into something that answers requests.
 //!
-//! A runtime is told what should run ([`Runtime::apply`]) and what should not ([`Runtime::remove`]); in between it
+//! A runtime learns what should run ([`Runtime::apply`]) and what should not ([`Runtime::remove`]); in between it
 //! keeps the instance running by itself and reports each change of its [`State`]. [`ProcessRuntime`] runs agents as
 //! processes of this machine.
 
@@ -196,7 +196,7 @@ pub struct Failure {
     /// One line: the traceback's last one, or how the process ended.
     pub message: String,
     /// The evidence, and the advice: the last lines that the agent wrote, at most [`Failure::LOG_LINES`], the stack
-    /// where it stands, or what its runner says.
+    /// of a start, or the message of its runner.
     pub details: Vec<String>,
 }
 

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_claimed_that_is_not_there() {
+    fn the_report_claims_only_enforced_isolation() {
         let rows = [
             (
                 Tier::Namespaces { user: true, landlock: Some(7) },

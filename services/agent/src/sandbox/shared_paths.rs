@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_covers_what_an_agent_has_of_its_own() {
+    fn shared_paths_may_not_cover_an_agents_own_directories() {
         let dir = Path::new("/var/lib/hoistway/agent");
         for path in ["/", "/etc", "/etc/", "/dev", "/dev/null", "/dev/shm", "/proc", "/proc/sys", "/tmp", "/home"] {
             let why = objection(Path::new(path), dir).unwrap_or_else(|| panic!("{path}"));

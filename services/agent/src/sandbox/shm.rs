@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Removes everything in `dir` that is `user`'s, none of whose processes are left. Best effort: what cannot be removed is
-/// told in the log, and is nobody's worry but the machine's memory.
+/// written to the log, and is nobody's worry but the machine's memory.
 pub(super) fn sweep(dir: &Path, user: RunAs) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_the_users_is_removed() {
+    fn only_the_users_shared_memory_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let kept = dir.path().join("kept");
         fs::create_dir(&kept).unwrap();

@@ -20,7 +20,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// The pauses before an unreachable registry is asked again.
+/// The pauses before an unreachable registry is called again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 
 /// The health of a revision.
@@ -171,7 +171,7 @@ impl Service {
         }
     }
 
-    /// The image's parts on this machine; pulled as often as it takes while its registry cannot be asked.
+    /// The image's parts on this machine; pulled as often as it takes while its registry cannot be reached.
     async fn fetch(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<(ImageFacts, Tree)> {
         let revision = &supervisor.revision;
         if let Some(image) = &revision.image {

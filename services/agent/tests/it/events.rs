@@ -14,7 +14,7 @@ async fn next(events: &mut AgentEvents) -> AgentEvent {
 }
 
 #[tokio::test]
-async fn what_happens_to_an_agent_is_told_in_order() {
+async fn events_of_an_agent_come_in_order() {
     let stack = TestService::start().await;
     let mut events = stack.agents.agent_events(None).await.unwrap();
     let (image, _) = stack.push("1");

@@ -152,7 +152,7 @@ async fn a_tool_that_comes_while_an_agent_is_stopped_is_there_when_it_starts() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_not_deployed_yet_cannot_be_stopped() {
+async fn an_absent_or_undeployed_agent_cannot_be_stopped() {
     let stack = TestService::start().await;
     let a = spec("a", &stack.push("1").0);
     for code in [

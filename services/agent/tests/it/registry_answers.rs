@@ -80,7 +80,7 @@ async fn a_registry_that_cannot_be_asked_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_is_no_registry_does_not_show_what_it_is() {
+async fn answers_of_other_servers_are_not_quoted() {
     let json = "application/json";
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     let hangs_up = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,7 @@ use crate::fake_runtime::{Done, TestService, name, spec};
 use hoistway_model::{Code, Operation, agent::Phase};
 
 #[tokio::test]
-async fn what_ran_runs_again_without_any_registry() {
+async fn running_agents_restart_without_the_registry() {
     let mut stack = TestService::start().await;
     let (image, _) = stack.push("1");
     let (a, b) = (stack.deploy(&spec("a", &image)).await, stack.deploy(&spec("b", &image)).await);

@@ -185,7 +185,7 @@ async fn a_failed_redeploy_leaves_the_old_revision_serving() {
 }
 
 #[tokio::test]
-async fn what_was_switched_to_is_not_undone() {
+async fn a_revision_that_was_switched_to_is_not_undone() {
     let stack = TestService::start().await;
     let spec = spec("a", &stack.push("1").0);
     let (operation, revision) = stack.start_revision(&spec).await;
@@ -259,7 +259,7 @@ async fn layers_are_shared_and_pulled_once() {
 }
 
 #[tokio::test]
-async fn what_the_registry_does_not_have_or_we_did_not_build_fails() {
+async fn missing_and_foreign_images_fail() {
     let stack = TestService::start().await;
     let (image, _) = stack.push("1");
     let missing = ImageRef { digest: None, tag: Some("v-ffff".into()), ..image.clone() };

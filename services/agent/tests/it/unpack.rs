@@ -44,7 +44,7 @@ fn raw(entries: &[(&str, EntryType, &str, &[u8])]) -> Vec<u8> {
 }
 
 #[test]
-fn what_leaves_the_layer_is_refused() {
+fn paths_outside_the_layer_are_refused() {
     use EntryType::{Block, Char, Fifo, Link, Regular, Symlink};
     refused(&raw(&[("/etc/passwd", Regular, "", b"x")]), "not a path inside it");
     refused(&raw(&[("../evil", Regular, "", b"x")]), "not a path inside it");
@@ -59,7 +59,7 @@ fn what_leaves_the_layer_is_refused() {
 }
 
 #[test]
-fn what_is_there_twice_or_removes_is_refused() {
+fn duplicate_entries_and_whiteouts_are_refused() {
     use EntryType::{Regular, Symlink};
     refused(&archive(&[("a", "1"), ("a", "2")]), "twice");
     refused(&archive(&[("a", "1"), ("a/b", "2")]), "twice");
@@ -69,7 +69,7 @@ fn what_is_there_twice_or_removes_is_refused() {
 }
 
 #[test]
-fn too_much_is_refused() {
+fn too_many_files_or_bytes_are_refused() {
     let small = Bounds { bytes: 8192, entries: 3 };
     let (_dir, result) = run(&archive(&[("a", &"x".repeat(9000))]), small);
     assert!(matches!(&result, Err(Unreadable::Refused(why)) if why.contains("too large")), "{result:?}");

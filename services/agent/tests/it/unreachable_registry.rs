@@ -14,7 +14,7 @@ async fn with_registry_down() -> TestService {
 }
 
 #[tokio::test]
-async fn it_heals_by_itself() {
+async fn a_waiting_agent_starts_once_the_registry_is_back() {
     let mut stack = with_registry_down().await;
     let spec = spec("a", &stack.push("1").0);
     assert_eq!(

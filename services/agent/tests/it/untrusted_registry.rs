@@ -179,7 +179,7 @@ async fn cloud_metadata_is_no_registry() {
 }
 
 #[tokio::test]
-async fn what_has_another_digest_than_was_asked_for_is_refused() {
+async fn blobs_with_a_wrong_digest_are_refused() {
     let made = made().await;
     let (digest, other) = (made.digest(), Digest::of(b"other"));
     let manifest = made.manifest.clone();

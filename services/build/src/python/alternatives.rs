@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_sorted() {
+    fn the_table_of_alternatives_is_sorted() {
         assert!(ALTERNATIVES.is_sorted_by(|a, b| a.0 < b.0));
     }
 

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_is_said_in_one_line() {
+    async fn a_missing_interpreter_is_reported_in_one_line() {
         let e = Interpreter::probe(Some(Path::new("/no/such/python")), "HOISTWAY_PYTHON").await.unwrap_err();
         assert!(e.message.starts_with("HOISTWAY_PYTHON is /no/such/python, which does not work"), "{e}");
         let e = Interpreter::probe(Some(Path::new("/bin/true")), "HOISTWAY_PYTHON").await.unwrap_err();

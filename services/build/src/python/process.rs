@@ -44,7 +44,7 @@ pub(super) enum Failure {
     Io(#[from] io::Error),
 }
 
-/// A command in its own process group that inherits nothing but what is given to it.
+/// A command in its own process group that inherits nothing but its arguments.
 pub(super) fn command(
     program: &Path,
     env: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_may_use_is_bounded() {
+    async fn a_child_has_resource_limits() {
         // The shell says what it has when it has been told to go on, which is after it was bounded.
         let script = "read go; ulimit -d; ulimit -t; ulimit -f; ulimit -c";
         let done = run(shell(script), Some(b"go\n"), Duration::from_secs(20), &|_| ()).await.unwrap();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_is_bounded() {
+    async fn the_output_of_a_child_is_bounded() {
         let e = run(shell("yes"), None, Duration::from_secs(20), &|_| ()).await.unwrap_err();
         assert!(matches!(e, Failure::TooMuchOutput), "{e}");
         let lines = run(shell("seq 2000 >&2"), None, Duration::from_secs(20), &|_| ()).await.unwrap().stderr;

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_range_is_understood() {
+    fn a_single_byte_range_is_parsed() {
         let etag = HeaderValue::from_static("\"e\"");
         let range = |text: &str, size| {
             let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(text).unwrap())]);

@@ -114,7 +114,7 @@ fn page(mut entries: Vec<String>, limit: u64, path: &str) -> (Vec<String>, Optio
     (entries, next)
 }
 
-/// A value as it may stand in a query.
+/// A value as it is written in a query.
 fn escaped(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

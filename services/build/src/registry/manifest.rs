@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_mean_two_things_is_refused() {
+    fn ambiguous_manifests_are_refused() {
         let d = json!({"mediaType": "x", "digest": Digest::of(b"a"), "size": 1});
         for (content_type, document) in [
             (None, json!({"schemaVersion": 2, "config": d, "layers": []})),

@@ -145,7 +145,7 @@ impl Inner {
 
 impl Inner {
     /// Refuses a manifest whose blobs have no file, as it may be in a data directory that was put back from copies of
-    /// different moments: told so, the client pushes them again. One whose blobs have other sizes than it says would be
+    /// different moments: the client then pushes them again. One whose blobs have other sizes than it says would be
     /// refused by whoever pulls it.
     async fn check_files(&self, manifest: &Manifest) -> Result<(), Refusal> {
         let blobs = self.blobs.clone();

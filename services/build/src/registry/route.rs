@@ -7,7 +7,7 @@ use super::{
 };
 use hoistway_model::Digest;
 
-/// The thing that a request is about. What stands after the name is not parsed yet: whether a malformed reference is
+/// The thing that a request is about. The part after the name is not parsed yet: whether a malformed reference is
 /// wrong or merely unknown depends on the method.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target {

@@ -19,10 +19,10 @@ use tokio::time::timeout_at;
 
 /// The longest list of models that is read, in bytes.
 const MAX_LIST: usize = 4 << 20;
-/// Models that are asked for by name, since a list may leave some out.
+/// Models that are requested by name, since a list may leave some out.
 const MAX_ASKED: usize = 16;
 
-/// Checks a model provider. The key's text stands in no result.
+/// Checks a model provider. The key's text is in no result.
 pub(crate) async fn check(egress: &Egress, provider: &RegisteredModels) -> Check {
     match &provider.backend {
         ModelBackend::Server(server) => check_server(egress, server, &provider.models).await,
@@ -172,7 +172,7 @@ fn no_list(path: &str, status: StatusCode) -> CheckStep {
     CheckStep { check: CheckKind::Model, ok: false, message }
 }
 
-/// Whether it has the models that it is registered with. Those that are not listed are asked for by name: some servers
+/// Whether it has the models that it is registered with. Those that are not listed are requested by name: some servers
 /// list a page, and no other names of their models.
 async fn has_models(
     subject: &Subject<'_>,

@@ -21,7 +21,7 @@ struct Prepared {
     token: Option<Secret>,
 }
 
-/// Checks a tool. The credential's text stands in no result.
+/// Checks a tool. The credential's text is in no result.
 pub(crate) async fn check(egress: &Egress, tool: &ToolPolicy) -> Check {
     let subject = Subject::new(egress, &tool.origin, tool.allow_private);
     let deadline = subject.deadline();

@@ -94,7 +94,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
-    async fn what_was_looked_at_is_read_again() {
+    async fn peeked_bytes_are_read_again() {
         let (mut client, server) = tokio::io::duplex(64);
         let mut server = Prefixed::new(server);
         client.write_all(b"line\nrest").await.unwrap();

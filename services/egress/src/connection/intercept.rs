@@ -81,7 +81,7 @@ fn scheme_at(policy: &AgentPolicy, place: &Place) -> Scheme {
     if there.all(|scheme| scheme == first) { first } else { Scheme::Https }
 }
 
-/// TLS with a client that has asked for `origin`.
+/// TLS with a client that has requested `origin`.
 async fn serve_tls<S: Stream>(connection: AgentConnection, stream: S, origin: &Origin) {
     let egress = Arc::clone(&connection.egress);
     let check = |name: Option<&HostName>| match name {

@@ -1,4 +1,4 @@
-//! TLS towards agents: a server configuration for each host, made when it is first asked for.
+//! TLS towards agents: a server configuration for each host, made when it is first requested.
 
 use crate::{connection::bounded::Bounded, connection::ca::Authority};
 use hoistway_model::{Error, Result};

@@ -69,7 +69,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Takes from a request what is not for the tool. The client of the next connection sets `Host` anew.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
-    // Trailers are asked for with a header that is of one connection only, and gRPC insists on it.
+    // Trailers are requested with a header that is of one connection only, and gRPC insists on it.
     let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_hop_by_hop(headers);
     for name in [header::HOST, header::EXPECT, header::MAX_FORWARDS] {

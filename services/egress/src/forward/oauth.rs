@@ -34,7 +34,7 @@ const UNSAID: Duration = Duration::from_secs(300);
 /// Tokens that the tool refused are replaced so often: one that refuses them all must not have its server asked for each
 /// call.
 const RENEWAL: Duration = Duration::from_secs(10);
-/// A failure is told to everybody for so long, rather than asking again for each call.
+/// A failure is the answer to all calls for so long, rather than asking again for each call.
 const FAILURE: Duration = Duration::from_secs(2);
 
 /// Every token.
@@ -54,7 +54,7 @@ struct Slot {
 #[derive(Debug, Default)]
 struct State {
     token: Option<(Secret, Instant)>,
-    /// When a token was asked for because the tool had refused another one.
+    /// When a token was requested because the tool had refused another one.
     renewed: Option<Instant>,
     failure: Option<(Refusal, Instant)>,
     /// Whether this server wants the client's secret in the body; `None` until one way has worked.
@@ -75,7 +75,7 @@ impl Tokens {
         Self { kept: SyncMutex::new(Bounded::new(KEPT)) }
     }
 
-    /// The token for a tool. `rejected` is one that the tool did not accept: another one is asked for then, unless
+    /// The token for a tool. `rejected` is one that the tool did not accept: another one is requested then, unless
     /// somebody has done so a short time ago; it may be the same then.
     pub(crate) async fn get(
         &self,

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 /// The way in which requests of a connection name their target.
 #[derive(Debug, Clone)]
 pub(crate) enum Mode {
-    /// With their URI, as proxies are asked, or as paths of egress itself. The client was told this port.
+    /// With their URI, as proxies are asked, or as paths of egress itself. The client knows this port.
     Proxy { port: u16 },
     /// With their header `Host`: the client believes to speak with that host at this port.
     Named { scheme: Scheme, port: u16 },

@@ -1,6 +1,6 @@
 //! Policies as the tool registry and the agent service say them, kept in memory. Both are followed; a change replaces
 //! the table, so that calls look it up without waiting. When a service is lost, what it said last stays in force, and
-//! it is asked again until it answers; then whatever it does not name any more is gone.
+//! it is called again until it answers; then whatever it does not name any more is gone.
 
 use crate::{
     forward::models::provider::{ModelProviderPolicy, model_policies},
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The time that a call waits while its agent is not known: a revision is published before it is started, and its first
 /// call may come sooner than the news of it.
 const NEW_PATIENCE: Duration = Duration::from_millis(250);
-/// The pauses before a lost service is asked again.
+/// The pauses before a lost service is called again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// The policies of all agents of the installation.
@@ -47,7 +47,7 @@ pub struct WatchedPolicies {
     table: RwLock<Arc<Table>>,
     /// Wakes calls that wait for another table.
     changed: watch::Sender<()>,
-    /// When the services end because they are told to.
+    /// Cancelled when the services are about to end.
     stopping: CancellationToken,
 }
 

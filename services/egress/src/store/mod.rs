@@ -319,7 +319,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_is_counted() {
+    async fn unwritable_records_are_counted() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path(), 10).await;
         store.close().await;

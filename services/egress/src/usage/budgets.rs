@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 const MINUTE: i64 = 60_000;
-/// The share of a limit at which people are told, in thousandths, and that at which calls stop.
+/// The share of a limit that is reported, in thousandths, and that at which calls stop.
 const WARNING: u64 = 800;
 const FULL: u64 = 1000;
 
@@ -47,7 +47,7 @@ struct Period {
     requests: u128,
     tokens: u128,
     cost: u128,
-    /// Whether people were told that its requests are refused.
+    /// Whether it was reported that its requests are refused.
     is_told: bool,
 }
 
@@ -131,7 +131,7 @@ impl Budgets {
             (at, is_news)
         };
         if is_news {
-            // The refusal itself stands in the agent's log.
+            // The refusal itself is in the agent's log.
             self.tell(agent, None, &at, now);
         }
         Err(refusal(agent, &at, now))
@@ -189,7 +189,7 @@ impl Budgets {
         Some(account.uses())
     }
 
-    /// Gives an agent a budget in the place of another one, or takes it away. What is used up as it is set is told, since
+    /// Gives an agent a budget in the place of another one, or takes it away. A budget that is used up as it is set is reported, since
     /// no call will cross the mark any more.
     pub(crate) fn set(&self, agent: &Name, budget: Option<Budget>) {
         let now = now_ms();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_before_the_start_counts_and_each_mark_is_told_once() {
+    fn earlier_usage_counts_and_each_mark_is_reported_once() {
         let spent = vec![(name(), Spent { day: (700, 0), month: (5_000, 0) })];
         let (budgets, mut told) = budgets(&[(BudgetLimit::TokensPerDay, 1_000)], spent);
         let revision = RevisionId::mint();

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_readable_and_tried_again_after_the_last_count() {
+    async fn waiting_sums_are_readable_and_retried() {
         let (ledger, counts) = Ledger::new();
         let kept = Arc::new(Kept { fails: true.into(), ..Kept::default() });
         let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));

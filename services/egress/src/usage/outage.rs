@@ -1,10 +1,10 @@
-//! A database that cannot be written: told when it begins, every minute as long as it lasts, and when it is over.
+//! Reports a database that cannot be written: when it begins, every minute as long as it lasts, and when it is over.
 
 use hoistway_model::{Error, usage::UsageSums};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The time that a commit may take before people are told.
+/// The time that a commit may take before it is reported.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 /// The interval at which they are reported again.
 const AGAIN: Duration = Duration::from_secs(60);

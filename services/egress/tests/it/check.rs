@@ -92,7 +92,7 @@ async fn a_tool_is_checked_as_agents_call_it() {
 }
 
 #[tokio::test]
-async fn what_does_not_work_is_said() {
+async fn a_failed_check_names_the_failed_step() {
     let (ca, other) = (TestCa::new(), TestCa::new());
     let untrusted = MockTool::tls(&other, "untrusted.test").await;
     let slow = MockTool::plain().await;

@@ -37,7 +37,7 @@ async fn run(egress: &TestEgress, agent: &Agent, program: &str, arguments: &[&st
 }
 
 #[tokio::test]
-async fn python_with_strict_checks() {
+async fn python_with_strict_certificate_checks_reaches_tools() {
     if !need("python3", runs("/usr/bin/python3", &["-V"]), "/usr/bin/python3 is not there") {
         return;
     }
@@ -69,7 +69,7 @@ assert "s3cret" not in str(os.environ)
 }
 
 #[tokio::test]
-async fn curl_in_both_versions() {
+async fn curl_reaches_tools_over_http1_and_http2() {
     if !need("curl", runs("curl", &["-V"]), "curl is not there") {
         return;
     }

@@ -19,7 +19,7 @@ async fn egress<const N: usize>(limits: Limits) -> (TestEgress, [Agent; N], Mock
 }
 
 #[tokio::test]
-async fn an_agent_has_a_rate() {
+async fn calls_above_the_agents_rate_are_refused() {
     let (egress, [a, b], _) = egress(Limits { agent_rate: 1, agent_burst: 2, ..Limits::default() }).await;
     // Time goes on while the test runs; sooner or later three come within a second.
     let refused = loop {
@@ -132,7 +132,7 @@ async fn headers_and_bodies_have_sizes() {
 }
 
 #[tokio::test]
-async fn a_tool_has_its_time() {
+async fn slow_tools_time_out() {
     let (egress, [agent], _) = self::egress(Limits { first_byte_ms: 200, ..Limits::default() }).await;
     let answer = egress.send(&agent, get("/tools/api/hang")).await;
     assert_eq!((answer.status, answer.reason().as_str()), (StatusCode::GATEWAY_TIMEOUT, "timeout"));

@@ -31,7 +31,7 @@ async fn start() -> (TestEgress, Agent, MockTool) {
 }
 
 #[tokio::test]
-async fn one_token_for_everybody() {
+async fn concurrent_calls_share_one_token_request() {
     let (egress, agent, tool_server) = start().await;
     tool_server.tokens([token("first", 3600)]);
     tool_server.wants("first");

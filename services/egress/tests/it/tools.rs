@@ -99,7 +99,7 @@ async fn base_urls_lead_to_the_same_place() {
 }
 
 #[tokio::test]
-async fn only_hosts_ports_and_schemes_of_the_agents_tools() {
+async fn only_origins_of_the_agents_tools_are_reached() {
     let (egress, agent, tool_server) = egress(vec![stripe()]).await;
     for (authority, told) in [
         (

@@ -175,7 +175,7 @@ async fn an_answer_that_is_none_reaches_the_agent_and_is_recorded_as_what_it_is(
 }
 
 #[tokio::test]
-async fn what_a_provider_refuses_has_no_tokens() {
+async fn refused_requests_count_no_tokens() {
     let (egress, agent, _standin) = provider("/status/500").await;
     assert_eq!(chat(&egress, &agent, json!({"model": "m", "messages": []})).await.status.as_u16(), 500);
     let (away, other) = (model(LlmRole::Chat, "m", server("main", "https://away.test/v1")), "not reached at all");
@@ -209,7 +209,7 @@ async fn a_model_with_a_price_costs_what_the_price_says_exactly_and_stops_at_a_b
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_is_in_the_usage_all_the_same() {
+async fn unwritten_usage_is_reported() {
     let (egress, agent, tool_server) = provider("/token").await;
     let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
     tool_server.tokens([(200, usage.clone()), (200, usage)]);

@@ -16,7 +16,7 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| Error::internal(READING, e))
 }
 
-/// A text of a row as what it stands for.
+/// The value that a text of a row represents.
 pub(super) fn parse<T: FromStr>(text: &str) -> Result<T>
 where
     T::Err: Display,

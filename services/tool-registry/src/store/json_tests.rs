@@ -182,7 +182,7 @@ fn an_answer_with_a_deploys_tools_is_written_and_read() {
 }
 
 #[test]
-fn what_a_deploy_did_is_written_and_read() {
+fn deploy_effects_round_trip() {
     let text = format!(
         r#"{{"created":["stripe"],"updated":[{{"tool":"crm","description":"Customers","connection":{WITH_OAUTH2},"builtin":null,"written_by":"{VERSION}","without_credentials":true}},{{"tool":"echo-tool","description":"","connection":{OPEN},"builtin":"echo","written_by":"{VERSION}","without_credentials":false}}],"bound":true}}"#
     );
@@ -208,7 +208,7 @@ fn what_a_deploy_did_is_written_and_read() {
 }
 
 #[tokio::test]
-async fn what_a_deploy_did_is_undone_by_its_stored_text() {
+async fn stored_deploy_effects_can_be_undone() {
     let dir = tempfile::tempdir().unwrap();
     let store = opened(dir.path()).await;
     let applied = OperationId::mint();
@@ -232,7 +232,7 @@ async fn what_a_deploy_did_is_undone_by_its_stored_text() {
 }
 
 #[tokio::test]
-async fn where_a_tools_tokens_come_from_is_written_and_read() {
+async fn oauth2_settings_round_trip() {
     let dir = tempfile::tempdir().unwrap();
     let store = opened(dir.path()).await;
     let new = |name: Name, connection: Connection| {

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_stored_before_there_were_bounds_is_listed_changed_and_deleted() {
+    async fn records_above_the_bounds_are_listed_changed_and_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let store = opened(dir.path()).await;
         let new = |name: &str, description: String| NewTool {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_old_deploys_did_is_forgotten_once_it_is_settled() {
+    async fn effects_of_settled_deploys_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let store = opened(dir.path()).await;
         for (id, settled) in [("1", true), ("2", false), ("3", true), ("4", false), ("5", true)] {

@@ -40,7 +40,7 @@ impl Echo {
 }
 
 #[tokio::test]
-async fn it_answers_with_what_it_was_sent() {
+async fn the_echo_tool_returns_its_input() {
     let echo = Echo::start();
     for &addr in &echo.addrs {
         let (head, body) = echo.send(addr, "POST /echo", "{\"message\": \"hällo\"}".as_bytes()).await;
@@ -87,7 +87,7 @@ async fn every_error_is_json() {
 }
 
 #[tokio::test]
-async fn it_stops_when_told() {
+async fn the_echo_tool_stops_on_shutdown() {
     let echo = Echo::start();
     let mut unfinished = TcpStream::connect(echo.addrs[0]).await.unwrap();
     unfinished.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n").await.unwrap();

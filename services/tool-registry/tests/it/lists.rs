@@ -72,7 +72,7 @@ async fn tools_hold_no_more_than_their_bound_and_room_can_be_made(registry: Test
 
 /// A client that knows of no parts gets everything, as long as a message can hold it.
 #[tokio::test]
-async fn who_asks_for_no_part_gets_the_whole_list() {
+async fn a_list_without_a_page_query_is_complete() {
     let registry = TestRegistry::direct().await;
     registry.apply_tools(Operation::new(), plan("a", (0..230).map(|i| tool(&format!("t{i}"))), &[])).await.unwrap();
     let transport: Transport = registry.server().into_local();

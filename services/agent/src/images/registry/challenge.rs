@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_tokens_are() {
+    fn a_challenge_names_the_token_server() {
         let (tls, plain) = ("https://r.example/v2/", "http://127.0.0.1:5000/v2/");
         for (challenge, registry, expected) in [
             (

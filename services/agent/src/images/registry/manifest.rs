@@ -4,7 +4,7 @@ use super::http::Trouble;
 use hoistway_model::Digest;
 use serde::Deserialize;
 
-/// The media types that a registry is asked for.
+/// The media types that are requested of a registry.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 /// The limit of common registries and runtimes.

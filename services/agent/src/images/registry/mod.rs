@@ -1,6 +1,6 @@
 //! Registries: which address, protocol and credential each has, and what its answers mean.
 //!
-//! Two kinds of failure matter to callers: a registry that cannot be asked at the moment, which heals by itself, and
+//! Two kinds of failure matter to callers: a registry that cannot be reached at the moment, which heals by itself, and
 //! one that says that the image is not there, which does not.
 
 mod challenge;
@@ -47,7 +47,7 @@ const LAYER_PACE: u64 = 16 << 10;
 /// Why an image was not pulled.
 #[derive(Debug)]
 pub enum Failure {
-    /// Its registry cannot be asked, or does not answer as a registry: worth another try. The text is for people.
+    /// Its registry cannot be reached, or does not answer as a registry: worth another try. The text is for people.
     Unreachable(String),
     /// Trying again would not help.
     Final(Error),
@@ -91,7 +91,7 @@ impl Registries {
         })
     }
 
-    /// The manifest digest that a reference stands for now.
+    /// The manifest digest of a reference now.
     pub(super) async fn resolve(&self, image: &ImageRef, patience: Duration) -> Result<Digest, Failure> {
         let place = self.place(image)?;
         // The whole manifest: a web server that knows no manifests answers a question for the digest alone with 200 too.
@@ -350,7 +350,7 @@ impl Place<'_> {
     }
 }
 
-/// Whether what came is what was asked for.
+/// Whether what came is what was requested.
 fn same(what: &str, digest: &Digest, bytes: &[u8]) -> Result<(), Trouble> {
     match Digest::of(bytes) {
         actual if actual == *digest => Ok(()),

@@ -147,7 +147,7 @@ fn count(file: &mut File) -> Result<(u64, bool)> {
     }
 }
 
-/// Lines that are wanted, oldest first. None is in memory before it is asked for.
+/// Lines that are wanted, oldest first. None is in memory before it is requested.
 pub(super) struct Cursor {
     query: LogQuery,
     /// The parts that are left to read, the oldest first.
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rotated_or_deleted_while_it_is_read_is_read_all_the_same() {
+    fn a_log_rotated_or_deleted_during_a_read_is_read_completely() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = LogFile::new(dir.path().join("a"), limits(2000));
         let revision = RevisionId::mint();

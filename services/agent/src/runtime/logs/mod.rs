@@ -178,7 +178,7 @@ impl LogBook {
     }
 }
 
-/// Kept lines in pieces, each read when it is asked for: who reads slowly, or not at all, costs no memory. Then those
+/// Kept lines in pieces, each read when it is requested: who reads slowly, or not at all, costs no memory. Then those
 /// that come.
 fn pieces(kept: Cursor, following: Option<Following>) -> LogPieces {
     let state = (Some(kept), following);

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_no_end_yet_is_seen() {
+    async fn an_unfinished_line_is_shown_after_a_pause() {
         let dir = tempfile::tempdir().unwrap();
         let book = LogBook::new(dir.path().into(), LogLimits::default());
         let agent = Name::parse("name", "a").unwrap();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_are_whole() {
+    fn multibyte_characters_are_not_split() {
         for (text, whole) in [("", 0), ("a", 1), ("é", 2), ("a\u{1f600}", 5)] {
             assert_eq!(whole_characters(text.as_bytes()), whole);
         }

@@ -119,7 +119,7 @@ impl Launched {
         let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
         // Removed with the rest, should the start fail.
         let group = Grouped(group);
-        // For people who look at processes; the launcher is told by its order.
+        // For people who look at processes; the launcher gets an order.
         let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
             command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
         })?;
@@ -179,7 +179,7 @@ impl Launched {
         self.order(&Order::Stop(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX))).await;
     }
 
-    /// Where the agent stands, as the lines of a traceback; empty if it does not say.
+    /// Returns the agent's stack as the lines of a traceback; empty if it does not write one.
     pub async fn stack(&mut self) -> Vec<String> {
         self.order(&Order::WriteStack).await;
         let (written, places) = (self.notices.stack().await, std::mem::take(&mut self.places));
@@ -257,7 +257,7 @@ impl Reports {
     }
 }
 
-/// The pipe of the runner's one notice, or of the stack that it is asked for before it gives one.
+/// The pipe of the runner's one notice, or of the stack that is requested before that.
 pub(super) struct Notices {
     pipe: Receiver,
     read: Vec<u8>,

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_gone_at_once_and_then_removed() {
+    fn a_leftover_directory_is_moved_aside_then_removed() {
         let dir = tempfile::tempdir().unwrap();
         let leftovers = Leftovers::open(dir.path()).unwrap();
         for round in 0..3 * AT_A_TIME {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_left_is_removed_and_its_names_are_not_taken() {
+    fn leftovers_of_an_earlier_run_are_removed_and_names_not_reused() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("gone/7/a")).unwrap();
         fs::create_dir_all(dir.path().join("run/a")).unwrap();

@@ -43,7 +43,7 @@ pub struct ProcessConfig {
     /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and `logs/`. Only one runtime may use it
     /// at a time: the caller holds the data directory's lock.
     pub dir: PathBuf,
-    /// The program that calls [`crate::launcher::run_if_requested`]; this very program unless told otherwise.
+    /// The program that calls [`crate::launcher::run_if_requested`]; this very program by default.
     pub launcher: PathBuf,
     /// Where agents listen.
     pub bind: IpAddr,

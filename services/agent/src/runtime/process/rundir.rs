@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn only_exact_matches_are_ended() {
+    fn only_recorded_processes_are_ended() {
         let dir = tempfile::tempdir().unwrap();
         let leftovers = Leftovers::open(dir.path()).unwrap();
         let mut others = [Sleeper::new("exec sleep 60"), Sleeper::new("exec sleep 60")];

@@ -1,4 +1,4 @@
-//! Where a start stands that takes too long: the stack that Python's `faulthandler` writes, made into the lines of a
+//! The stack of a start that takes too long, as Python's `faulthandler` writes it, made into the lines of a
 //! traceback. All of it comes from the agent and is believed in nothing: source lines are read from the agent's own files
 //! and from nowhere else.
 
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_has_no_frames() {
+    fn malformed_text_has_no_frames() {
         for line in ["File \"", "File \"x\", line y in z", "File \"x\", line 1", "Current thread", "{}"] {
             assert_eq!(Frame::parse(line), None, "{line}");
         }

@@ -57,7 +57,7 @@ struct Private {
 
 /// The number of times that the time for a start is doubled.
 const MAX_DOUBLINGS: u32 = 4;
-/// Callers may wait that long for an agent that is started again; longer, and they are told.
+/// Callers may wait that long for an agent that is started again; after a longer time they are refused.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest backlog that a listener has.
 const BACKLOG: usize = 1024;
@@ -281,7 +281,7 @@ impl Supervisor {
         Run::Ended { failure: Failure { code, message: self.masker.text(message.trim()), details }, ready_for }
     }
 
-    /// A start that took too long: where it stands, also in the log.
+    /// A start that took too long: its stack, also in the log.
     async fn timed_out(&self, launched: &mut Launched, limit: Duration) -> Failure {
         const LOG: usize = 10;
         let mut stop = self.stop.clone();

@@ -266,7 +266,7 @@ def handle(line):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_can_be_given_up() {
+async fn a_start_can_be_cancelled() {
     let stage = Stage::new().await;
     let instance = stage.instance("import time\nprint('slow')\ntime.sleep(600)");
     let started = stage.runtime.apply(instance.clone()).await.unwrap();

@@ -109,7 +109,7 @@ async fn a_follower_gets_every_line_once_over_rotation_and_revisions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_does_not_read_costs_little_and_is_told() {
+async fn slow_log_readers_use_little_memory_and_see_a_gap() {
     let stage = Stage::new().await;
     let source = "def handle(line):
     for n in range(200000): print('a line of some length to be written', n)

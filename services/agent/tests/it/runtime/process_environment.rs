@@ -95,7 +95,7 @@ fn own_root(stage: &Stage) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_process_is_limited() {
+async fn resource_limits_apply_to_the_process() {
     let stage = Stage::with(|config| config.limits.open_files = Some(512)).await;
     let seen = look(&stage, stage.instance(LOOK)).await;
     assert_eq!(seen["new_privs"], "1");
@@ -144,7 +144,7 @@ def handle(line):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_of_its_own() {
+async fn each_agent_runs_as_its_own_user() {
     let python = Path::new("/usr/bin/python3");
     let there = rustix::process::geteuid().is_root() && python.exists();
     if !hoistway_testing::need("root", there, &format!("only root with {} can change users", python.display())) {

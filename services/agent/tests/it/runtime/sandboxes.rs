@@ -166,7 +166,7 @@ async fn the_strongest_that_is_there_is_taken_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_had_is_refused_and_says_why() {
+async fn an_unavailable_sandbox_is_refused_with_the_reason() {
     let none = |mode, network| Settings {
         mode,
         network,
@@ -346,7 +346,7 @@ const RUN: &str = "HOISTWAY_TEST_SANDBOX_RUN";
 
 /// Everything in here once more: in lesser sandboxes, and as an ordinary user in all of them.
 #[test]
-fn the_rest_holds_in_lesser_sandboxes_too() {
+fn all_runtime_tests_pass_in_weaker_sandboxes() {
     if std::env::var_os(RUN).is_some() {
         return;
     }

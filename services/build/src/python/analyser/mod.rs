@@ -112,7 +112,7 @@ impl Fault {
 enum Answer {
     Found(Found),
     Error(Fault),
-    /// Of an entry file that offers nothing to invoke: what is to be told about it.
+    /// The message about an entry file that offers nothing to invoke.
     Offers(Option<(String, Vec<String>)>),
 }
 

@@ -237,7 +237,7 @@ async fn a_call_that_is_dropped_does_not_confuse_the_next() {
 }
 
 #[test]
-fn memory_is_bounded() {
+fn the_analyser_uses_bounded_memory() {
     let mut remembered = Remembered::default();
     for i in 0..=MAX_REMEMBERED {
         remembered.put(Digest::of(&i.to_le_bytes()), Answer::Offers(None));

@@ -145,7 +145,7 @@ impl Sandbox {
         self.group.as_ref()?.memory()
     }
 
-    /// A command that inherits nothing but what is given to it, and reaches nothing but what it needs.
+    /// A command that inherits nothing but its arguments, and reaches nothing but what it needs.
     pub fn command(
         &self,
         program: &Path,

@@ -82,7 +82,7 @@ pub(super) fn apart(mut env: BTreeMap<String, String>) -> BTreeMap<String, Strin
     env
 }
 
-/// The secrets in an address, in both spellings. A user name is, when it stands alone: then it is a token.
+/// The secrets in an address, in both spellings. A user name is, when it has no password: then it is a token.
 pub(super) fn secrets(url: &str) -> Vec<Secret> {
     let Some((user, password, _)) = split(url) else { return Vec::new() };
     let secret = if password.is_empty() { user } else { password };
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_secret_is_known_in_both_spellings() {
+    fn secrets_of_an_index_url_are_found_encoded_and_decoded() {
         let texts = |url: &str| secrets(url).iter().map(|s| s.expose().to_owned()).collect::<Vec<_>>();
         assert_eq!(texts("https://u:p%40ss@h/"), ["p%40ss", "p@ss", "u:p%40ss"]);
         assert_eq!(texts("https://token@h/")[0], "token");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_are_taken_and_none_is_repeated() {
+    fn only_urls_are_taken_as_indexes_without_duplicates() {
         let check = |url: &str| Indexes { index: Some(Secret::new(url)), ..Indexes::default() }.check();
         assert!(check("https://user:pass@host/simple").is_ok() && check("http://127.0.0.1:9/x").is_ok());
         for bad in ["", "hush", "ftp://hush@h/", "https://", "https://hush@/x", "https://h/hush y"] {

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_that_are_named_are_left() {
+    fn a_lock_keeps_only_the_named_files() {
         let (a, b) = ("a".repeat(64), "b".repeat(64));
         let text =
             format!("six[x]==1 \\\n    --hash=sha256:{a} \\\n    --hash=sha256:{b}\ny==2 \\\n    --hash=sha256:{a}\n");
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_pinned_packages_with_hashes_is_a_lock() {
+    fn a_lock_must_pin_packages_with_hashes() {
         let hash = format!("    --hash=sha256:{}", "a".repeat(64));
         for bad in [
             "six==1",

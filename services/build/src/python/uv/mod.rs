@@ -116,7 +116,7 @@ impl Uv {
         report: Report<'_>,
     ) -> Result<Lock> {
         let options = ["--generate-hashes", "--no-header", "--no-annotate"];
-        // uv prefers what is in the file that it is told to write.
+        // uv prefers what is in the file that it is to write.
         let former = former.map(|lock| (LOCK, lock.text().to_owned()));
         let constraints = lines(requirements.constraints());
         let constraints = (!constraints.is_empty()).then_some((CONSTRAINTS, constraints));
@@ -138,11 +138,11 @@ impl Uv {
                 return Err(self.with_other_version(error, requirements, interpreter, left).await);
             }
         };
-        // uv resolves without looking at the hashes that it is given.
+        // uv resolves without checking the hashes in its input.
         Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
     }
 
-    /// The error with the version that does have a wheel, where those that are asked for have none.
+    /// The error with the version that does have a wheel, where those that are requested have none.
     async fn with_other_version(
         &self,
         mut error: Error,

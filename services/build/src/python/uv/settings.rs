@@ -122,7 +122,7 @@ impl Settings {
         env
     }
 
-    /// The environment for uv: its own settings, and those that only pip was told.
+    /// The environment for uv: its own settings, and those that are set for pip only.
     pub(super) async fn for_uv(
         &self,
         interpreter: &Interpreter,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_passes() {
+    fn only_listed_settings_reach_uv() {
         let env = [
             ("AWS_SECRET_ACCESS_KEY", "x"),
             ("HOISTWAY_X", "y"),

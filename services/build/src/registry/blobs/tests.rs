@@ -41,7 +41,7 @@ fn a_batch_costs_one_flush_for_each_new_file_and_one_for_the_directory() {
 }
 
 #[test]
-fn what_is_not_committed_leaves_nothing() {
+fn an_uncommitted_blob_leaves_no_file() {
     let (_dir, store) = store();
     let mut batch = store.batch();
     let digest = batch.put_bytes(b"x").unwrap();
@@ -111,7 +111,7 @@ fn later() -> SystemTime {
 }
 
 #[test]
-fn what_is_asked_for_stays() {
+fn a_blob_that_was_looked_up_survives_collection() {
     let (_dir, store) = store();
     let long_ago = SystemTime::now() - Duration::from_secs(7200);
     let age = |digest: &Digest| File::open(store.path(digest)).unwrap().set_modified(long_ago).unwrap();
@@ -157,7 +157,7 @@ fn a_full_disk_is_said_with_its_numbers() {
 }
 
 #[test]
-fn what_a_killed_process_left_half_written_is_gone_after_the_next_start() {
+fn half_written_files_are_removed_at_the_next_start() {
     let (dir, store) = store();
     std::fs::write(dir.path().join("staging/left-over"), b"x").unwrap();
     std::fs::write(dir.path().join("uploads/of-a-client"), b"x").unwrap();

@@ -1,6 +1,6 @@
 //! Which blobs are in use without any link in the database saying so yet, so that garbage collection leaves them alone.
 //!
-//! Every blob's modification time is when it was last stored or asked for, and what is younger than the grace time
+//! Every blob's modification time is when it was last stored or requested, and what is younger than the grace time
 //! stays. Work that needs its blobs for longer, or until something is committed, holds a [`Lease`]: what it has asked
 //! for stays until the lease ends, however long that takes.
 
@@ -37,7 +37,7 @@ impl Usage {
     }
 }
 
-/// Keeps every blob that is stored or asked for from now on, until it is dropped.
+/// Keeps every blob that is stored or requested from now on, until it is dropped.
 #[must_use = "the blobs are kept for as long as this lives"]
 #[derive(Debug)]
 pub struct Lease {

@@ -13,7 +13,7 @@ pub(super) mod manifests {
         pub media_type: String,
         pub bytes: Vec<u8>,
         pub pushed_at: i64,
-        /// When it was last pushed, built again, or asked for; the last is noted at most twice in a grace time.
+        /// When it was last pushed, built again, or requested; the last is noted at most twice in a grace time.
         pub used_at: i64,
         /// The manifest that it says something about.
         pub subject: Option<String>,

@@ -49,7 +49,7 @@ pub struct NewTag {
 /// The outcome of storing a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is stored, and tagged if that was asked for.
+    /// It is stored, and tagged if that was requested.
     Stored,
     /// Nothing was written: these blobs or manifests are not in the repository.
     Missing(Vec<Digest>),
@@ -328,7 +328,7 @@ impl ManifestStore {
         Ok(Some(found))
     }
 
-    /// Whether a blob is readable in a repository. Whoever was told so has the grace time to push its manifest.
+    /// Whether a blob is readable in a repository. A client then has the grace time to push its manifest.
     pub async fn has_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool> {
         let Some(used) = linked_at(self.db.read(), repo, digest).await? else { return Ok(false) };
         if !self.is_due(used) {

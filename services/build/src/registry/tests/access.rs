@@ -8,7 +8,7 @@ fn basic(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn everything_takes_a_key() {
+async fn every_route_requires_a_key() {
     let r = Registry::start().await;
     r.push_image("a", "v1", "content").await;
     let (read, write) = ("/v2/a/manifests/v1", "/v2/a/blobs/uploads/");

@@ -74,7 +74,7 @@ fn stored(repository: &str, digest: Digest) -> StoredImage {
 }
 
 #[tokio::test]
-async fn what_nobody_refers_to_goes_after_the_grace_time() {
+async fn unreferenced_blobs_are_removed_after_the_grace_time() {
     let r = Registry::start().await;
     r.push_image("a", "v1", "kept").await;
     let orphan = r.push_blob("a", b"orphan").await;
@@ -97,7 +97,7 @@ async fn what_nobody_refers_to_goes_after_the_grace_time() {
 }
 
 #[tokio::test]
-async fn what_was_looked_for_mounted_or_pushed_a_moment_ago_stays() {
+async fn recently_used_blobs_are_kept() {
     let r = Registry::start().await;
     let [headed, mounted, pushed, nothing] =
         ["headed", "mounted", "pushed", "nothing"].map(|text| (Digest::of(text.as_bytes()), text));
@@ -174,7 +174,7 @@ async fn asking_for_an_image_keeps_it() {
 }
 
 #[tokio::test]
-async fn what_an_index_lists_or_a_signature_signs_stays_with_it() {
+async fn listed_and_signed_manifests_are_kept() {
     let r = Registry::start().await;
     let manifest = r.push_image("a", "child", "content").await;
     let child = Digest::of(&manifest);
@@ -199,7 +199,7 @@ async fn what_an_index_lists_or_a_signature_signs_stays_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_in_use_cannot_be_deleted() {
+async fn images_in_use_cannot_be_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let base = Some(("base/python".parse::<RepoName>().unwrap(), Reference::Tag("1".parse().unwrap())));
     let config = RegistryConfig { min_free_bytes: 0, ..RegistryConfig::default() };

@@ -4,7 +4,7 @@ use super::*;
 use sea_orm::{ConnectionTrait, Statement};
 
 #[tokio::test]
-async fn what_an_earlier_version_stored_is_kept_and_understood() {
+async fn data_of_an_earlier_version_is_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let (config, layer) = (Digest::of(b"{}"), Digest::of(b"content"));
     let manifest = image(&config, &layer, 7);

@@ -27,7 +27,7 @@ async fn a_blob_is_read_whole_in_part_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said_in_the_specifications_words() {
+async fn missing_content_is_reported_with_specified_error_codes() {
     let r = Registry::start().await;
     r.push_image("a", "v1", "content").await;
     let digest = Digest::of(b"nobody");

@@ -41,7 +41,7 @@ async fn a_blob_comes_in_whole_or_piece_by_piece() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_upload_is_said() {
+async fn invalid_uploads_are_refused_with_the_reason() {
     let r = Registry::start().await;
     let digest = Digest::of(b"x");
     let upload = r.open_upload("a").await;
@@ -142,7 +142,7 @@ async fn an_upload_has_one_writer_and_the_registry_few() {
 }
 
 #[tokio::test]
-async fn limits_hold() {
+async fn upload_limits_are_enforced() {
     let small = RegistryConfig { min_free_bytes: 0, max_blob_bytes: 10, ..RegistryConfig::default() };
     let r = Registry::with(small).await;
     let upload = r.open_upload("a").await;

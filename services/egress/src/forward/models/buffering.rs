@@ -56,7 +56,7 @@ pub(super) async fn collect(
 ) -> Result<(Bytes, QuotaGrant), Unread> {
     let mut has_begun = !expects_continue;
     let outcome = read(egress, agent, &mut body, limit, &mut has_begun).await;
-    // Who waits for the word to go on has sent nothing yet, and is not told to.
+    // A client that waits for "100 Continue" has sent nothing yet, and does not get it.
     if has_begun && matches!(outcome, Err(Unread::TooLarge | Unread::NoMemory)) {
         let mut left = DRAINED;
         let drained = async {
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_translation_takes_depends_on_the_structure_outside_of_texts() {
+    fn translation_memory_is_estimated_from_json_structure() {
         assert_eq!(work(br#"{"a\"{":["{,[",1]}"#), 2 * 18 + OBJECT + LIST + ELEMENT);
         assert_eq!(work(br#""\\",{"#), 2 * 6 + ELEMENT + OBJECT);
         assert!(work("[{}],".repeat(1 << 20).as_bytes()) > WORK, "5 MiB that become much more");

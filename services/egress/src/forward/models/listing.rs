@@ -41,6 +41,6 @@ fn openai_model(model: &ModelPolicy) -> Value {
 }
 
 fn anthropic_model(model: &ModelPolicy) -> Value {
-    // The epoch stands for a release date that is not known.
+    // The epoch means that the release date is not known.
     json!({"type": "model", "id": model.model, "display_name": model.model, "created_at": "1970-01-01T00:00:00Z"})
 }

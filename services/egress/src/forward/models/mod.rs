@@ -65,7 +65,7 @@ pub(crate) fn error_shape(path: &str, headers: &HeaderMap) -> Option<Shape> {
     Some(if is_anthropics { Shape::Anthropic } else { Shape::OpenAi })
 }
 
-/// Whether a client shows the key that stands for the platform's own.
+/// Whether a client shows the placeholder of the platform's own key.
 pub(crate) fn has_placeholder_key(headers: &HeaderMap) -> bool {
     let is_placeholder = |key: &str| key.trim() == PLACEHOLDER_KEY;
     let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());

@@ -22,9 +22,9 @@ use tokio::time::sleep;
 
 /// The wait before the second attempt. It doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// The longest wait that a provider has not asked for.
+/// The longest wait that a provider has not requested.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
-/// The longest wait that a provider may ask for. An agent that has to wait longer is told so.
+/// The longest wait that a provider may ask for. An agent that has to wait longer gets the answer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Larger bodies are sent on connections of their own, in bytes.
 const KEPT: usize = 1 << 20;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_cannot_answer_now_is_asked_again_and_nothing_else() {
+    fn only_temporary_failures_are_retried() {
         for status in [429, 500, 502, 503, 504, 529] {
             assert!(after(status, &HeaderMap::new()).is_some(), "{status}");
         }

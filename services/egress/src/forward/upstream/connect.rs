@@ -77,7 +77,7 @@ impl Connector {
         tunnel(&proxy, place).await
     }
 
-    /// A connection to a proxy that is asked for a place in each request.
+    /// A connection to a proxy that gets the place in each request.
     async fn proxied(&self, proxy: &Intercept, place: &Place) -> Result<TcpStream, ConnectError> {
         self.may_be_named(place).await?;
         dial_proxy(proxy.uri()).await

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_may_be_dialled() {
+    async fn private_and_reserved_addresses_are_not_dialled() {
         let resolver = Resolver::new(&["api.example:443=127.0.0.1:4433".to_owned()]).unwrap();
         let place = |text: &str| Place::parse(text, None).unwrap();
         let dial = async |text: &str, private| resolver.addresses(&place(text), private).await;

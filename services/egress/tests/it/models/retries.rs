@@ -64,7 +64,7 @@ async fn without_retries_an_error_passes_on_and_with_them_the_last_one() {
 }
 
 #[tokio::test]
-async fn what_would_take_too_long_or_is_the_callers_mistake_passes_on_at_once() {
+async fn client_errors_and_long_waits_are_not_retried() {
     for failure in [(429, "60"), (400, "0"), (401, "0")] {
         let (egress, agent, tool_server) = failing(5).await;
         tool_server.fails([Some(failure)]);

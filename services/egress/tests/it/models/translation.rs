@@ -77,7 +77,7 @@ async fn the_errors_of_the_provider_are_told_as_the_openai_api_does() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_translated_is_refused_by_its_name_and_reaches_no_provider() {
+async fn untranslatable_requests_are_refused_by_member_name() {
     let (egress, agent, tool_server) = egress(vec![claude("https://llm.test/v1")]).await;
     let mut request = hello();
     request["n"] = json!(2);

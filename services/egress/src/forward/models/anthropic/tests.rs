@@ -138,7 +138,7 @@ fn every_reason_to_stop_has_its_counterpart() {
 }
 
 #[test]
-fn what_is_no_message_is_none_and_no_document_makes_it_panic() {
+fn malformed_messages_are_refused_without_a_panic() {
     for wrong in [json!(null), json!([]), json!({"type": "error"}), json!({"type": "message", "content": "x"})] {
         assert!(Anthropic::completion(&wrong, 1).is_none(), "{wrong}");
         assert!(Anthropic::error(&HeaderMap::new(), &wrong).is_none(), "{wrong}");

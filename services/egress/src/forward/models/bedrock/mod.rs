@@ -51,7 +51,7 @@ impl Provider for Bedrock {
         response::completion(answer, created)
     }
 
-    /// An error's kind stands in a header, with more after a colon.
+    /// An error's kind is in a header, with more after a colon.
     fn error(headers: &HeaderMap, body: &Value) -> Option<(String, String)> {
         let kind = headers.get(ERROR_TYPE)?.to_str().ok()?.split([':', ',']).next()?;
         let message = body.get("message").or_else(|| body.get("Message"))?.as_str()?;

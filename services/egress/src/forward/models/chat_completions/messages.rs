@@ -24,7 +24,7 @@ pub(super) fn read(messages: Option<Value>, request: &mut ChatRequest) -> Result
                 say(&mut request.turns, Role::User, blocks);
             }
             Some("assistant") => say(&mut request.turns, Role::Assistant, assistant(message, &path)?),
-            // A tool's result is for the model, so it stands on the user's side.
+            // A tool's result is for the model, so it is on the user's side.
             Some("tool") => say(&mut request.turns, Role::User, vec![tool_result(message, &path)?]),
             _ => {
                 let text = "must be system, developer, user, assistant or tool";

@@ -1,5 +1,5 @@
 //! Chat completions of the OpenAI API in front of providers that speak another one: what a request asks for and how
-//! answers are told, whoever the provider is. Each provider's own module knows the rest.
+//! answers are written, whoever the provider is. Each provider's own module knows the rest.
 
 mod answer;
 mod body;
@@ -65,7 +65,7 @@ pub(super) enum Block {
     Image {
         media_type: String,
         data: String,
-        /// Where it stands in the request, for providers that do not take it.
+        /// Its place in the request, for providers that do not take it.
         param: String,
     },
     ImageUrl {

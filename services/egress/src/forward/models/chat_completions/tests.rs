@@ -111,7 +111,7 @@ fn parameters_are_read_and_those_that_ask_for_nothing_are_left_out() {
 }
 
 #[test]
-fn what_is_wrong_or_has_no_counterpart_is_named() {
+fn invalid_or_unsupported_members_are_named() {
     let message = |message: Value| json!({"messages": [message]});
     let call =
         |function: Value| message(json!({"role": "assistant", "tool_calls": [{"id": "a", "function": function}]}));

@@ -36,7 +36,7 @@ impl AnswerReader {
         Self { source: Source::Plain(Box::new(Content::new(format, leave_out_usage))), has_failed: false }
     }
 
-    /// Reads an answer with this header. `asked` is whether a stream was asked for. Of what is compressed no event can be
+    /// Reads an answer with this header. `asked` is whether a stream was requested. Of what is compressed no event can be
     /// left out.
     pub(super) fn of(headers: &HeaderMap, asked: bool, leave_out_usage: bool) -> Self {
         let format = Format::of(headers, asked);
@@ -107,7 +107,7 @@ impl AnswerReader {
         self.has_failed || self.content().is_some_and(|content| !content.is_whole())
     }
 
-    /// The type of the error that stands in it; empty where it is not named.
+    /// The type of the error in it; empty where it is not named.
     pub(super) fn error(&self) -> Option<&str> {
         self.content().and_then(|content| content.reading.error())
     }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_unasked_is_counted_by_what_it_says() {
+    fn compressed_answers_are_decoded_and_counted() {
         let json = r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":10,"completion_tokens":2}}"#;
         let gzip = |text: &str| {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_an_estimate_of_the_request_alone() {
+    fn an_undecodable_answer_counts_the_request_only() {
         let mut reader = AnswerReader::of(&headers(&[("content-encoding", "br")]), true, true);
         reader.read(Bytes::from(vec![0; 400]));
         let sums = reader.sums(7, true);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_known() {
+    fn invalid_answers_are_detected() {
         let invalid = |kind: &'static str, asked, text: &'static str| {
             let mut reader = AnswerReader::of(&headers(&[("content-type", kind)]), asked, asked);
             reader.read(Bytes::from(text));

@@ -10,7 +10,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format that the header states. `asked` is whether a stream was asked for.
+    /// The format that the header states. `asked` is whether a stream was requested.
     pub(super) fn of(headers: &HeaderMap, asked: bool) -> Self {
         let kind = header_text(headers, &header::CONTENT_TYPE).unwrap_or_default();
         match kind.split(';').next().unwrap_or_default().trim() {

@@ -149,7 +149,7 @@ impl Meter {
         }
     }
 
-    /// Whether the provider has said an error in its answer, which the record is told.
+    /// Notes in the record whether the provider's answer has an error.
     fn has_error(&self, reader: &AnswerReader) -> bool {
         reader.error().inspect(|kind| self.progress.provider_failed(kind)).is_some()
     }

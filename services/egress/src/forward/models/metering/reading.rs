@@ -143,7 +143,7 @@ impl Reading {
     }
 }
 
-/// Whether it may stand in records: nothing of a message.
+/// Whether records may have it: nothing of a message.
 fn is_word(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(byte))
 }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_said_is_estimated_by_the_text() {
+    fn missing_usage_is_estimated_from_the_text() {
         let piece = r#"{"choices":[{"delta":{"role":"assistant","content":"12345678"}}],"usage":null}"#;
         assert_eq!(tokens(&[piece, piece], false), (100, 0, 4, true));
         assert_eq!(tokens(&[piece], true), (100, 0, 2, true), "a provider that never says");

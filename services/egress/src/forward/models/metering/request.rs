@@ -47,7 +47,7 @@ enum Options {
     Null(usize),
     /// An object whose members begin at this offset.
     Object(usize),
-    /// The usage is asked for, or not, by the literal at this offset.
+    /// The usage is requested, or not, by the literal at this offset.
     Said { at: usize, first: u8 },
 }
 

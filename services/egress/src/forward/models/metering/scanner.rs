@@ -1,9 +1,9 @@
-//! Reads JSON as its bytes pass, in constant memory, and tells what stands where. Nothing is held back or kept, and
+//! Reads JSON as its bytes pass, in constant memory, and reports the values at their paths. Nothing is held back or kept, and
 //! nothing is checked: what is no JSON tells something or nothing.
 
 /// The depth to which members are reported by name; what lies deeper is passed over.
 const DEPTH: usize = 8;
-/// The longest name, and the longest text that is told whole.
+/// The longest name, and the longest text that is reported whole.
 const SHORT: usize = 32;
 
 /// The name of a member, as far as anybody asks for it.
@@ -90,7 +90,7 @@ enum State {
     Number,
     /// The zeros after the point of a whole number.
     Zeros,
-    /// The rest of a number that is not told.
+    /// The rest of a number that is not reported.
     Fraction,
 }
 
@@ -104,13 +104,13 @@ pub(super) struct Scanner {
     /// Whether the next text is a name.
     wants_name: bool,
     short: [u8; SHORT],
-    /// Bytes of the text so far, and how many of them were told.
+    /// Bytes of the text so far, and how many of them were reported.
     length: u64,
     told: u64,
     has_escapes: bool,
     number: u64,
     at: u64,
-    /// Whether an object or a list began, and whether something stands beside it.
+    /// Whether an object or a list began, and whether there is something beside it.
     has_begun: bool,
     is_nonsense: bool,
 }
@@ -216,7 +216,7 @@ impl Scanner {
     fn within_text(&mut self, byte: u8, found: &mut impl FnMut(Found<'_>)) {
         let is_name = matches!(self.state, State::Name { .. });
         if byte == b'\\' {
-            // Escapes are not read: a text with one is none that is asked for.
+            // Escapes are not read: a text with one is none that is requested.
             self.has_escapes = true;
             self.length += 1;
             self.state = if is_name { State::Name { escaped: true } } else { State::Text { escaped: true } };
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_too_deep_is_passed_over_and_the_rest_is_not() {
+    fn members_nested_too_deep_are_skipped() {
         let deep = format!("{{\"a\":{}{{\"usage\":1}}{},\"usage\":2}}", "[".repeat(20), "]".repeat(20));
         let lines = told(&deep, 7);
         assert_eq!(lines.last().map(String::as_str), Some("[Usage] = 2"));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_survived() {
+    fn malformed_documents_do_not_panic() {
         for text in ["]]}}\"", "{{{{,,::\"\\", "data: 1", "\u{0}", "{\"usage\":"] {
             told(text, 1);
         }

@@ -33,7 +33,7 @@ enum Answer {
 
 /// The members that every answer has.
 struct Envelope {
-    /// The model that was asked for.
+    /// The model that was requested.
     model: String,
     /// The same for the same request.
     id: String,

@@ -8,5 +8,6 @@ cd "$(dirname "$0")/.."
 readonly slow=(registry::tests:: uv::tests:: packages_of_a_private_index)
 
 cargo fmt --all --check
+scripts/check-imports.py
 cargo clippy --workspace --all-targets -- -D warnings
 cargo test --quiet --workspace --lib --bins -- "${slow[@]/#/--skip=}"

@@ -18,6 +18,7 @@ step() {
 }
 
 step cargo fmt --all --check
+step scripts/check-imports.py
 
 if cargo deny --version >/dev/null 2>&1; then
     step cargo deny check bans licenses sources

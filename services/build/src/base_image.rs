@@ -2,13 +2,16 @@
 //! dependencies are installed for.
 
 use crate::{
-    image::Base,
+    image::ExistingImage,
     python::Interpreter,
     registry::{BlobStore, Reference, RepoName, store::find_manifest},
     store::Store,
 };
 use hoistway_model::{Code, Digest, Error, Result, image::label};
-use std::{str::FromStr, sync::Mutex};
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex},
+};
 
 /// Looks the configured base up anew for every build, because its tag may move; each image is read once.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub struct BaseImage {
     text: String,
     repo: RepoName,
     reference: Reference,
-    read: Mutex<Option<(Digest, std::sync::Arc<Base>)>>,
+    read: Mutex<Option<(Digest, Arc<ExistingImage>)>>,
 }
 
 impl BaseImage {
@@ -43,7 +46,7 @@ impl BaseImage {
         store: &Store,
         blobs: &BlobStore,
         python: &Interpreter,
-    ) -> Result<(Digest, std::sync::Arc<Base>)> {
+    ) -> Result<(Digest, Arc<ExistingImage>)> {
         let found = find_manifest(store.db().read(), &self.repo, &self.reference).await?;
         let manifest = found.ok_or_else(|| {
             Error::new(
@@ -59,14 +62,14 @@ impl BaseImage {
                 .await
                 .map_err(|e| Error::internal("reading the base image", e))??;
             self.check(&base, python)?;
-            read = Some((manifest.digest, std::sync::Arc::new(base)));
+            read = Some((manifest.digest, Arc::new(base)));
             *self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = read.clone();
         }
         read.ok_or_else(|| Error::internal("reading the base image", "it is gone"))
     }
 
     /// Dependencies are installed by the host's interpreter, so the base's must be of the same version and platform.
-    fn check(&self, base: &Base, python: &Interpreter) -> Result<()> {
+    fn check(&self, base: &ExistingImage, python: &Interpreter) -> Result<()> {
         let unfit = |why: String| {
             Error::new(Code::UnsupportedImage, format!("the base image \"{}\" cannot be used: {why}", self.text))
         };
@@ -88,19 +91,9 @@ impl BaseImage {
     }
 }
 
-fn read_base(blobs: &BlobStore, manifest: &[u8]) -> Result<Base> {
-    #[derive(serde::Deserialize)]
-    struct Configured {
-        config: Descriptor,
-    }
-    #[derive(serde::Deserialize)]
-    struct Descriptor {
-        digest: Digest,
-    }
-    let unusable = |e: serde_json::Error| {
-        Error::new(Code::UnsupportedImage, "the base image is an index or has no configuration").with_source(e)
-    };
-    let digest = serde_json::from_slice::<Configured>(manifest).map_err(unusable)?.config.digest;
+fn read_base(blobs: &BlobStore, manifest: &[u8]) -> Result<ExistingImage> {
+    let unusable = |why| Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}"));
+    let digest = ExistingImage::config_digest(manifest).map_err(unusable)?;
     let config = std::fs::read(blobs.path(&digest)).map_err(|e| Error::internal("reading the base image", e))?;
-    Base::parse(manifest, &config)
+    ExistingImage::parse(manifest, &config).map_err(unusable)
 }

@@ -3,7 +3,7 @@
 
 use crate::layer::Layer;
 use hoistway_model::{
-    Code, Digest, Error, Name, Result,
+    Digest, Error, Name, Result,
     digest::Hasher,
     env::platform,
     image::{APP_DIR, RUNNER_PATH, label, layout},
@@ -59,29 +59,36 @@ pub struct ImageSpec<'a> {
     /// The text of the requirements that the packages were resolved from.
     pub requirements: &'a str,
     /// The base image.
-    pub base: Option<&'a Base>,
+    pub base: Option<&'a ExistingImage>,
     /// Our layers, lowest first.
     pub layers: &'a [ImageLayer],
 }
 
-/// A base image: its layers are referenced, its configuration is kept where ours says nothing.
+/// An image that exists, by its manifest and configuration. Below others its layers are referenced, and its
+/// configuration is kept where ours says nothing.
 #[derive(Debug, Clone)]
-pub struct Base {
-    manifest: BaseManifest,
+pub struct ExistingImage {
+    manifest: ExistingManifest,
     config: Config,
 }
 
-impl Base {
-    /// Reads a base's manifest and configuration. The caller has verified both digests.
-    pub fn parse(manifest: &[u8], config: &[u8]) -> Result<Self> {
-        let unusable =
-            |why: String| Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}"));
-        let mut manifest: BaseManifest =
-            serde_json::from_slice(manifest).map_err(|e| unusable(format!("its manifest is not one image's: {e}")))?;
+impl ExistingImage {
+    /// Returns the digest of the configuration that a manifest names, or the reason why it is no image's.
+    pub fn config_digest(manifest: &[u8]) -> Result<Digest, String> {
+        let manifest: ExistingManifest =
+            serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not one image's: {e}"))?;
+        Ok(manifest.config.digest)
+    }
+
+    /// Reads manifest and configuration, or returns the reason why they cannot be used. The caller has verified both
+    /// digests.
+    pub fn parse(manifest: &[u8], config: &[u8]) -> Result<Self, String> {
+        let mut manifest: ExistingManifest =
+            serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not one image's: {e}"))?;
         let mut config: Config =
-            serde_json::from_slice(config).map_err(|e| unusable(format!("its configuration cannot be read: {e}")))?;
+            serde_json::from_slice(config).map_err(|e| format!("its configuration cannot be read: {e}"))?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err(unusable("its configuration and its manifest have different layers".into()));
+            return Err("its configuration and its manifest have different layers".to_owned());
         }
         for layer in &mut manifest.layers {
             if layer.media_type == DOCKER_LAYER {
@@ -100,12 +107,12 @@ impl Base {
         format!("{}/{}", self.config.os, self.config.architecture)
     }
 
-    /// A label of the base.
+    /// The value of one of the image's labels.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.config.config.labels.get(name).map(String::as_str)
     }
 
-    /// The value of one of the base's environment variables.
+    /// The value of one of the image's environment variables.
     pub fn env(&self, name: &str) -> Option<&str> {
         self.config.config.env.iter().find_map(|e| e.strip_prefix(name)?.strip_prefix('='))
     }
@@ -113,6 +120,13 @@ impl Base {
     /// Digests and sizes of the layers, which the registry must have.
     pub fn layers(&self) -> impl Iterator<Item = (Digest, u64)> {
         self.manifest.layers.iter().map(|l| (l.digest, l.size))
+    }
+
+    /// The layers, lowest first, each with the history's note on what made it.
+    pub fn layers_with_origin(&self) -> impl DoubleEndedIterator<Item = (Digest, &str)> {
+        let lines = self.config.history.iter().filter(|line| line.empty_layer != Some(true));
+        let origins: Vec<_> = lines.map(|line| line.created_by.as_deref().unwrap_or_default()).collect();
+        self.manifest.layers.iter().map(|layer| layer.digest).zip(origins)
     }
 }
 
@@ -179,7 +193,8 @@ struct Descriptor {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-struct BaseManifest {
+struct ExistingManifest {
+    config: Descriptor,
     layers: Vec<Descriptor>,
 }
 
@@ -316,7 +331,7 @@ mod tests {
         ImageLayer { layer, created_by: format!("hoistway: {text}") }
     }
 
-    fn spec<'a>(base: Option<&'a Base>, layers: &'a [ImageLayer]) -> ImageSpec<'a> {
+    fn spec<'a>(base: Option<&'a ExistingImage>, layers: &'a [ImageLayer]) -> ImageSpec<'a> {
         ImageSpec {
             python: "3.11",
             os: "linux",
@@ -369,7 +384,8 @@ mod tests {
             "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"base tar").to_string()]},
             "history": [{"created_by": "base", "comment": "kept"}, {"created_by": "cmd", "empty_layer": true}],
         });
-        let base = Base::parse(base_manifest.to_string().as_bytes(), base_config.to_string().as_bytes()).unwrap();
+        let base =
+            ExistingImage::parse(base_manifest.to_string().as_bytes(), base_config.to_string().as_bytes()).unwrap();
         assert_eq!((base.platform().as_str(), base.env("PYTHON_VERSION")), ("linux/amd64", Some("3.11.7")));
         let layers = [layer("source")];
         let image = assemble(&spec(Some(&base), &layers)).unwrap();
@@ -392,9 +408,11 @@ mod tests {
     #[test]
     fn an_unusable_base_is_refused() {
         let config = br#"{"architecture":"a","os":"l","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        assert_eq!(Base::parse(br#"{"manifests":[]}"#, config).unwrap_err().code, Code::UnsupportedImage);
-        let layers = format!(r#"{{"layers":[{{"mediaType":"x","digest":"{}","size":1}}]}}"#, Digest::of(b""));
-        assert_eq!(Base::parse(layers.as_bytes(), config).unwrap_err().code, Code::UnsupportedImage);
+        let why = |manifest: &str| ExistingImage::parse(manifest.as_bytes(), config).unwrap_err();
+        assert!(why(r#"{"manifests":[]}"#).starts_with("its manifest is not one image's: "));
+        let descriptor = format!(r#"{{"mediaType":"x","digest":"{}","size":1}}"#, Digest::of(b""));
+        let manifest = format!(r#"{{"config":{descriptor},"layers":[{descriptor}]}}"#);
+        assert_eq!(why(&manifest), "its configuration and its manifest have different layers");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! another interpreter although nobody sends the source a second time. An image may have been pushed by anybody who has
 //! the key; what is read here is checked and bounded like a request.
 
-use crate::{image::SOURCE_HISTORY, registry::BlobStore};
+use crate::{
+    image::{ExistingImage, SOURCE_HISTORY},
+    registry::BlobStore,
+};
 use flate2::read::MultiGzDecoder;
 use hoistway_model::{
     Code, Digest, Error, Result,
@@ -10,7 +13,6 @@ use hoistway_model::{
     image::{APP_DIR, label},
     source,
 };
-use serde::Deserialize;
 use std::{collections::BTreeMap, io::Read};
 
 /// The most bytes of a configuration, and of a source layer's archive: files and their headers.
@@ -20,59 +22,24 @@ const MAX_ARCHIVE: u64 = source::MAX_BYTES as u64 + (source::MAX_FILES as u64 + 
 /// The history's line about packages when they were one layer and their requirements were not kept.
 const FORMER_PACKAGES: &str = "hoistway: dependencies";
 
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: Digest,
-}
-
-#[derive(Deserialize)]
-struct Config {
-    config: Process,
-    #[serde(default)]
-    history: Vec<History>,
-}
-
-#[derive(Deserialize)]
-struct Process {
-    #[serde(rename = "Labels", default)]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct History {
-    #[serde(default)]
-    created_by: String,
-    #[serde(default)]
-    empty_layer: bool,
-}
-
 /// The source from which the image of a manifest was built. Blocks.
 pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
-    let malformed = |e: serde_json::Error| unknown("its manifest or configuration cannot be read").with_source(e);
-    let manifest: Manifest = serde_json::from_slice(manifest).map_err(malformed)?;
-    let config: Config =
-        serde_json::from_slice(&read(blobs, &manifest.config.digest, MAX_CONFIG)?).map_err(malformed)?;
-    let label = |name: &str| config.config.labels.get(name).map(String::as_str);
-    let entry_point = label(label::ENTRY_POINT).ok_or_else(|| unknown("it does not say which file to start"))?;
-    let lines: Vec<&History> = config.history.iter().filter(|line| !line.empty_layer).collect();
-    let requirements = match label(label::REQUIREMENTS) {
+    let config = ExistingImage::config_digest(manifest).map_err(|why| unknown(&why))?;
+    let config = read(blobs, &config, MAX_CONFIG)?;
+    let image = ExistingImage::parse(manifest, &config).map_err(|why| unknown(&why))?;
+    let entry_point = image.label(label::ENTRY_POINT).ok_or_else(|| unknown("it does not say which file to start"))?;
+    let requirements = match image.label(label::REQUIREMENTS) {
         Some(requirements) => requirements,
-        None if lines.iter().all(|line| line.created_by != FORMER_PACKAGES) => "",
+        None if image.layers_with_origin().all(|(_, origin)| origin != FORMER_PACKAGES) => "",
         None => {
             let why = "it was built by an earlier Hoistway, which did not keep what its packages were resolved from";
             return Err(unknown(why));
         }
     };
-    let layer = match lines.iter().rposition(|line| line.created_by == SOURCE_HISTORY) {
-        Some(at) if lines.len() == manifest.layers.len() => manifest.layers[at].digest,
-        _ => return Err(unknown("it has no source layer")),
-    };
+    let (layer, _) = image
+        .layers_with_origin()
+        .rfind(|(_, origin)| *origin == SOURCE_HISTORY)
+        .ok_or_else(|| unknown("it has no source layer"))?;
     BuildSource::parse(files(blobs, &layer)?, Some(entry_point), Some(requirements))
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     base_image::BaseImage,
     dependencies::Dependencies,
-    image::{Base, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
+    image::{ExistingImage, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
     image_source,
     layer::LayerBuilder,
     log::BuildLog,
@@ -39,7 +39,7 @@ struct Inner {
 }
 
 /// The base image and the digest that names it.
-type FoundBase = Option<(Digest, Arc<Base>)>;
+type FoundBase = Option<(Digest, Arc<ExistingImage>)>;
 
 impl Pipeline {
     /// Makes the runtime layer, puts it into the blob store, and puts everything together.

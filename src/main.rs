@@ -7,7 +7,7 @@ mod rotate;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use hoistway_kit::{allocator, environment, exit, telemetry::LogFormat};
+use hoistway_kit::{allocator, env_check, exit, telemetry::LogFormat};
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
         allocator::give_back_large_blocks();
     }
     let read = variables(&Args::command());
-    if let Err(e) = environment::check(read.iter().map(String::as_str)) {
+    if let Err(e) = env_check::check(read.iter().map(String::as_str)) {
         return exit::fatal(&e);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

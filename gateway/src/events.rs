@@ -14,7 +14,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     AgentService, BuildService, Code, DeploymentId, Error, Name, Result,
-    agent::{AgentChange, AgentEvent, Place},
+    agent::{AgentChange, AgentEvent, EventPosition},
     build::{Build, BuildStatus},
 };
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Its place among this gateway's events.
-    pub place: Place,
+    pub place: EventPosition,
     /// Such as `deployment.succeeded`.
     pub kind: &'static str,
     /// Milliseconds since the epoch.
@@ -95,12 +95,12 @@ impl Events {
     }
 
     /// The place of the newest event: a follower of the events after it misses nothing.
-    pub fn last(&self) -> Place {
+    pub fn last(&self) -> EventPosition {
         self.events.last()
     }
 
     /// Follows the events after `after`.
-    pub fn follow(&self, after: Place) -> impl Stream<Item = Next<Event>> + Send + use<> {
+    pub fn follow(&self, after: EventPosition) -> impl Stream<Item = Next<Event>> + Send + use<> {
         self.events.follow(Some(after))
     }
 
@@ -167,8 +167,8 @@ impl Events {
     /// Follows the agent service's events until `shutdown`. Events that it kept during an interruption follow afterwards.
     pub async fn follow_agents(self: Arc<Self>, agents: Arc<dyn AgentService>, shutdown: CancellationToken) {
         // Of no epoch: what the service has kept comes first.
-        let after = Place { epoch: 0, sequence: 0 };
-        let take = |after: &mut Place, event: AgentEvent| {
+        let after = EventPosition { epoch: 0, sequence: 0 };
+        let take = |after: &mut EventPosition, event: AgentEvent| {
             let (from, at) = (std::mem::replace(after, event.place), event.place);
             if at.epoch == from.epoch && at.sequence > from.sequence + 1 {
                 self.publish("reset", now_ms(), None, json!({"reason": "events of agents were missed"}));

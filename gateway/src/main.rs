@@ -7,8 +7,8 @@ use hoistway_kit::{
     config,
     invoke_statement::InvokeStatementKey,
     ports,
-    process::{self, ConfigFile},
     secrets::MasterKey,
+    service_main::{self, ConfigFile},
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::Result;
@@ -24,9 +24,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    process::main(|arguments: Arguments| {
+    service_main::main(|arguments: Arguments| {
         let config: Config = config::load("gateway", arguments.file.config.as_deref())?;
-        process::serve("hoistway-gateway", config.log_format, &config.data_dir, async |shutdown| {
+        service_main::serve("hoistway-gateway", config.log_format, &config.data_dir, async |shutdown| {
             serve(&config, shutdown).await
         })
     })

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use axum::Router;
 use hoistway_kit::{
     backoff::Backoff,
-    connections::Limits as ConnectionLimits,
+    connection_limits::Limits as ConnectionLimits,
     disk_reserve::Reserve,
     fs,
     invoke_statement::InvokeStatementKey,

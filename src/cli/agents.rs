@@ -1,7 +1,7 @@
 //! The commands about existing agents.
 
 use super::{
-    Api, Failure, Outcome, access,
+    Api, Failure, Outcome, connection,
     output::{self, table, text},
 };
 use clap::Args;
@@ -94,7 +94,7 @@ pub async fn invoke(api: &Api, args: InvokeArgs, json: bool) -> Outcome<()> {
         Some(text) => text.to_owned(),
     };
     let body = json!({ "message": message });
-    let api = &api.clone().for_user(access::user_token(args.user_token_file.as_deref())?);
+    let api = &api.clone().for_user(connection::user_token(args.user_token_file.as_deref())?);
     if args.stream {
         let path = ["agents", &args.name, "invoke", "stream"];
         return api.lines(Method::POST, &path, &[], Some(&body), output::line).await;

@@ -2,7 +2,7 @@
 
 use super::{
     Failure, Outcome,
-    access::{Target, is_loopback},
+    connection::{Target, is_loopback},
     installation,
 };
 use bytes::{Buf, Bytes};

@@ -1,10 +1,10 @@
 //! The command line: commands of a user or a CI job for a running Hoistway, through its public HTTP API only.
 
-mod access;
 mod agents;
 mod api;
 mod budget;
 mod calls;
+mod connection;
 mod deploy;
 mod deployments;
 mod failure;
@@ -18,14 +18,14 @@ mod streaming;
 mod usage;
 mod watch;
 
-pub use access::Target;
 pub use api::Api;
+pub use connection::Target;
 pub use deployments::followed;
 pub use failure::{Failure, Outcome};
 pub use progress::ProgressPrinter;
 
-use access::Access;
 use clap::{Args, Subcommand};
+use connection::Access;
 use deploy::DeployArgs;
 use std::process::ExitCode;
 

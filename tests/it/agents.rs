@@ -1,6 +1,6 @@
 //! Typical agents with real packages.
 
-use crate::stack::{Stack, log_of, says};
+use crate::test_installation::{Stack, log_of, says};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

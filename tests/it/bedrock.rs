@@ -1,9 +1,9 @@
 //! An agent written for the OpenAI API calls a model of Amazon Bedrock: egress signs its calls and translates them.
 
 use crate::{
+    prerequisites,
     python_server::{AUTHORITY, PythonServer},
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::json;
 
@@ -14,7 +14,7 @@ const SERVER: &str = include_str!("bedrock/server.py");
 
 #[test]
 fn the_openai_package_reaches_a_model_of_bedrock_with_signed_requests() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

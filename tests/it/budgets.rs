@@ -2,7 +2,7 @@
 
 use crate::{
     cli::User,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::{Value, json};
 

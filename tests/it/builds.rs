@@ -1,6 +1,6 @@
 //! Builds of real projects, and the changes that cause a build.
 
-use crate::stack::{Stack, log_of, says};
+use crate::test_installation::{Stack, log_of, says};
 use serde_json::{Value, json};
 use std::process::Command;
 

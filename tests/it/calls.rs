@@ -3,7 +3,7 @@
 use crate::{
     cli::User,
     observability::next_event,
-    stack::{HOISTWAY, Stack},
+    test_installation::{HOISTWAY, Stack},
 };
 use serde_json::{Value, json};
 use std::{

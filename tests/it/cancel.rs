@@ -2,7 +2,7 @@
 
 use crate::{
     http::Answer,
-    stack::{Stack, processes, says},
+    test_installation::{Stack, processes, says},
 };
 use serde_json::{Value, json};
 use std::{

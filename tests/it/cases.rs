@@ -1,7 +1,7 @@
 //! Small agents in the styles of other platforms, each with its expected answers: `cases/*.json`. All of them run in
 //! one stack, several at a time, without the package index.
 
-use crate::{http::Answer, stack::Stack};
+use crate::{http::Answer, test_installation::Stack};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::{

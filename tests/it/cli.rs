@@ -1,6 +1,6 @@
 //! The command line against a running stack.
 
-use crate::stack::{HOISTWAY, Stack};
+use crate::test_installation::{HOISTWAY, Stack};
 use serde_json::Value;
 use std::{
     fs,
@@ -172,7 +172,7 @@ fn a_deploy_outlives_its_command_and_is_found_again() {
     let mut deploy = user.command(&["deploy", "slow", "-e", &variable]).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = BufReader::new(deploy.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(told.any(|line| line == "start   waiting until the agent is ready"));
-    crate::stack::signal(deploy.id(), "INT");
+    crate::test_installation::signal(deploy.id(), "INT");
     let rest: String = told.collect();
     assert_eq!(deploy.wait().unwrap().code(), Some(130), "{rest}");
     let id = rest.split("hoistway deployments ").nth(1).unwrap().split(' ').next().unwrap().to_owned();

@@ -1,8 +1,8 @@
 //! The same API from containers.
 
 use crate::{
-    requirements,
-    stack::{HOISTWAY, processes},
+    prerequisites,
+    test_installation::{HOISTWAY, processes},
 };
 use std::{path::Path, process::Command};
 
@@ -10,13 +10,13 @@ use std::{path::Path, process::Command};
 fn compose_serves_the_same_api() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let programs = Path::new(HOISTWAY).parent().unwrap();
-    let tools = requirements::runs("docker", &["info"])
-        && (requirements::runs("docker-compose", &["version"])
-            || requirements::runs("docker", &["compose", "version"]))
-        && requirements::runs("mmdebstrap", &["--version"]);
+    let tools = prerequisites::runs("docker", &["info"])
+        && (prerequisites::runs("docker-compose", &["version"])
+            || prerequisites::runs("docker", &["compose", "version"]))
+        && prerequisites::runs("mmdebstrap", &["--version"]);
     let why = "needs root, Docker, docker-compose and mmdebstrap";
     let user = Command::new("id").arg("-u").output().unwrap().stdout;
-    if !requirements::need("compose", tools && user == b"0\n", why) {
+    if !prerequisites::need("compose", tools && user == b"0\n", why) {
         return;
     }
     let mut script = Command::new(root.join("scripts/compose-test.sh"));

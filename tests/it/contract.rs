@@ -1,6 +1,6 @@
 //! The public contract on the whole stack: the reference's examples and the rules that need all services.
 
-use crate::stack::{Stack, says};
+use crate::test_installation::{Stack, says};
 use serde_json::{Value, json};
 
 /// Returns the reference's first example, with the packages that it names.

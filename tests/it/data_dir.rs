@@ -1,8 +1,8 @@
 //! The data directory over time: of an older version of Hoistway, of a newer one, backed up and restored.
 
 use crate::{
-    requirements,
-    stack::{HOISTWAY, Stack, says},
+    prerequisites,
+    test_installation::{HOISTWAY, Stack, says},
 };
 use serde_json::json;
 use std::{
@@ -116,7 +116,7 @@ fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
     let dir = tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
-    if !requirements::tmpfs(&data, "160m") {
+    if !prerequisites::tmpfs(&data, "160m") {
         return;
     }
     let _mounted = Mounted(data.clone());

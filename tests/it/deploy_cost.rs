@@ -2,8 +2,8 @@
 //! same on every machine.
 
 use crate::{
-    requirements,
-    stack::{Stack, says},
+    prerequisites,
+    test_installation::{Stack, says},
 };
 use serde_json::json;
 use std::{
@@ -40,7 +40,7 @@ impl Flushes {
     }
 
     fn count(mut self, out: &Path) -> usize {
-        crate::stack::signal(self.strace.id(), "INT");
+        crate::test_installation::signal(self.strace.id(), "INT");
         self.strace.wait().unwrap();
         let text = std::fs::read_to_string(out).unwrap();
         text.lines().filter(|l| l.contains("fsync(") || l.contains("fdatasync(")).count()
@@ -64,7 +64,7 @@ fn cost(stack: &Stack, source: &str) -> Cost {
 
 #[test]
 fn a_redeploy_stays_within_its_cost_limits() {
-    if !requirements::strace() {
+    if !prerequisites::strace() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{
     http::{self, Answer},
-    stack::{Stack, says},
+    test_installation::{Stack, says},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;

@@ -1,6 +1,6 @@
 //! First use: start, run the printed command, stop, start again.
 
-use crate::stack::{HOISTWAY, Stack, log_of, says};
+use crate::test_installation::{HOISTWAY, Stack, log_of, says};
 use serde_json::json;
 use std::{os::unix::fs::PermissionsExt, process::Command};
 

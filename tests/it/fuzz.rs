@@ -1,6 +1,6 @@
 //! Requests generated from the OpenAPI document; scripts/fuzz-api.sh sends as many as requested.
 
-use crate::{requirements::need, stack::HOISTWAY};
+use crate::{prerequisites::need, test_installation::HOISTWAY};
 use std::{path::Path, process::Command};
 
 /// The script's exit status when it cannot install its packages.

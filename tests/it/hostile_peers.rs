@@ -2,7 +2,7 @@
 
 use crate::{
     http,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::json;
 use std::{

@@ -1,8 +1,8 @@
 //! Images work with other programs, and the same input builds the same image on every machine.
 
 use crate::{
-    http, requirements,
-    stack::{Stack, says},
+    http, prerequisites,
+    test_installation::{Stack, says},
 };
 use serde_json::{Value, json};
 use std::process::Command;
@@ -23,14 +23,14 @@ fn skopeo_and_docker_pull_built_images() {
     let stack = Stack::start(dir.path());
     let image = uri(&stack.deployed(json!({"agent_name": "pulled", "source_files": says("hi")})));
     let digest = stack.get("/api/agents/pulled")["status"]["imageDigest"].as_str().unwrap().to_owned();
-    if requirements::skopeo() {
+    if prerequisites::skopeo() {
         let to = format!("oci:{}:x", dir.path().join("copy").display());
         let creds = format!("any:{}", stack.key);
         run("skopeo", &["copy", "--src-tls-verify=false", "--src-creds", &creds, &format!("docker://{image}"), &to]);
         let seen = run("skopeo", &["inspect", "--raw", &to]);
         assert_eq!(hoistway_model::Digest::of(seen.as_bytes()).to_string(), digest);
     }
-    if requirements::docker() {
+    if prerequisites::docker() {
         let config = dir.path().join("docker");
         let docker = ["--config", config.to_str().unwrap()];
         run("docker", &[&docker[..], &["login", "-u", "any", "-p", &stack.key, &stack.registry]].concat());
@@ -125,7 +125,7 @@ fn images_are_removed_once_no_agent_uses_them() {
     // Both revisions of the agent are kept, and so are their images. (Requesting the image from the registry would be a
     // use.)
     while stack.get("/api/builds").as_array().unwrap().len() != 2 {
-        assert!(std::time::Instant::now() < until, "{}", crate::stack::log_of(&stack.dir));
+        assert!(std::time::Instant::now() < until, "{}", crate::test_installation::log_of(&stack.dir));
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     assert_eq!(registry(&stack, "GET", &format!("/v2/deleted/manifests/{deleted}"), &[], b"").status, 404);
@@ -164,15 +164,15 @@ fn a_full_disk_is_reported_and_stops_nothing_else() {
 #[test]
 fn an_image_on_a_base_is_started_by_docker_and_answers() {
     const BASE: &str = "hoistway-test-base:bookworm";
-    if !requirements::docker()
-        || !requirements::need("base-image", requirements::runs("docker", &["image", "inspect", BASE]), BASE)
+    if !prerequisites::docker()
+        || !prerequisites::need("base-image", prerequisites::runs("docker", &["image", "inspect", BASE]), BASE)
     {
         return;
     }
     let python = run("docker", &["run", "--rm", "--entrypoint", "python3", BASE, "-c", MINOR]);
     let host = Command::new("/usr/bin/python3").args(["-c", MINOR]).output();
     let same = host.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).trim() == python);
-    if !requirements::need("base-python", same, "the base image's Python is not /usr/bin/python3's") {
+    if !prerequisites::need("base-python", same, "the base image's Python is not /usr/bin/python3's") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

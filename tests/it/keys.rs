@@ -2,7 +2,7 @@
 
 use crate::{
     http,
-    stack::{HOISTWAY, Stack, log_of, says, signal},
+    test_installation::{HOISTWAY, Stack, log_of, says, signal},
 };
 use serde_json::{Value, json};
 use std::{process::Command, thread, time::Duration};

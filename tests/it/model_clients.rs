@@ -2,9 +2,9 @@
 //! SDK, in front of both providers.
 
 use crate::{
+    prerequisites,
     python_server::{AUTHORITY, PythonServer},
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ const CLAUDE: &str = "claude says hi";
 
 #[test]
 fn common_packages_reach_the_provider_of_each_role_and_see_its_errors() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -3,9 +3,9 @@
 
 use crate::{
     cli::User,
+    prerequisites,
     python_server::{AUTHORITY, PythonServer},
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -28,7 +28,7 @@ fn start(dir: &Path) -> (Stack, PythonServer) {
 
 #[test]
 fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_stored() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -89,7 +89,7 @@ fn the_openai_package_reaches_the_playground_and_the_real_api_once_its_key_is_st
 
 #[test]
 fn an_agent_with_a_key_of_its_own_reaches_that_provider_with_it_and_one_without_its_models() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{
     http::{self, Chunks},
-    stack::{Stack, says},
+    test_installation::{Stack, says},
 };
 use serde_json::{Value, json};
 use std::sync::Arc;

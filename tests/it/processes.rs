@@ -2,7 +2,7 @@
 
 use crate::{
     http::{self, Answer},
-    requirements,
+    prerequisites,
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_kit::token::ServiceToken;
@@ -20,7 +20,7 @@ use std::{
 
 /// Returns the path of a service's binary, which is built beside the program under test.
 fn binary(name: &str) -> PathBuf {
-    Path::new(crate::stack::HOISTWAY).with_file_name(format!("hoistway-{name}"))
+    Path::new(crate::test_installation::HOISTWAY).with_file_name(format!("hoistway-{name}"))
 }
 
 struct Service(Child);
@@ -168,7 +168,7 @@ impl Processes {
 fn five_processes_serve_the_same_api_and_each_may_be_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut processes = Processes::start(dir.path(), &[]);
-    let source = |text: &str| json!({"agent_name": "apart", "source_files": crate::stack::says(text)});
+    let source = |text: &str| json!({"agent_name": "apart", "source_files": crate::test_installation::says(text)});
     processes.deploy(&source("v1"));
     assert_eq!(processes.invoke("apart", "x"), "v1");
     for (i, name) in processes.names().into_iter().enumerate() {
@@ -227,7 +227,7 @@ fn tool(slow: mpsc::SyncSender<()>) -> u16 {
 
 #[test]
 fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
-    if !requirements::sandbox(&["--sandbox", "namespaces", "--network", "closed"]) {
+    if !prerequisites::sandbox(&["--sandbox", "namespaces", "--network", "closed"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -321,7 +321,7 @@ def handler(message):
 fn logs_are_followed_over_a_killed_gateway_without_a_line_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
     let mut processes = Processes::start(dir.path(), &[]);
-    let mut command = Command::new(crate::stack::HOISTWAY);
+    let mut command = Command::new(crate::test_installation::HOISTWAY);
     command.args(["logs", "-f", "counter"]).env("RUNAGENTS_ENDPOINT", format!("http://{}", processes.api));
     command.env("RUNAGENTS_API_KEY", &processes.key).stdout(Stdio::piped()).stderr(Stdio::null());
     processes.deploy(&json!({"agent_name": "counter", "source_files": {"agent.py": COUNTER}}));

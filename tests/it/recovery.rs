@@ -1,6 +1,6 @@
 //! A power cut at any moment: the next start resumes all work and leaves no remains.
 
-use crate::stack::{Stack, log_of, processes, says};
+use crate::test_installation::{Stack, log_of, processes, says};
 use serde_json::{Value, json};
 use std::{thread, time::Duration};
 
@@ -41,7 +41,7 @@ fn killed_at_random_moments_of_deploys() {
                 let _ = stack.try_call(method, &format!("/api/agents/three{path}"), body.as_ref());
             });
             thread::sleep(Duration::from_millis(cut * 12));
-            crate::stack::signal(stack.pid(), "KILL");
+            crate::test_installation::signal(stack.pid(), "KILL");
         });
         stack.kill();
         let data = dir.path().join("data");

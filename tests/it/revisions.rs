@@ -1,6 +1,6 @@
 //! Revisions, rollbacks, changes of the configuration, stops and starts through the public API.
 
-use crate::stack::{Stack, log_of, says};
+use crate::test_installation::{Stack, log_of, says};
 use serde_json::{Value, json};
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},

@@ -1,8 +1,8 @@
 //! Rotation of the master key: a kill at any moment loses nothing, and no stored value seems changed.
 
 use crate::{
-    requirements,
-    stack::{HOISTWAY, Stack, log_of},
+    prerequisites,
+    test_installation::{HOISTWAY, Stack, log_of},
 };
 use serde_json::{Value, json};
 use std::{
@@ -99,7 +99,7 @@ fn a_rotation_completes_at_once_when_stopped_and_at_the_next_start_when_running(
 
 #[test]
 fn a_rotation_killed_before_any_of_its_writes_reaches_the_disk_loses_nothing() {
-    if !requirements::strace() {
+    if !prerequisites::strace() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Sandboxes: their selection and their description to the user.
 
 use crate::{
-    requirements,
-    stack::{HOISTWAY, Stack, says},
+    prerequisites,
+    test_installation::{HOISTWAY, Stack, says},
 };
 use serde_json::json;
 use std::process::Command;
@@ -44,7 +44,7 @@ fn every_sandbox_is_reported_and_runs_agents() {
     ];
     for (flags, enforced, network) in rows {
         let dir = tempfile::tempdir().unwrap();
-        if !requirements::sandbox(&flags) {
+        if !prerequisites::sandbox(&flags) {
             continue;
         }
         let stack = Stack::start_with(dir.path(), |command| {
@@ -103,7 +103,7 @@ fn with_own_etc(dir: &std::path::Path, script: &str) -> Command {
 #[test]
 fn readable_paths_hide_no_part_of_the_agent_and_change_nothing_on_the_machine() {
     let dir = tempfile::tempdir().unwrap();
-    if !requirements::need(
+    if !prerequisites::need(
         "root",
         with_own_etc(dir.path(), "true").status().is_ok_and(|s| s.success()),
         "no mounts here",
@@ -160,7 +160,7 @@ def handler(message):
 #[test]
 fn children_started_by_an_absolute_path_find_the_agents_modules_and_no_packages_of_the_machine() {
     const PYTHON: &str = "/usr/bin/python3";
-    if !requirements::sandbox(&["--sandbox", "namespaces"]) || !std::path::Path::new(PYTHON).exists() {
+    if !prerequisites::sandbox(&["--sandbox", "namespaces"]) || !std::path::Path::new(PYTHON).exists() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

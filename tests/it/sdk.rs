@@ -1,8 +1,8 @@
 //! The released public Python SDK against a running installation.
 
 use crate::{
-    requirements,
-    stack::{Stack, log_of},
+    prerequisites,
+    test_installation::{Stack, log_of},
 };
 use serde_json::{Value, json};
 use std::{path::Path, process::Command};
@@ -35,7 +35,7 @@ fn drive(stack: &Stack, sdk: &Path, script: &str) -> Value {
 
 #[test]
 fn every_supported_method_works_unchanged() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -2,9 +2,9 @@
 //! platform stores, logs or answers is searched for them.
 
 use crate::{
-    callers::{Issuer, invoke},
+    end_users::{Issuer, invoke},
     http::Answer,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use crate::{
     cli::{User, write},
     http,
-    stack::{HOISTWAY, OPEN, Stack},
+    test_installation::{HOISTWAY, OPEN, Stack},
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -1,9 +1,9 @@
 //! Agents call their tools with ordinary clients, and a stand-in for the tool's host reports the requests.
 
 use crate::{
+    prerequisites,
     python_server::{AUTHORITY, certify},
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
@@ -160,7 +160,7 @@ fn every_client_is_led_through_egress_in_every_sandbox() {
     ];
     let plain = serve(answer);
     for (flags, is_open) in rows {
-        if !requirements::sandbox(flags) {
+        if !prerequisites::sandbox(flags) {
             continue;
         }
         let dir = tempfile::tempdir().unwrap();

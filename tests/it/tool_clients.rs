@@ -1,9 +1,9 @@
 //! Agents call a tool with common libraries: MCP, HTTP/2, WebSocket and the public SDK.
 
 use crate::{
+    prerequisites,
     python_server::{AUTHORITY, PythonServer},
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use serde_json::json;
 use std::{path::Path, process::Command};
@@ -25,7 +25,7 @@ fn install(dir: &Path) {
 
 #[test]
 fn mcp_http2_websocket_and_the_sdk_reach_a_tool_with_its_key() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

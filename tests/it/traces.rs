@@ -1,6 +1,6 @@
 //! Spans exported to a collector: of an invoke, and of its agent's calls.
 
-use crate::stack::{Stack, log_of};
+use crate::test_installation::{Stack, log_of};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::any_value::Value as Attribute,

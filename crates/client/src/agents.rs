@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use hoistway_kit::grpc::{MAX_MESSAGE, status};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
+    agent::{Agent, AgentEvents, AgentSpec, EventPosition, RevisionStatus, RouteStream, RuntimeStatus},
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Metrics,
@@ -167,7 +167,7 @@ impl AgentService for AgentClient {
         Ok(Box::pin(stream.map(|item| member("piece", item.map_err(status::from_status)?.piece)?.try_into())))
     }
 
-    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents> {
+    async fn agent_events(&self, after: Option<EventPosition>) -> Result<AgentEvents> {
         let request = pb::WatchAgentEventsRequest { after: after.map(Into::into) };
         let stream = answer(self.rpc().watch_agent_events(request).await)?;
         Ok(Box::pin(stream.map(|item| item.map_err(status::from_status)?.try_into())))

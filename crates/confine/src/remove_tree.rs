@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_directories_names_in_use_and_links_are_no_obstacle() {
+    fn unreadable_directories_busy_names_and_links_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (path, outside) = (dir.path().join("app"), dir.path().join("outside"));
         fs::create_dir_all(path.join(".1/b/.2/d")).unwrap();

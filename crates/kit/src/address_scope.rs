@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn where_addresses_reach() {
+    fn addresses_are_classified_by_scope() {
         let all = |expected, addresses: &[&str]| {
             for text in addresses {
                 assert_eq!(scope(text.parse().unwrap()), expected, "{text}");

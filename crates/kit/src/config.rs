@@ -5,7 +5,7 @@
 //! one service reads its own table and the keys outside of tables ([`load`]). A program with several services has its
 //! own settings outside, passes each service its table ([`load_part`]) and sets some of their settings itself.
 
-use crate::environment;
+use crate::env_check;
 
 use figment::{
     Figment,
@@ -34,7 +34,7 @@ pub fn load<T>(service: &str, file: Option<&Path>) -> Result<T>
 where
     T: DeserializeOwned + Serialize + Default,
 {
-    environment::check([])?;
+    env_check::check([])?;
     load_with(service, file, env::vars_os())
 }
 
@@ -239,7 +239,7 @@ fn explain(service: &str, file: Option<&str>, variables: &[Variable], error: &fi
     };
     let what = match &error.kind {
         Kind::UnknownField(key, known) => {
-            let near = known.iter().filter_map(|known| Some((environment::similar(key, known)?, known)));
+            let near = known.iter().filter_map(|known| Some((env_check::similar(key, known)?, known)));
             let meant = near.min_by_key(|(distance, _)| *distance);
             let hint = meant.map_or(String::new(), |(_, known)| format!(", did you mean {known}?"));
             format!("unknown key{hint}; known keys: {}", known.join(", "))

@@ -4,7 +4,7 @@
 
 use crate::time::now_ms;
 use futures_util::{Stream, stream};
-use hoistway_model::agent::Place;
+use hoistway_model::agent::EventPosition;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -33,10 +33,10 @@ struct Kept<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next<T> {
     /// An event and its place.
-    Item(Place, Arc<T>),
+    Item(EventPosition, Arc<T>),
     /// Events before the next one, or before future ones, were discarded. The place is that of the last discarded
     /// event.
-    Lost(Place),
+    Lost(EventPosition),
 }
 
 impl<T: Send + Sync + 'static> Ring<T> {
@@ -51,26 +51,26 @@ impl<T: Send + Sync + 'static> Ring<T> {
     }
 
     /// Appends the event that is built from its place.
-    pub fn push(&self, event: impl FnOnce(Place) -> T) {
+    pub fn push(&self, event: impl FnOnce(EventPosition) -> T) {
         {
             let mut kept = self.lock();
             kept.last += 1;
             if kept.items.len() == self.capacity {
                 kept.items.pop_front();
             }
-            let event = event(Place { epoch: self.epoch, sequence: kept.last });
+            let event = event(EventPosition { epoch: self.epoch, sequence: kept.last });
             kept.items.push_back(Arc::new(event));
         }
         self.changed.send_replace(());
     }
 
     /// Returns the place of the newest event.
-    pub fn last(&self) -> Place {
-        Place { epoch: self.epoch, sequence: self.lock().last }
+    pub fn last(&self) -> EventPosition {
+        EventPosition { epoch: self.epoch, sequence: self.lock().last }
     }
 
     /// Follows the events: those after `after`, or only new ones. The stream ends when the ring is closed.
-    pub fn follow(self: &Arc<Self>, after: Option<Place>) -> impl Stream<Item = Next<T>> + Send + use<T> {
+    pub fn follow(self: &Arc<Self>, after: Option<EventPosition>) -> impl Stream<Item = Next<T>> + Send + use<T> {
         let changed = self.changed.subscribe();
         let (seen, lost) = {
             let kept = self.lock();
@@ -119,7 +119,7 @@ impl<T: Send + Sync + 'static> Follower<T> {
         if kept.closed {
             return None;
         }
-        let place = |sequence| Place { epoch: self.ring.epoch, sequence };
+        let place = |sequence| EventPosition { epoch: self.ring.epoch, sequence };
         let before_first = kept.last - kept.items.len() as u64;
         if self.lost || self.seen < before_first {
             self.lost = false;
@@ -167,7 +167,7 @@ mod tests {
         }
         assert_eq!(sequences(&mut now), [-1, 5, 6, 7]);
         assert_eq!(sequences(&mut slow), [-1, 5, 6, 7]);
-        let at = |epoch, sequence| Some(Place { epoch, sequence });
+        let at = |epoch, sequence| Some(EventPosition { epoch, sequence });
         assert_eq!(sequences(&mut Box::pin(ring.follow(at(ring.epoch, 5)))), [6, 7]);
         assert_eq!(sequences(&mut Box::pin(ring.follow(at(ring.epoch, 4)))), [5, 6, 7]);
         assert_eq!(sequences(&mut Box::pin(ring.follow(at(ring.epoch, 3)))), [-1, 5, 6, 7]);

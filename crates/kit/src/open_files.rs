@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_much_as_is_allowed_and_of_use() {
+    fn the_soft_limit_is_raised_as_far_as_useful_and_allowed() {
         for (soft, hard, limit) in [
             (Some(1024), Some(4096), Some(4096)),
             (Some(40), None, Some(ENOUGH)),

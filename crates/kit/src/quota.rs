@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_reserves_is_missing_to_its_own_shares_alone() {
+    async fn a_reservation_reduces_the_quota_of_its_holder_only() {
         let shares = SharedQuota::new(10, 6);
         let (a, b) = ("a".into(), "b".into());
         let (mut first, mut second) = (shares.share(&a), shares.share(&a));

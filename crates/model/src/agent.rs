@@ -183,7 +183,7 @@ pub type RouteStream = Pin<Box<dyn futures_core::Stream<Item = Result<VersionedR
 
 /// The position of an event in the order of one source's events: a restarted source begins a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct EventPosition {
     /// The source's start, in milliseconds since the epoch.
     pub epoch: u64,
     /// Increases by one.
@@ -210,7 +210,7 @@ pub enum AgentChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentEvent {
     /// Its place among the service's events.
-    pub place: Place,
+    pub place: EventPosition,
     /// Milliseconds since the epoch.
     pub time_ms: i64,
     /// The agent.

@@ -1,13 +1,13 @@
 //! The user's environment variables, and which of their values are secrets.
 
-mod generated;
-mod members;
+mod json_secrets;
 pub mod platform;
+mod secret_detection;
 pub(crate) mod stored;
 
 use crate::redact::{Secret, is_worth_hiding};
-use generated::{is_generated, is_random};
 use percent_encoding::percent_decode_str;
+use secret_detection::{is_generated, is_random};
 
 /// A variable whose name contains one of these words holds a secret.
 const SECRET_WORDS: [&str; 12] = [
@@ -47,7 +47,7 @@ impl EnvVar {
         }
         let value = self.value.expose();
         let mut passwords = passwords(value);
-        let members = members::secrets(value);
+        let members = json_secrets::secrets(value);
         let is_key_file = || members.is_none() && value.contains("PRIVATE KEY-----");
         let looks_secret =
             || is_secret_name(&self.name) || is_generated(value) || is_key_file() || passwords.len() > MAX_PASSWORDS;

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_become_a_secret_is_not_settled() {
+    fn a_possible_beginning_of_a_secret_is_held_back() {
         let m = masker(&["abcdefgh", "efghijkl", "abcdefgh-long"]);
         for (text, settled) in [
             ("", 0),

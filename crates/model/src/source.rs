@@ -3,11 +3,11 @@
 
 pub(crate) mod declared;
 pub mod encoding;
-mod not_read;
 pub mod pyproject;
 mod requirements;
 mod requires_python;
 mod script_header;
+mod unread_manifests;
 
 pub use requirements::{Requirement, Requirements};
 pub use requires_python::RequiresPython;

@@ -1,9 +1,9 @@
 //! Requirements of tests beyond the toolchain. If one is missing, the test is skipped with a message and counted; if
 //! `HOISTWAY_TEST_REQUIRE` names it, the test fails instead.
 
-mod schema;
+mod openapi_schema;
 
-pub use schema::DocumentSchemas;
+pub use openapi_schema::DocumentSchemas;
 
 use std::{
     env,

@@ -23,7 +23,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use hoistway_kit::connections::Connection;
+use hoistway_kit::connection_limits::Connection;
 use hoistway_model::{Code, Error, Name, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::{

@@ -20,7 +20,7 @@ use axum::{
 };
 use futures_util::{StreamExt, future, stream};
 use hoistway_kit::{event_log::Next, quota::QuotaGrant, time::now_ms};
-use hoistway_model::{Error, Name, Result, agent::Place, error::excerpt};
+use hoistway_model::{Error, Name, Result, agent::EventPosition, error::excerpt};
 use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -126,7 +126,7 @@ enum Source {
 struct Follower {
     wanted: Wanted,
     /// The last event with an id.
-    last: Place,
+    last: EventPosition,
     _place: QuotaGrant,
 }
 
@@ -214,15 +214,14 @@ fn types(query: &Query) -> Result<Vec<String>> {
         .collect()
 }
 
-fn show_place(place: Place) -> String {
+fn show_place(place: EventPosition) -> String {
     format!("{}-{}", place.epoch, place.sequence)
 }
 
-fn parse_place(text: &str) -> Result<Place> {
-    let parsed = text
-        .trim()
-        .split_once('-')
-        .and_then(|(epoch, sequence)| Some(Place { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? }));
+fn parse_place(text: &str) -> Result<EventPosition> {
+    let parsed = text.trim().split_once('-').and_then(|(epoch, sequence)| {
+        Some(EventPosition { epoch: epoch.parse().ok()?, sequence: sequence.parse().ok()? })
+    });
     parsed.ok_or_else(|| Error::field("last_event_id", format!("\"{}\" is not an event's id", excerpt(text))))
 }
 
@@ -243,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_receives_a_gap_and_keeps_its_place() {
-        let last = Place { epoch: 1, sequence: 7 };
+        let last = EventPosition { epoch: 1, sequence: 7 };
         let received = |types: &[&str], next: Source| {
             let wanted = Wanted { agent: None, types: types.iter().map(|t| (*t).to_owned()).collect() };
             let place = SharedQuota::new(1, 1).take(&"key".into(), 1).unwrap();
@@ -254,7 +253,7 @@ mod tests {
             });
             (message, follower.last)
         };
-        let lost = Place { epoch: 1, sequence: 9 };
+        let lost = EventPosition { epoch: 1, sequence: 9 };
         let without_id = Some((None, CALLS_MISSED, "1-7".to_owned()));
         assert_eq!(received(&["call"], Source::Calls(Next::Lost(lost))), (without_id, last), "a call takes no place");
         assert_eq!(received(&["tool"], Source::Calls(Next::Lost(lost))).0, None, "who wants no calls misses none");

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::state::AppState;
 use axum::{Extension, Json, extract::State};
-use hoistway_kit::{connections::Connection, installation_identity};
+use hoistway_kit::{connection_limits::Connection, installation_identity};
 use hoistway_model::{Code, Error};
 use serde::Serialize;
 use std::sync::Arc;

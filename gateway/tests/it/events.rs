@@ -2,7 +2,7 @@
 
 use crate::{fakes::name, streams::chunk, test_gateway::TestGateway};
 use hoistway_gateway::events::{KEPT_EVENTS, ToolChange};
-use hoistway_model::agent::{AgentChange, AgentEvent, Phase, Place};
+use hoistway_model::agent::{AgentChange, AgentEvent, EventPosition, Phase};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ async fn event(body: &mut Incoming) -> Seen {
 }
 
 fn happens(gateway: &TestGateway, agent: &str, change: AgentChange) {
-    let place = Place { epoch: 1, sequence: 1 };
+    let place = EventPosition { epoch: 1, sequence: 1 };
     gateway
         .agents
         .events

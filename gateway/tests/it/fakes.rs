@@ -12,7 +12,7 @@ use hoistway_model::{
     AgentService, BuildAttemptId, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId,
     Result, RevisionId, Secret, ToolRegistry,
     agent::{
-        Agent, AgentConfig, AgentEvent, AgentEvents, AgentSpec, EnvVar, LlmConfig, LlmRole, Phase, Place,
+        Agent, AgentConfig, AgentEvent, AgentEvents, AgentSpec, EnvVar, EventPosition, LlmConfig, LlmRole, Phase,
         RevisionStatus, Route, RouteEvent, RouteStream, RuntimeStatus, VersionedRoute,
     },
     build::{
@@ -637,7 +637,7 @@ impl AgentService for FakeAgents {
         }
     }
 
-    async fn agent_events(&self, _: Option<Place>) -> Result<AgentEvents> {
+    async fn agent_events(&self, _: Option<EventPosition>) -> Result<AgentEvents> {
         let events = self.events.subscribe();
         Ok(stream::unfold(events, |mut e| async move { e.recv().await.ok().map(|event| (Ok(event), e)) }).boxed())
     }

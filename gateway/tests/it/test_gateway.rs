@@ -17,7 +17,7 @@ use hoistway_gateway::{
     state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
 };
 use hoistway_kit::{
-    connections::Limits as ConnectionLimits,
+    connection_limits::Limits as ConnectionLimits,
     disk_reserve::Reserve,
     invoke_statement::InvokeStatementKey,
     ports,

@@ -3,8 +3,8 @@ use crate::agents::v1 as pb;
 use hoistway_model::{
     Error, Result, Secret,
     agent::{
-        Agent, AgentChange, AgentEvent, AgentSpec, Phase, Place, RevisionStatus, Route, RouteEvent, RuntimeStatus,
-        Target, VersionedRoute,
+        Agent, AgentChange, AgentEvent, AgentSpec, EventPosition, Phase, RevisionStatus, Route, RouteEvent,
+        RuntimeStatus, Target, VersionedRoute,
     },
 };
 
@@ -193,13 +193,13 @@ impl TryFrom<pb::WatchRoutesResponse> for VersionedRoute {
     }
 }
 
-impl From<Place> for pb::EventPlace {
-    fn from(p: Place) -> Self {
+impl From<EventPosition> for pb::EventPlace {
+    fn from(p: EventPosition) -> Self {
         Self { epoch: p.epoch, sequence: p.sequence }
     }
 }
 
-impl From<pb::EventPlace> for Place {
+impl From<pb::EventPlace> for EventPosition {
     fn from(p: pb::EventPlace) -> Self {
         Self { epoch: p.epoch, sequence: p.sequence }
     }

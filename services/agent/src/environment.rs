@@ -6,7 +6,7 @@ use hoistway_model::{
     RevisionId, Secret,
     agent::{AgentSpec, EnvVar, LlmConfig},
     env::platform,
-    model_api::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_variable},
+    public_model_apis::{ANTHROPIC, OPENAI, PLACEHOLDER_KEY, is_model_variable},
     redact::MASK,
 };
 use http::Uri;

@@ -3,7 +3,7 @@
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
     grpc::{MAX_MESSAGE, to_status},
-    logs,
+    log_collect,
 };
 use hoistway_model::{
     AgentIdentities, AgentService, Operation, Result,
@@ -173,7 +173,7 @@ impl GrpcAgentService {
 
     async fn get_agent_logs(&self, r: pb::GetAgentLogsRequest) -> Result<pb::GetAgentLogsResponse> {
         let query = LogQuery { tail: r.tail, ..LogQuery::default() };
-        let lines = logs::texts(self.0.agent_logs(name("name", &r.name)?, query).await?).await?;
+        let lines = log_collect::texts(self.0.agent_logs(name("name", &r.name)?, query).await?).await?;
         Ok(pb::GetAgentLogsResponse { lines })
     }
 

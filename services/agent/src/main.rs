@@ -4,7 +4,7 @@ use clap::Parser;
 use hoistway_agent::{Config, Deps, Ports, config::SERVICE, launcher, serve};
 use hoistway_kit::{
     config,
-    process::{self, ConfigFile},
+    service_main::{self, ConfigFile},
 };
 use std::process::ExitCode;
 
@@ -21,9 +21,9 @@ fn main() -> ExitCode {
     if let Some(code) = launcher::run_if_requested().or_else(hoistway_confine::exec::run_if_requested) {
         return code;
     }
-    process::main(|arguments: Arguments| {
+    service_main::main(|arguments: Arguments| {
         let mut config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
-        process::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
+        service_main::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
             let deps = Deps::load(&config).await?;
             let ports = Ports::listen(&mut config)?;
             tracing::info!(grpc = %config.grpc_listen, "{SERVICE} is listening");

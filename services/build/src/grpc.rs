@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
 use hoistway_kit::{
     grpc::{MAX_MESSAGE, Server, to_status},
-    logs,
+    log_collect,
     token::ServiceToken,
 };
 use hoistway_model::{
@@ -86,7 +86,7 @@ impl Rpc for BuildGrpc {
         let pb::GetBuildLogsRequest { id, tail } = request.into_inner();
         let query = LogQuery { tail, ..LogQuery::default() };
         let pieces = self.0.build_logs(id, query).await.map_err(to_status)?;
-        Ok(Response::new(pb::GetBuildLogsResponse { lines: logs::texts(pieces).await.map_err(to_status)? }))
+        Ok(Response::new(pb::GetBuildLogsResponse { lines: log_collect::texts(pieces).await.map_err(to_status)? }))
     }
 
     type StreamBuildLogsStream = Answers<pb::StreamBuildLogsResponse>;

@@ -30,7 +30,7 @@ pub use service::Builder;
 use base_image::BaseImage;
 use dependencies::Dependencies;
 use hoistway_kit::{
-    connections::Limits as ConnectionLimits,
+    connection_limits::Limits as ConnectionLimits,
     fs,
     grpc::Server,
     ports::Listeners,

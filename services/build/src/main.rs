@@ -4,7 +4,7 @@ use clap::Parser;
 use hoistway_build::{Config, Deps, Ports, config::SERVICE};
 use hoistway_kit::{
     config, ports,
-    process::{self, ConfigFile},
+    service_main::{self, ConfigFile},
 };
 use std::process::ExitCode;
 
@@ -21,9 +21,9 @@ fn main() -> ExitCode {
     if let Some(code) = hoistway_build::run_if_requested() {
         return code;
     }
-    process::main(|arguments: Arguments| {
+    service_main::main(|arguments: Arguments| {
         let config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
-        process::serve("hoistway-build", config.log_format, &config.data_dir, async |shutdown| {
+        service_main::serve("hoistway-build", config.log_format, &config.data_dir, async |shutdown| {
             let (grpc, registry) = (ports::listen(config.grpc_listen)?, ports::listen(config.registry_listen)?);
             tracing::info!("gRPC on {}, registry on {}", config.grpc_listen, config.registry_listen);
             hoistway_build::serve(&config, Deps::load(&config)?, Ports { grpc, registry }, shutdown).await

@@ -15,7 +15,7 @@ use crate::{
     forward::target::Mode,
 };
 use hoistway_kit::{
-    connections::Bounded,
+    connection_limits::Bounded,
     egress_auth::{Flavour, PREFACE_MAX, PREFACE_START, Preface},
 };
 use hoistway_model::tool::Scheme;

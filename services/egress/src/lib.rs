@@ -37,7 +37,7 @@ use forward::oauth::Tokens;
 use forward::upstream::Upstream;
 use hoistway_client::{AgentIdentitiesClient, ToolCredentialsClient};
 use hoistway_kit::{
-    connections::{Connections, Limits as ConnectionLimits},
+    connection_limits::{Connections, Limits as ConnectionLimits},
     egress_auth::EgressKey,
     fs::DirLock,
     grpc::{Server, Transport},

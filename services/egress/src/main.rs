@@ -7,7 +7,7 @@ use hoistway_egress::{
 use hoistway_kit::{
     config,
     egress_auth::EgressKey,
-    process::{self, ConfigFile},
+    service_main::{self, ConfigFile},
 };
 use hoistway_model::Result;
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
@@ -28,7 +28,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    process::main(run)
+    service_main::main(run)
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -40,7 +40,7 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    process::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
+    service_main::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
         let mut deps = Deps::load(&config).await?;
         if let Some(policies) = policies {
             deps.policies = Arc::new(policies);

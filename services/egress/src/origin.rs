@@ -1,7 +1,7 @@
 //! Scheme, host and port in one normal form: whatever way a client writes an address, it is compared and dialled in
 //! this one.
 
-use hoistway_model::{Error, Result, model_api::MODEL_APIS, tool::Scheme};
+use hoistway_model::{Error, Result, public_model_apis::MODEL_APIS, tool::Scheme};
 use http::uri::Authority;
 use std::fmt;
 use url::{Host, Url};

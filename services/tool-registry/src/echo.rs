@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hoistway_kit::{connections::Limits, ports::Listeners, web};
+use hoistway_kit::{connection_limits::Limits, ports::Listeners, web};
 use hoistway_model::{Code, Error, Result};
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use clap::Parser;
 use hoistway_kit::{
     config,
-    process::{self, ConfigFile},
+    service_main::{self, ConfigFile},
 };
 use hoistway_tool_registry::{Config, Deps, Ports, config::SERVICE, serve};
 use std::process::ExitCode;
@@ -17,9 +17,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    process::main(|arguments: Arguments| {
+    service_main::main(|arguments: Arguments| {
         let mut config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
-        process::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
+        service_main::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
             let deps = Deps::load(&config).await?;
             let ports = Ports::listen(&mut config)?;
             tracing::info!(grpc = %config.grpc_listen, http = %config.http_listen, "{SERVICE} is listening");

@@ -6,9 +6,9 @@ mod victims;
 
 use crate::{
     egress::{calls, port, token},
+    prerequisites,
     python_server::AUTHORITY,
-    requirements,
-    stack::{HOISTWAY, Stack, log_of},
+    test_installation::{HOISTWAY, Stack, log_of},
     tool_calls::stand_in,
 };
 use serde_json::{Value, json};
@@ -50,8 +50,8 @@ fn the_documentation_has_the_same_table() {
 #[test]
 fn exactly_the_documented_attempts_are_stopped_in_a_closed_network() {
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let tools = requirements::runs("setpriv", &["true"]) && requirements::runs("unshare", &["--mount", "true"]);
-    if root && !requirements::need("root", tools, "setpriv and unshare are needed to be an ordinary user") {
+    let tools = prerequisites::runs("setpriv", &["true"]) && prerequisites::runs("unshare", &["--mount", "true"]);
+    if root && !prerequisites::need("root", tools, "setpriv and unshare are needed to be an ordinary user") {
         return;
     }
     let mut wrong = Vec::new();
@@ -75,7 +75,7 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
             std::os::unix::fs::chown(dir, Some(USER), Some(USER)).unwrap();
         }
     }
-    if !requirements::sandbox_in(trial.path(), program(dir.path(), column, root), &flags) {
+    if !prerequisites::sandbox_in(trial.path(), program(dir.path(), column, root), &flags) {
         return None;
     }
     let (tool, tls) = (Tool::start(), stand_in(dir.path()));

@@ -4,8 +4,8 @@
 use crate::{
     cli::User,
     http::{self, Answer},
-    requirements,
-    stack::{Stack, log_of},
+    prerequisites,
+    test_installation::{Stack, log_of},
 };
 use serde_json::{Value, json};
 use std::{
@@ -60,7 +60,7 @@ fn events(answer: &Answer) -> Vec<Value> {
 
 #[test]
 fn agents_of_well_known_packages_run_unchanged() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ fn agents_of_well_known_packages_run_unchanged() {
 
 #[test]
 fn a_crew_runs_unchanged() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -108,7 +108,7 @@ fn a_crew_runs_unchanged() {
 
 #[test]
 fn web_applications_scripts_and_commands_run_unchanged() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ fn web_applications_scripts_and_commands_run_unchanged() {
 
 #[test]
 fn an_agent_that_needs_a_runner_of_its_own_kit_is_refused_with_the_remedy() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Measurements of a stack: memory, descriptors, files, rows.
 
-use crate::stack::{Stack, processes};
+use crate::test_installation::{Stack, processes};
 use hoistway_model::Digest;
 use std::{
     collections::BTreeMap,

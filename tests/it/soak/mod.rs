@@ -13,8 +13,8 @@ mod index;
 mod measurements;
 
 use crate::{
-    requirements,
-    stack::{Stack, log_of, says},
+    prerequisites,
+    test_installation::{Stack, log_of, says},
 };
 use index::Index;
 use measurements::{AgentResources, Sample};
@@ -61,7 +61,7 @@ const SETTINGS: [(&str, &str); 19] = [
 #[test]
 #[ignore = "takes a quarter of an hour and more; see CONTRIBUTING.md"]
 fn soak() {
-    if !requirements::pip() {
+    if !prerequisites::pip() {
         return;
     }
     let rounds: usize = std::env::var("HOISTWAY_SOAK_DEPLOYS").map_or(2_000, |count| count.parse().unwrap());

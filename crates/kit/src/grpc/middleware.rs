@@ -2,7 +2,7 @@
 //! log line, and the response to a panic.
 
 use super::{DEFAULT_DEADLINE, MAX_DEADLINE, parse_timeout, status};
-use crate::{connections::Connection, telemetry, token::ServiceToken};
+use crate::{connection_limits::Connection, telemetry, token::ServiceToken};
 use futures_util::FutureExt;
 use hoistway_model::{Code, Error};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};

@@ -5,7 +5,7 @@ use super::{
     middleware::{Guard, GuardedRoutes},
 };
 use crate::{
-    connections::{Connections, Limits},
+    connection_limits::{Connections, Limits},
     ports::Listeners,
     token::ServiceToken,
 };

@@ -1,9 +1,9 @@
 //! Serves HTTP: the one place that combines listeners, hyper, axum and shutdown.
 
-mod line_ends;
+mod bare_lf;
 
 use crate::{
-    connections::{Bounded, Connections, Limits},
+    connection_limits::{Bounded, Connections, Limits},
     ports::Listeners,
 };
 use axum::{
@@ -32,7 +32,7 @@ const FIELDS: usize = 128;
 const BUFFER: usize = 64 << 10;
 
 /// Serves `app` until `shutdown` is cancelled, then lets requests in flight end, for [`DRAIN`] at most. Handlers find
-/// `ConnectInfo<SocketAddr>` and the [`crate::connections::Connection`] in a request's extensions.
+/// `ConnectInfo<SocketAddr>` and the [`crate::connection_limits::Connection`] in a request's extensions.
 pub async fn serve(listeners: Listeners, app: Router, limits: Limits, shutdown: CancellationToken) -> Result<()> {
     let (connections, serving) = (Connections::new(limits), TaskTracker::new());
     loop {
@@ -71,7 +71,7 @@ fn refused(text: &'static str) -> Response {
 
 async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationToken) {
     let connection = stream.connection();
-    let (stream, lone_line_feed) = line_ends::watch(stream);
+    let (stream, lone_line_feed) = bare_lf::watch(stream);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (app, connection) = (app.clone(), connection.clone());
         let has_lone_line_feed = lone_line_feed.load(Ordering::Relaxed);

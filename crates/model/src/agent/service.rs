@@ -1,6 +1,6 @@
 //! The agent service.
 
-use super::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus};
+use super::{Agent, AgentEvents, AgentSpec, EventPosition, RevisionStatus, RouteStream, RuntimeStatus};
 use crate::{
     Digest, Name, Operation, OperationId, Result, RevisionId,
     image::{ImageRef, StoredImage},
@@ -92,7 +92,7 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     async fn agent_logs(&self, name: Name, query: LogQuery) -> Result<LogPieces>;
 
     /// Follows events of agents from now on, or after `after`, the place of the last event that the caller has.
-    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents>;
+    async fn agent_events(&self, after: Option<EventPosition>) -> Result<AgentEvents>;
 
     /// Returns the metrics of the service.
     async fn agent_metrics(&self) -> Result<Metrics>;

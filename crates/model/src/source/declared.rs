@@ -1,8 +1,8 @@
 //! The requirements that a source declares, in the first file that has any.
 
 use super::{
-    REQUIREMENTS_FILE, Requirements, RequiresPython, SourceFiles, encoding, field, not_read, pyproject::Project,
-    script_header,
+    REQUIREMENTS_FILE, Requirements, RequiresPython, SourceFiles, encoding, field, pyproject::Project, script_header,
+    unread_manifests,
 };
 use crate::{Error, Result};
 
@@ -51,7 +51,7 @@ impl Declared {
             };
         }
         if found.requirements.is_none() {
-            warnings.extend(not_read::warnings(files, entry_point));
+            warnings.extend(unread_manifests::warnings(files, entry_point));
         }
         let of_header = header.ok().flatten().and_then(|header| header.requires_python);
         found.requires_python = found.requires_python.or(of_header);

@@ -1,6 +1,6 @@
 //! The host names and ports that agents connect to by name.
 
-use hoistway_model::{agent::AgentSpec, model_api::MODEL_APIS};
+use hoistway_model::{agent::AgentSpec, public_model_apis::MODEL_APIS};
 use url::{Host, Url};
 
 /// A host name and a port that an agent may connect to as if its tool, or the API of its models, were there: egress

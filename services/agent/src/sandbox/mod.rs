@@ -13,7 +13,7 @@ pub(crate) use own_network::PROXY;
 
 use crate::runtime::endpoint::Endpoint;
 use hoistway_confine::cgroup::{Cgroups, Group};
-use hoistway_confine::exposed_paths::ExposedPaths;
+use hoistway_confine::python_paths::PythonPaths;
 use hoistway_confine::rootfs::{HOME, SHM, TMP};
 use hoistway_confine::uids::Uids;
 use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, OtherPythons, RunAs};
@@ -135,7 +135,7 @@ pub(crate) struct Sandbox {
     closed: bool,
     settings: Settings,
     limits: Limits,
-    host: ExposedPaths,
+    host: PythonPaths,
     /// The directory in the place of the machine's own Pythons, where the agent has a root of its own.
     covers: Vec<Exposed>,
     uids: Option<Uids>,
@@ -178,7 +178,7 @@ impl Sandbox {
     /// directory of the runtime, which no sandbox lets an agent into.
     pub async fn find(dir: &Path, launcher: &Path, python: &Path, settings: Settings, limits: Limits) -> Result<Self> {
         shared_paths::check(&settings, dir)?;
-        let host = ExposedPaths::of_interpreter(python).await?;
+        let host = PythonPaths::of_interpreter(python).await?;
         let limits = limits.normalised();
         let (opened, pretend, interpreter) = (dir.to_owned(), settings.pretend, python.to_owned());
         let readable = settings.readable.clone();
@@ -269,7 +269,7 @@ fn place(
     tier: Tier,
     closed: bool,
     settings: &Settings,
-    host: &ExposedPaths,
+    host: &PythonPaths,
     disk: Option<u64>,
     parts: &Parts<'_>,
 ) -> Placed {

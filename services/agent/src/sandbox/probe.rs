@@ -5,8 +5,8 @@ use super::{Mode, Network, Parts, Settings, Tier, place};
 use crate::launcher::spec::{LaunchSpec, Report};
 use crate::launcher::{client, receive, send_launch};
 use hoistway_confine::exec::landlock_abi;
-use hoistway_confine::exposed_paths::ExposedPaths;
 use hoistway_confine::landlock::TCP;
+use hoistway_confine::python_paths::PythonPaths;
 use hoistway_confine::uids::Uids;
 use hoistway_confine::{Limits, RunAs};
 use hoistway_model::{Code, Error, Result};
@@ -69,7 +69,7 @@ pub(super) struct Probing<'a> {
     pub dir: &'a Path,
     pub launcher: &'a Path,
     pub python: &'a Path,
-    pub host: &'a ExposedPaths,
+    pub host: &'a PythonPaths,
     pub settings: &'a Settings,
     pub uids: Option<&'a Uids>,
 }

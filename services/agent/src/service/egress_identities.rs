@@ -2,7 +2,7 @@
 
 use crate::store::Revision;
 use hoistway_kit::change_feed;
-use hoistway_model::{Name, RevisionId, egress::AgentIdentity, model_api::MODEL_APIS, watch::Updates};
+use hoistway_model::{Name, RevisionId, egress::AgentIdentity, public_model_apis::MODEL_APIS, watch::Updates};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -10,7 +10,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{
     Name, RevisionId,
-    agent::{AgentChange, AgentEvent, AgentEvents, Phase, Place},
+    agent::{AgentChange, AgentEvent, AgentEvents, EventPosition, Phase},
 };
 use std::{
     collections::BTreeMap,
@@ -82,7 +82,7 @@ impl EventLog {
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn follow(&self, after: Option<Place>) -> AgentEvents {
+    pub fn follow(&self, after: Option<EventPosition>) -> AgentEvents {
         let events = self.events.follow(after).filter_map(|next| {
             ready(match next {
                 Next::Item(_, event) => Some(Ok(AgentEvent::clone(&event))),

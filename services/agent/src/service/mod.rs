@@ -37,7 +37,7 @@ use futures_util::StreamExt;
 use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
-    agent::{Agent, AgentEvents, AgentSpec, Place, RevisionStatus, RouteStream, RuntimeStatus},
+    agent::{Agent, AgentEvents, AgentSpec, EventPosition, RevisionStatus, RouteStream, RuntimeStatus},
     egress::{AgentIdentity, RefusedCall},
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
@@ -282,7 +282,7 @@ impl AgentService for Agents {
         Ok(Box::pin(pieces.take_until(self.0.closing.clone().cancelled_owned())))
     }
 
-    async fn agent_events(&self, after: Option<Place>) -> Result<AgentEvents> {
+    async fn agent_events(&self, after: Option<EventPosition>) -> Result<AgentEvents> {
         Ok(self.0.events.follow(after))
     }
 

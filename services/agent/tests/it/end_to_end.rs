@@ -8,7 +8,7 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{egress_auth::EgressKey, logs, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{egress_auth::EgressKey, log_collect, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},
@@ -115,7 +115,8 @@ async fn an_image_becomes_an_agent_that_answers() {
     let home = Path::new(answer["home"].as_str().unwrap());
     assert!(home == "/home/agent" || home.starts_with(dir.path()), "{answer}");
     assert_eq!(invoke(&there, "wrong").await.0, 403);
-    let logs = logs::texts(agents.agent_logs(spec.agent.clone(), LogQuery::last(10)).await.unwrap()).await.unwrap();
+    let logs =
+        log_collect::texts(agents.agent_logs(spec.agent.clone(), LogQuery::last(10)).await.unwrap()).await.unwrap();
     assert!(logs.iter().any(|l| l.contains("imported")), "{logs:?}");
 
     let broken =

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Operation,
-    agent::{AgentChange, AgentEvent, AgentEvents, Phase, Place},
+    agent::{AgentChange, AgentEvent, AgentEvents, EventPosition, Phase},
 };
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn events_of_an_agent_come_in_order() {
     // Who comes back gets what was missed; who was with an earlier process gets all that is kept.
     let mut back = stack.agents.agent_events(Some(crashed.place)).await.unwrap();
     assert!(matches!(next(&mut back).await.change, AgentChange::Phase(Phase::Failed, _)));
-    let mut old = stack.agents.agent_events(Some(Place { epoch: 1, sequence: 9 })).await.unwrap();
+    let mut old = stack.agents.agent_events(Some(EventPosition { epoch: 1, sequence: 9 })).await.unwrap();
     assert_eq!(next(&mut old).await.place.sequence, 1);
     stack.service.close_routes();
     while events.next().await.is_some() {}

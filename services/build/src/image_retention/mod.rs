@@ -1,6 +1,6 @@
 //! Which images are kept. An image that a build made stays for as long as an agent's revision names it or somebody has
 //! tagged it besides; without either it goes once it has not been used for the registry's grace time, and its build's
-//! record with it. ImageRetention that somebody pushed stay while they have a tag or an agent uses them.
+//! record with it. Images that somebody pushed stay while they have a tag or an agent uses them.
 
 use crate::{
     registry::{

@@ -7,7 +7,7 @@
 
 use super::error::{ErrorCode, Refusal};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hoistway_kit::connections::Connection;
+use hoistway_kit::connection_limits::Connection;
 use http::{HeaderMap, HeaderValue, header, request::Parts};
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use crate::{
     forward::refusal::Refusal,
     forward::target::Mode,
 };
-use hoistway_kit::connections::Connection;
+use hoistway_kit::connection_limits::Connection;
 use hoistway_model::{Name, RevisionId};
 use std::{
     net::SocketAddr,

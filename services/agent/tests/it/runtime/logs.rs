@@ -3,12 +3,12 @@
 use super::*;
 use futures_util::StreamExt;
 use hoistway_agent::runtime::LogLimits;
-use hoistway_kit::logs;
+use hoistway_kit::log_collect;
 use hoistway_model::log::{LogLine, LogPiece, LogPieces, LogQuery, LogStream};
 
 impl Stage {
     pub async fn logs(&self, agent: &Name, count: u32) -> Vec<LogLine> {
-        logs::lines(self.runtime.logs(agent, LogQuery::last(count)).await.unwrap()).await.unwrap()
+        log_collect::lines(self.runtime.logs(agent, LogQuery::last(count)).await.unwrap()).await.unwrap()
     }
 
     async fn follow(&self, agent: &Name, query: LogQuery) -> LogPieces {

@@ -13,7 +13,7 @@ use hoistway_confine::{
     Access, Confinement, Exposed, Limits, Namespaces, RunAs,
     cgroup::Cgroups,
     exec::{EXEC, Plan},
-    exposed_paths::ExposedPaths,
+    python_paths::PythonPaths,
     uids::Uids,
 };
 use hoistway_model::{Error, Result};
@@ -69,7 +69,7 @@ pub struct Sandbox {
 struct Shared {
     launcher: PathBuf,
     way: Isolation,
-    host: ExposedPaths,
+    host: PythonPaths,
     users: Option<[RunAs; 2]>,
     groups: Option<group::Groups>,
     /// An empty directory, where a root of a program's own is put together.
@@ -80,7 +80,7 @@ impl Sandbox {
     /// Finds out how programs can be confined here, and gives the installer its cache.
     pub async fn open(config: &Config, interpreter: &Interpreter) -> Result<Self> {
         let Some(launcher) = config.launcher.clone() else { return Ok(Self::default()) };
-        let host = ExposedPaths::of_interpreter(&interpreter.executable).await?;
+        let host = PythonPaths::of_interpreter(&interpreter.executable).await?;
         let (dir, agents) = (config.service_dir(), config.data_dir.join("agent"));
         let (root, own_users) = (dir.join("root"), config.own_users);
         let limits = Limits { memory: Some(config.max_memory_bytes), processes: Some(PROCESSES), ..none() };

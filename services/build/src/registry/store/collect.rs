@@ -13,7 +13,7 @@ pub const BATCH: usize = 200;
 /// Since when something must not have been used to be removed, in milliseconds since the epoch.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// ImageRetention that builds made.
+    /// Images that builds made.
     pub built_before: i64,
     /// Manifests without a tag that somebody pushed.
     pub untagged_before: i64,

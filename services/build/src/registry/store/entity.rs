@@ -88,7 +88,7 @@ pub(super) mod references {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// ImageRetention that agents use.
+/// Images that agents use.
 pub(super) mod pins {
     use sea_orm::entity::prelude::*;
 

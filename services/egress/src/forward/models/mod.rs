@@ -30,7 +30,7 @@ use crate::{
 use anthropic::Anthropic;
 use api::Api;
 use bedrock::Bedrock;
-use hoistway_model::{agent::LlmRole, model_api::PLACEHOLDER_KEY};
+use hoistway_model::{agent::LlmRole, public_model_apis::PLACEHOLDER_KEY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use request::ModelRequest;

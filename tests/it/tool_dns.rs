@@ -1,9 +1,9 @@
 //! Agents in a network of their own reach their tools by name, with clients that do not read proxy variables.
 
 use crate::{
+    prerequisites,
     python_server::AUTHORITY,
-    requirements,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
     tool_calls::{HOST, answer, charges, give_key, serve, stand_in, stripe},
 };
 use serde_json::json;
@@ -43,7 +43,7 @@ def handler(message):
 #[test]
 fn clients_that_ignore_proxy_variables_call_tools_by_name_in_a_closed_network() {
     let flags = ["--sandbox", "namespaces", "--network", "closed"];
-    if !requirements::sandbox(&flags) {
+    if !prerequisites::sandbox(&flags) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

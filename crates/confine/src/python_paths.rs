@@ -102,13 +102,13 @@ const CERTIFICATE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQU
 
 /// The parts of this machine that are exposed to agents.
 #[derive(Debug, Clone)]
-pub struct ExposedPaths {
+pub struct PythonPaths {
     parts: Vec<Exposed>,
     /// The machine's name.
     pub name: String,
 }
 
-impl ExposedPaths {
+impl PythonPaths {
     /// Queries the interpreter.
     pub async fn of_interpreter(interpreter: &Path) -> Result<Self> {
         let failed = |why: String| {

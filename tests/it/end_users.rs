@@ -2,8 +2,8 @@
 
 use crate::{
     http::{self, Answer},
-    requirements,
-    stack::{HOISTWAY, Stack, log_of},
+    prerequisites,
+    test_installation::{HOISTWAY, Stack, log_of},
     tool_calls,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -216,7 +216,7 @@ fn tool_calls_carry_the_user_of_their_own_invoke() {
 #[test]
 fn a_model_that_is_called_at_its_public_address_is_counted_for_the_user() {
     let flags = ["--network", "closed"];
-    if !requirements::sandbox(&flags) {
+    if !prerequisites::sandbox(&flags) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -29,7 +29,7 @@ pub fn tmpfs(at: &std::path::Path, size: &str) -> bool {
 /// Whether this machine has the sandbox; a missing one is reported.
 pub fn sandbox(flags: &[&str]) -> bool {
     let dir = tempfile::tempdir().unwrap();
-    sandbox_in(dir.path(), Command::new(crate::stack::HOISTWAY), flags)
+    sandbox_in(dir.path(), Command::new(crate::test_installation::HOISTWAY), flags)
 }
 
 /// Like [`sandbox`], for a command that runs `hoistway` with more arguments, in a directory that it may write to.

@@ -3,7 +3,7 @@
 
 use crate::{
     http::Answer,
-    stack::{Stack, log_of},
+    test_installation::{Stack, log_of},
 };
 use hoistway_testing::DocumentSchemas;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! Secrets within a JSON value, such as the key of a service account: programs read and print the decoded member, not
 //! its JSON form.
 
-use super::{MAX_PASSWORDS, generated::is_generated, is_secret_name};
+use super::{MAX_PASSWORDS, is_secret_name, secret_detection::is_generated};
 use crate::redact::is_worth_hiding;
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::User,
-    stack::{HOISTWAY, Stack},
+    test_installation::{HOISTWAY, Stack},
 };
 use std::{
     io::{BufRead, BufReader, Read, Write},

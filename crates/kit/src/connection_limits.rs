@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_stranger_makes_room_and_who_is_known_stays() {
+    async fn the_oldest_unauthenticated_connection_is_evicted_and_authenticated_ones_stay() {
         let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new(FEW));
         let (_a, mut known) = pair(&listener, &connections, "127.0.0.1").await;
         known.connection().known_as("key");

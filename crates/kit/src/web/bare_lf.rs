@@ -1,7 +1,7 @@
 //! Detects a lone LF at the end of a line in request heads. hyper accepts it (RFC 9112, 2.2, allows it), and a proxy in
 //! front may not: the two would see different requests on one connection (request smuggling).
 
-use crate::connections::Bounded;
+use crate::connection_limits::Bounded;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},

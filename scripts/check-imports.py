@@ -23,10 +23,35 @@ def modules(source):
     return found
 
 
+TOKENS = re.compile(r'//[^\n]*|"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)\'', re.S)
+TEST_ITEM = re.compile(r"#\[cfg\(test\)\]")
+
+
 def code(file):
-    """The text of a file without tests, comments and strings."""
-    text = file.read_text().split("#[cfg(test)]")[0]
-    return re.sub(r'"(?:[^"\\]|\\.)*"', '""', re.sub(r"//.*", "", text))
+    """The text of a file without comments, strings and items of tests."""
+    text = TOKENS.sub(lambda token: "" if token.group().startswith("//") else '""', file.read_text())
+    kept, at = [], 0
+    for item in TEST_ITEM.finditer(text):
+        if item.start() < at:
+            continue
+        kept.append(text[at : item.start()])
+        at = end_of_item(text, item.end())
+    return "".join([*kept, text[at:]])
+
+
+def end_of_item(text, start):
+    """The position after the item that begins at `start`: after its `;`, or after its outermost braces."""
+    depth = 0
+    for position in range(start, len(text)):
+        if text[position] == ";" and depth == 0:
+            return position + 1
+        if text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            depth -= 1
+            if depth == 0:
+                return position + 1
+    return len(text)
 
 
 def expanded(tree):

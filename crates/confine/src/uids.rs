@@ -203,6 +203,9 @@ mod tests {
             (uids.of(&name("a")).unwrap().uid, uids.of(&name("b")).unwrap().uid),
             (RANGES[0].0, RANGES[0].0 + 1)
         );
+        // Where the stored users do not exist, agents get others.
+        let uids = Uids::choose(dir.path(), other, |block| block == other).unwrap().unwrap();
+        assert_eq!(uids.of(&name("a")).unwrap().uid, other.0);
         // Where these users do not exist, the small range is used.
         let dir = tempfile::tempdir().unwrap();
         let uids = Uids::choose(dir.path(), one, |block| block == RANGES[1]).unwrap().unwrap();

@@ -36,7 +36,7 @@ pub fn main<A: Parser>(run: impl FnOnce(A) -> Result<()>) -> ExitCode {
     }
 }
 
-/// Serves until the process is asked to end. Telemetry goes under `name`; `data_dir` is made if it is missing.
+/// Serves until the process is asked to end. Telemetry goes under `name`; an empty `data_dir` is refused.
 pub fn serve(
     name: &str,
     log_format: LogFormat,

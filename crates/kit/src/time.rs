@@ -37,6 +37,10 @@ pub fn rfc3339(ms: i64) -> String {
 /// Unix epoch; smaller fractions are dropped. `None` for anything else, and for moments that no calendar has. A leap
 /// second is the last moment before it.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    // The library takes any character there.
+    if !matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')) {
+        return None;
+    }
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(time.unix_timestamp_nanos().div_euclid(NANOS_PER_MS)).ok()
 }
@@ -137,6 +141,8 @@ mod tests {
             ("1970-01-01T00:00:60Z", None),
             ("1970-01-01T00:00:00", None),
             ("1970-01-01", None),
+            ("1970-01-01x00:00:00Z", None),
+            ("1970-01-01_00:00:00Z", None),
             ("1970-02-29T00:00:00Z", None),
             ("1970-13-01T00:00:00Z", None),
             ("1970-00-01T00:00:00Z", None),

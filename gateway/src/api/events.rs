@@ -1,11 +1,6 @@
 //! `GET /api/events`: what happens, as Server-Sent Events.
 
-use super::{
-    auth::Holder,
-    error::ApiResult,
-    query::Query,
-    streaming::{self, HEARTBEAT},
-};
+use super::{auth::Holder, error::ApiResult, query::Query, streaming};
 use crate::{
     events::{CALL_ENDED, CALLS_MISSED, Event, shown_time},
     state::AppState,
@@ -15,7 +10,7 @@ use axum::{
     extract::State,
     response::{
         IntoResponse, Response,
-        sse::{self, KeepAlive, Sse},
+        sse::{self, Sse},
     },
 };
 use futures_util::{StreamExt, future, stream};
@@ -108,9 +103,10 @@ pub async fn follow(
     let events = stream::select(events, calls).filter_map(move |next| future::ready(follower.message(next)));
     let messages = stream::iter([first]).chain(events.map(sse::Event::from)).map(Ok::<_, Infallible>);
     let messages = messages.take_until(state.closing.clone().cancelled_owned());
-    // A comment, which clients do not show: proxies cut streams that are silent for long.
-    let keep_alive = KeepAlive::new().interval(HEARTBEAT).text("still here");
-    Ok((streaming::headers(HeaderValue::from_static("text/event-stream")), Sse::new(messages).keep_alive(keep_alive))
+    Ok((
+        streaming::headers(HeaderValue::from_static("text/event-stream")),
+        Sse::new(messages).keep_alive(streaming::keep_alive()),
+    )
         .into_response())
 }
 

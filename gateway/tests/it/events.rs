@@ -107,3 +107,12 @@ async fn the_number_of_followers_is_limited() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_silent_stream_of_events_is_kept_alive_by_comments() {
+    let gateway = TestGateway::start().await;
+    let mut events = gateway.stream("/api/events", &[]).await;
+    assert!(chunk(&mut events).await.unwrap().starts_with("retry: "));
+    // After a quarter of a minute.
+    assert_eq!(chunk(&mut events).await.unwrap(), ": still here\n\n");
+}

@@ -2,7 +2,7 @@
 //! dependencies are installed for.
 
 use crate::{
-    image::ExistingImage,
+    image::{ExistingImage, UnusableImage},
     python::Interpreter,
     registry::{BlobStore, Reference, RepoName, store::find_manifest},
     store::Store,
@@ -92,8 +92,26 @@ impl BaseImage {
 }
 
 fn read_base(blobs: &BlobStore, manifest: &[u8]) -> Result<ExistingImage> {
-    let unusable = |why| Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}"));
+    let unusable = |why: UnusableImage| {
+        Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}")).with_source(why)
+    };
     let digest = ExistingImage::config_digest(manifest).map_err(unusable)?;
     let config = std::fs::read(blobs.path(&digest)).map_err(|e| Error::internal("reading the base image", e))?;
     ExistingImage::parse(manifest, &config).map_err(unusable)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::registry::Space;
+
+    #[test]
+    fn an_index_as_base_image_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::open(dir.path(), Space::keep_free(0)).unwrap();
+        let refused = read_base(&blobs, br#"{"manifests":[]}"#).unwrap_err();
+        assert_eq!(refused.code, Code::UnsupportedImage);
+        assert_eq!(refused.message, "the base image cannot be used: it is an index or has no configuration");
+    }
 }

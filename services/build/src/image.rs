@@ -64,6 +64,20 @@ pub struct ImageSpec<'a> {
     pub layers: &'a [ImageLayer],
 }
 
+/// The reason why an existing image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableImage {
+    /// The manifest is another document.
+    #[error("it is an index or has no configuration")]
+    Manifest(#[source] serde_json::Error),
+    /// The configuration is not that of an image.
+    #[error("its configuration cannot be read")]
+    Configuration(#[source] serde_json::Error),
+    /// Manifest and configuration contradict each other.
+    #[error("its configuration and its manifest have different layers")]
+    DifferentLayers,
+}
+
 /// An image that exists, by its manifest and configuration. Below others its layers are referenced, and its
 /// configuration is kept where ours says nothing.
 #[derive(Debug, Clone)]
@@ -73,22 +87,17 @@ pub struct ExistingImage {
 }
 
 impl ExistingImage {
-    /// Returns the digest of the configuration that a manifest names, or the reason why it is no image's.
-    pub fn config_digest(manifest: &[u8]) -> Result<Digest, String> {
-        let manifest: ExistingManifest =
-            serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not one image's: {e}"))?;
-        Ok(manifest.config.digest)
+    /// Returns the digest of the configuration that a manifest names.
+    pub fn config_digest(manifest: &[u8]) -> Result<Digest, UnusableImage> {
+        Ok(ExistingManifest::parse(manifest)?.config.digest)
     }
 
-    /// Reads manifest and configuration, or returns the reason why they cannot be used. The caller has verified both
-    /// digests.
-    pub fn parse(manifest: &[u8], config: &[u8]) -> Result<Self, String> {
-        let mut manifest: ExistingManifest =
-            serde_json::from_slice(manifest).map_err(|e| format!("its manifest is not one image's: {e}"))?;
-        let mut config: Config =
-            serde_json::from_slice(config).map_err(|e| format!("its configuration cannot be read: {e}"))?;
+    /// Reads manifest and configuration. The caller has verified both digests.
+    pub fn parse(manifest: &[u8], config: &[u8]) -> Result<Self, UnusableImage> {
+        let mut manifest = ExistingManifest::parse(manifest)?;
+        let mut config: Config = serde_json::from_slice(config).map_err(UnusableImage::Configuration)?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err("its configuration and its manifest have different layers".to_owned());
+            return Err(UnusableImage::DifferentLayers);
         }
         for layer in &mut manifest.layers {
             if layer.media_type == DOCKER_LAYER {
@@ -196,6 +205,12 @@ struct Descriptor {
 struct ExistingManifest {
     config: Descriptor,
     layers: Vec<Descriptor>,
+}
+
+impl ExistingManifest {
+    fn parse(bytes: &[u8]) -> Result<Self, UnusableImage> {
+        serde_json::from_slice(bytes).map_err(UnusableImage::Manifest)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -408,8 +423,8 @@ mod tests {
     #[test]
     fn an_unusable_base_is_refused() {
         let config = br#"{"architecture":"a","os":"l","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let why = |manifest: &str| ExistingImage::parse(manifest.as_bytes(), config).unwrap_err();
-        assert!(why(r#"{"manifests":[]}"#).starts_with("its manifest is not one image's: "));
+        let why = |manifest: &str| ExistingImage::parse(manifest.as_bytes(), config).unwrap_err().to_string();
+        assert_eq!(why(r#"{"manifests":[]}"#), "it is an index or has no configuration");
         let descriptor = format!(r#"{{"mediaType":"x","digest":"{}","size":1}}"#, Digest::of(b""));
         let manifest = format!(r#"{{"config":{descriptor},"layers":[{descriptor}]}}"#);
         assert_eq!(why(&manifest), "its configuration and its manifest have different layers");

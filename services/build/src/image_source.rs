@@ -3,7 +3,7 @@
 //! the key; what is read here is checked and bounded like a request.
 
 use crate::{
-    image::{ExistingImage, SOURCE_HISTORY},
+    image::{ExistingImage, SOURCE_HISTORY, UnusableImage},
     registry::BlobStore,
 };
 use flate2::read::MultiGzDecoder;
@@ -24,9 +24,10 @@ const FORMER_PACKAGES: &str = "hoistway: dependencies";
 
 /// The source from which the image of a manifest was built. Blocks.
 pub fn source(manifest: &[u8], blobs: &BlobStore) -> Result<BuildSource> {
-    let config = ExistingImage::config_digest(manifest).map_err(|why| unknown(&why))?;
+    let unusable = |why: UnusableImage| unknown(&why.to_string()).with_source(why);
+    let config = ExistingImage::config_digest(manifest).map_err(unusable)?;
     let config = read(blobs, &config, MAX_CONFIG)?;
-    let image = ExistingImage::parse(manifest, &config).map_err(|why| unknown(&why))?;
+    let image = ExistingImage::parse(manifest, &config).map_err(unusable)?;
     let entry_point = image.label(label::ENTRY_POINT).ok_or_else(|| unknown("it does not say which file to start"))?;
     let requirements = match image.label(label::REQUIREMENTS) {
         Some(requirements) => requirements,

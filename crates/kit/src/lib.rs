@@ -8,6 +8,7 @@ pub mod address_scope;
 pub mod allocator;
 pub mod api_key;
 pub mod backoff;
+pub mod body_charge;
 pub mod change_feed;
 pub mod config;
 pub mod connection_limits;

@@ -11,7 +11,10 @@ use axum::{
 };
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
-use hoistway_kit::quota::{QuotaExceeded, QuotaGrant, SharedQuota};
+use hoistway_kit::{
+    body_charge::{BodyCharge, STEP},
+    quota::{QuotaExceeded, QuotaGrant, SharedQuota},
+};
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderMap, header, request::Parts};
 use http_body_util::BodyExt;
@@ -28,9 +31,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 const MOST_ELSEWHERE: usize = 4 << 20;
 /// From so many bytes on, a body is not read on a thread of the runtime.
 const LARGE: usize = 256 << 10;
-/// Bodies are charged for in steps of so many bytes; the first of each is free, so that whoever holds all of it with large
-/// bodies keeps nobody from sending small ones.
-const STEP: usize = 64 << 10;
 /// How long a body may make us wait for its first step, and for each further one.
 const FIRST: Duration = Duration::from_secs(30);
 const NEXT: Duration = Duration::from_secs(15);
@@ -101,13 +101,13 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         }
         // What needs no key has no body.
         let holder = parts.extensions.get::<Holder>().map_or_else(|| "".into(), |holder| holder.0.clone());
-        let mut room = state.bodies.share(&holder);
-        let read = timeout(WHOLE, read(&mut body, &mut room, limit, announced)).await;
+        let mut charge = BodyCharge::new(state.bodies.share(&holder), announced);
+        let read = timeout(WHOLE, read(&mut body, &mut charge, limit)).await;
         let bytes = read.unwrap_or_else(|_| Err(too_slow(WHOLE)))?;
         if let Some(pending_entry) = audit::current() {
             pending_entry.begin_with_body(&bytes).await?;
         }
-        Ok(Self { bytes, _room: room })
+        Ok(Self { bytes, _room: charge.into_grant() })
     }
 }
 
@@ -119,26 +119,17 @@ fn limit(request: &Parts, max_body: usize) -> usize {
     if large { max_body } else { max_body.min(MOST_ELSEWHERE) }
 }
 
-/// Reads a body, and charges for what has arrived of it: one that was only announced takes nothing from others, and one that
-/// stops arriving gives back what it has. Of what its own sender may have, all that it announced is reserved: several of
-/// one sender with a part each would wait for each other.
-async fn read(body: &mut Body, room: &mut QuotaGrant, limit: usize, announced: Option<u64>) -> Result<Bytes> {
-    let announced = announced.and_then(|length| usize::try_from(length).ok()).map_or(STEP, |length| length.max(STEP));
+/// Reads a body, and charges for what has arrived of it.
+async fn read(body: &mut Body, charge: &mut BodyCharge, limit: usize) -> Result<Bytes> {
     let mut bytes = BytesMut::new();
-    let (mut patience, mut due, mut step) = (FIRST, Instant::now() + FIRST, STEP);
+    let (mut patience, mut due) = (FIRST, Instant::now() + FIRST);
     while let Some(frame) = next_frame(body, due, patience).await? {
         let Ok(data) = frame.into_data() else { continue };
         let size = bytes.len() + data.len();
         if size > limit {
             return Err(too_large(limit));
         }
-        if size > step {
-            if step == STEP {
-                room.reserve(announced.next_multiple_of(STEP) - STEP, QUEUE).await.map_err(full)?;
-            }
-            let more = size.next_multiple_of(STEP) - step;
-            room.grow(more, QUEUE).await.map_err(full)?;
-            step += more;
+        if charge.grow_to(size, QUEUE).await.map_err(full)? {
             (patience, due) = (NEXT, Instant::now() + NEXT);
         }
         bytes.extend_from_slice(&data);

@@ -2,23 +2,24 @@
 
 use crate::{Egress, forward::refusal::Refusal};
 use bytes::{Bytes, BytesMut};
-use hoistway_kit::quota::{QuotaGrant, SharedQuota};
+use hoistway_kit::{
+    body_charge::{BodyCharge, STEP},
+    quota::{QuotaGrant, SharedQuota},
+};
 use hoistway_model::Name;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Bytes of all large bodies that may be in memory at a time, and of those of one agent.
+/// Bytes of all bodies, beyond the first [`STEP`] of each, that may be in memory at a time, and of those of one agent.
 const BODIES: usize = 96 << 20;
 const OWN_BODIES: usize = 64 << 20;
 /// Bytes that all translations of large bodies may take at a time: their parsed form, and what is made of it.
 pub(crate) const WORK: usize = 96 << 20;
-/// The bytes of a body beyond so many count against [`BODIES`], in steps of as many.
-const SMALL: usize = 64 << 10;
 /// The time that a body waits for memory that others hold.
 const QUEUE: Duration = Duration::from_secs(60);
-/// The time that a body that holds memory may take for its next [`SMALL`] bytes.
+/// The time that a body that holds memory may take for its next [`STEP`] bytes.
 const PACE: Duration = Duration::from_secs(15);
 /// Larger bodies are parsed off the async runtime.
 const PARSED_INLINE: usize = 256 << 10;
@@ -84,14 +85,14 @@ async fn read(
         return Err(Unread::TooLarge);
     }
     let idle = Duration::from_millis(egress.config.limits.idle_ms);
-    let mut memory = egress.model_bodies.share(&agent.as_str().into());
+    let mut charge = BodyCharge::new(egress.model_bodies.share(&agent.as_str().into()), Some(announced));
     // Memory that is only reserved is nobody's before it is written to.
     let mut read = BytesMut::with_capacity(usize::try_from(announced).unwrap_or_default());
-    let (mut step, mut due) = (SMALL, Instant::now() + idle);
+    let mut due = Instant::now() + idle;
     *has_begun = true;
     loop {
         let frame = match timeout_at(due, body.frame()).await {
-            Ok(None) => return Ok((read.freeze(), memory)),
+            Ok(None) => return Ok((read.freeze(), charge.into_grant())),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(e))) => return Err(Unread::Broken(e)),
             Err(_) => return Err(Unread::Late),
@@ -101,16 +102,9 @@ async fn read(
         if size as u64 > limit {
             return Err(Unread::TooLarge);
         }
-        if size > step {
-            if step == SMALL {
-                // Several of one agent with a part each would wait for each other.
-                let announced = usize::try_from(announced).unwrap_or_default().max(SMALL);
-                memory.reserve(announced.next_multiple_of(SMALL) - SMALL, QUEUE).await.map_err(|_| Unread::NoMemory)?;
-            }
-            let next = size.next_multiple_of(SMALL);
-            memory.grow(next - step, QUEUE).await.map_err(|_| Unread::NoMemory)?;
-            (step, due) = (next, Instant::now() + PACE.min(idle));
-        } else if step == SMALL {
+        if charge.grow_to(size, QUEUE).await.map_err(|_| Unread::NoMemory)? {
+            due = Instant::now() + PACE.min(idle);
+        } else if charge.is_free() {
             due = Instant::now() + idle;
         }
         read.extend_from_slice(&data);
@@ -124,7 +118,7 @@ pub(super) async fn translate<T: Send + 'static>(
     translation: impl FnOnce(Bytes) -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     let length = body.len();
-    if length <= SMALL {
+    if length <= STEP {
         return Ok(translation(body));
     }
     let counted = body.clone();

@@ -117,7 +117,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         database,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
-        surroundings: AgentEnvironment::new(egress),
+        environment: AgentEnvironment::new(egress),
         egress_key: deps.egress_key.clone(),
         ca_bundle,
         runtime,

@@ -91,7 +91,7 @@ impl BuildLog {
     }
 
     /// Adds one or more lines.
-    pub fn say(&self, text: impl AsRef<str>) {
+    pub fn write_line(&self, text: impl AsRef<str>) {
         {
             let mut log = self.lock();
             let (now, text) = (now_ms(), log.masker.text(text.as_ref()));
@@ -273,7 +273,7 @@ mod tests {
     fn a_long_log_keeps_both_ends() {
         let log = BuildLog::default();
         for i in 0..2 * MAX_LINES + 10 {
-            log.say(i.to_string());
+            log.write_line(i.to_string());
         }
         let lines = log.lines();
         assert_eq!(lines.len(), 2 * MAX_LINES + 1);
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_between_characters() {
         let log = BuildLog::default();
-        log.say("ä".repeat(MAX_LINE + 1));
+        log.write_line("ä".repeat(MAX_LINE + 1));
         assert_eq!(log.lines()[0].chars().count(), MAX_LINE + 2);
     }
 
@@ -306,13 +306,13 @@ mod tests {
     #[tokio::test]
     async fn followers_see_what_is_said_until_the_end() {
         let log = BuildLog::default();
-        log.say("one\ntwo");
+        log.write_line("one\ntwo");
         let (mut all, mut last, mut new) = (follow(&log, 100), follow(&log, 1), follow(&log, 0));
         assert_eq!(
             (ready(&mut all), ready(&mut last), ready(&mut new)),
             (vec!["one".into(), "two".into()], vec!["two".into()], vec![])
         );
-        log.say("three");
+        log.write_line("three");
         for pieces in [&mut all, &mut last, &mut new] {
             assert_eq!(ready(pieces), ["three"]);
         }
@@ -328,7 +328,7 @@ mod tests {
         let log = BuildLog::default();
         let mut slow = follow(&log, 0);
         for i in 0..2 * MAX_LINES + 7 {
-            log.say(i.to_string());
+            log.write_line(i.to_string());
         }
         let seen = ready(&mut slow);
         assert_eq!(
@@ -337,7 +337,7 @@ mod tests {
         );
         let mut tail = follow(&log, 3);
         assert_eq!(ready(&mut tail), ["2004", "2005", "2006"]);
-        log.say("more");
+        log.write_line("more");
         assert_eq!((ready(&mut slow), ready(&mut tail)), (vec!["more".into()], vec!["more".into()]));
     }
 

@@ -114,7 +114,12 @@ impl Pipeline {
         // Garbage collection leaves what this build finds or makes.
         let _lease = inner.blobs.lease();
         log.step("requirements");
-        log.say(format!("building {} from {} files for {}", request.agent, source.files.len(), inner.describe()));
+        log.write_line(format!(
+            "building {} from {} files for {}",
+            request.agent,
+            source.files.len(),
+            inner.describe()
+        ));
         let base = inner.find_base().await?;
         let requirements = inner.requirements(source, log).await?;
         let mut layers = vec![inner.runner.clone()];
@@ -140,7 +145,7 @@ impl Pipeline {
                 digest: image.digest,
                 entry_point: source.entry_point.clone(),
             };
-            log.say(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest));
+            log.write_line(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest));
             let finished = Finished {
                 image: &built,
                 repository: &repository,
@@ -152,7 +157,7 @@ impl Pipeline {
             if inner.store.succeed(attempt, &finished).await? {
                 return Ok(built);
             }
-            log.say("that id is another image's: a longer one is taken");
+            log.write_line("that id is another image's: a longer one is taken");
         }
         Err(Error::internal("naming the image", "every id is another image's"))
     }
@@ -196,7 +201,10 @@ impl Inner {
                 let needed =
                     imports::requirements_from_imports(&found, &own, &elsewhere, &self.interpreter.stdlib_modules)?;
                 if !needed.is_empty() {
-                    log.say(format!("requirements from imports: {}", needed.text().trim_end().replace('\n', ", ")));
+                    log.write_line(format!(
+                        "requirements from imports: {}",
+                        needed.text().trim_end().replace('\n', ", ")
+                    ));
                 }
                 needed
             }
@@ -225,7 +233,7 @@ impl Inner {
                 builder.source_file(&format!("{app}/{name}"), content)?;
             }
             let (layer, bytes) = builder.to_bytes()?;
-            log.say(format!("source layer {}, {} bytes", layer.digest, layer.size));
+            log.write_line(format!("source layer {}, {} bytes", layer.digest, layer.size));
             layers.push(ImageLayer { layer, created_by: SOURCE_HISTORY.into() });
             let image = assemble(&ImageSpec {
                 python: &python,

@@ -79,7 +79,7 @@ pub async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) ->
         }
         for (path, bytes) in FILES {
             std::fs::write(root.join(path), bytes)?;
-            owner.give(&root.join(path), Role::Reader)?;
+            owner.change_owner(&root.join(path), Role::Reader)?;
         }
         Ok((scratch, root, out))
     });

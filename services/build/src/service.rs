@@ -282,8 +282,8 @@ impl Inner {
         if error.code == Code::Internal {
             tracing::error!(agent = %attempt.agent, cause = error.chain(), "a build failed: {error}");
         }
-        log.say(format!("failed: {error}"));
-        log.say(error.details.join("\n"));
+        log.write_line(format!("failed: {error}"));
+        log.write_line(error.details.join("\n"));
         self.store.fail(attempt, &error.message, &log.kept(attempt.request_id.clone())).await?;
         Err(error)
     }

@@ -104,8 +104,8 @@ impl Service {
                 let supervisors = self.supervisors();
                 supervisors
                     .values()
-                    .filter(|k| k.revision.spec.agent == record.name)
-                    .max_by_key(|k| k.revision.id)
+                    .filter(|supervisor| supervisor.revision.spec.agent == record.name)
+                    .max_by_key(|supervisor| supervisor.revision.id)
                     .cloned()
             }
         };

@@ -58,7 +58,7 @@ impl Service {
                 .into_iter()
                 .map(|revision| {
                     let proven = active == Some(revision.id);
-                    self.keep_revision(revision, proven)
+                    self.start_supervisor(revision, proven)
                 })
                 .collect();
             if !supervisors.is_empty() {
@@ -119,11 +119,14 @@ impl Service {
                 self.store.respecify_stopped(name, &revision.id, spec).await?;
                 return Ok(true);
             }
-            let image = self.supervisor(&revision.id).and_then(|k| k.condition().image).or(revision.image.clone());
+            let image = self
+                .supervisor(&revision.id)
+                .and_then(|supervisor| supervisor.condition().image)
+                .or(revision.image.clone());
             let before = revision.id;
             let new = new_instance(revision, spec, image)?;
             self.store.begin_instance(&new).await?;
-            (before, new.id, self.keep_revision(new, false))
+            (before, new.id, self.start_supervisor(new, false))
         };
         let switched = match self.outcome(Start::RevisionSupervisor(supervisor)).await {
             // A deploy or a stop that came in between wins; it is newer.

@@ -70,7 +70,7 @@ pub struct Service {
     store: Store,
     images: Images,
     interpreter: Interpreter,
-    surroundings: AgentEnvironment,
+    environment: AgentEnvironment,
     egress_key: EgressKey,
     ca_bundle: CaBundle,
     runtime: Arc<dyn Runtime>,

@@ -19,7 +19,7 @@ pub(crate) struct Parts {
     pub store: Store,
     pub images: Images,
     pub interpreter: Interpreter,
-    pub surroundings: AgentEnvironment,
+    pub environment: AgentEnvironment,
     /// Makes the tokens by which egress knows revisions.
     pub egress_key: EgressKey,
     /// The certificate authorities that agents trust.
@@ -42,7 +42,7 @@ impl Service {
             store: parts.store,
             images: parts.images,
             interpreter: parts.interpreter,
-            surroundings: parts.surroundings,
+            environment: parts.environment,
             egress_key: parts.egress_key,
             ca_bundle: parts.ca_bundle,
             runtime: parts.runtime,
@@ -91,7 +91,7 @@ impl Service {
                         let layers = revision.image.map(|image| image.layers).unwrap_or_default();
                         self.kept_layers().insert(revision.id, self.images.store().pin(&layers));
                     } else {
-                        self.keep_revision(revision, active);
+                        self.start_supervisor(revision, active);
                     }
                 } else if revision.operation.is_none() {
                     // This service began it by itself and did not come to its end; nobody else knows of it.

@@ -120,8 +120,8 @@ impl RevisionSupervisor {
 
 impl Service {
     /// Runs a supervisor to its end.
-    pub(super) async fn run_keeper(self: Arc<Self>, supervisor: Arc<RevisionSupervisor>) {
-        let result = supervisor.stop.run_until_cancelled(self.keep(&supervisor)).await;
+    pub(super) async fn run_supervisor(self: Arc<Self>, supervisor: Arc<RevisionSupervisor>) {
+        let result = supervisor.stop.run_until_cancelled(self.supervise(&supervisor)).await;
         match result {
             None | Some(Ok(())) => supervisor.set(|c| c.life = RevisionHealth::Gone),
             Some(Err(error)) => self.give_up(&supervisor, error).await,
@@ -130,7 +130,7 @@ impl Service {
         self.refresh_soon(&supervisor.revision.spec.agent);
     }
 
-    async fn keep(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<()> {
+    async fn supervise(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<()> {
         let revision = &supervisor.revision;
         let (facts, tree) = self.fetch(supervisor).await?;
         supervisor.set(|c| c.image = Some(facts.clone()));
@@ -246,7 +246,7 @@ impl Service {
                 runner: tree.runner,
                 interpreter: self.interpreter.path.clone(),
             },
-            env: self.surroundings.of(spec, facts.entry_point.as_deref(), *public),
+            env: self.environment.of(spec, facts.entry_point.as_deref(), *public),
             endpoints: Endpoint::all_of(spec),
             invoke_token: token.clone(),
             mask: spec.config.env.iter().flat_map(EnvVar::hidden).chain([egress_token.clone()]).collect(),
@@ -275,13 +275,13 @@ impl Service {
     }
 
     /// Starts a supervisor for a revision that is recorded.
-    pub(super) fn keep_revision(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<RevisionSupervisor> {
+    pub(super) fn start_supervisor(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<RevisionSupervisor> {
         let id = revision.id;
         // Egress knows it before it runs: what an agent imports may call its tools already.
         self.identities.add(&revision);
         let supervisor = RevisionSupervisor::new(self, revision, proven);
         self.supervisors().insert(id, Arc::clone(&supervisor));
-        self.tasks.spawn(Arc::clone(self).run_keeper(Arc::clone(&supervisor)));
+        self.tasks.spawn(Arc::clone(self).run_supervisor(Arc::clone(&supervisor)));
         supervisor
     }
 

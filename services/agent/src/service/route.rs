@@ -12,10 +12,11 @@ impl Service {
     /// Where invokes of an agent go.
     pub(super) fn route(&self, record: &AgentRecord) -> Route {
         let supervisor = record.active.or(record.desired).and_then(|id| self.supervisor(&id));
-        let identity_provider = supervisor.as_ref().and_then(|k| k.revision.spec.config.identity_provider.clone());
+        let identity_provider =
+            supervisor.as_ref().and_then(|supervisor| supervisor.revision.spec.config.identity_provider.clone());
         let needs_caller_identity = identity_provider.is_some();
         let agent = record.name.clone();
-        let condition = supervisor.as_ref().map(|k| k.condition());
+        let condition = supervisor.as_ref().map(|supervisor| supervisor.condition());
         let ready =
             record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
         if record.stopped {

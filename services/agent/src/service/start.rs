@@ -65,7 +65,7 @@ impl Service {
         new: Revision,
     ) -> Result<Start> {
         let start = match self.store.begin_start(operation, payload, new).await? {
-            Begin::New(new) => Start::RevisionSupervisor(self.keep_revision(*new, false)),
+            Begin::New(new) => Start::RevisionSupervisor(self.start_supervisor(*new, false)),
             Begin::Again(kept) => self.resume(*kept)?,
         };
         self.settle(name).await?;
@@ -90,7 +90,7 @@ impl Service {
             })),
             _ => {
                 let proven = kept.phase == StoredPhase::Ready;
-                Ok(Start::RevisionSupervisor(self.keep_revision(kept, proven)))
+                Ok(Start::RevisionSupervisor(self.start_supervisor(kept, proven)))
             }
         }
     }

@@ -35,7 +35,7 @@ impl Service {
             name: record.name,
             revision: shown.public,
             revision_number: shown.number,
-            shown_env: self.surroundings.shown(&shown.spec, entry_point),
+            shown_env: self.environment.shown(&shown.spec, entry_point),
             phase,
             message,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
@@ -93,7 +93,7 @@ impl Service {
     }
 
     pub(super) fn condition(&self, id: &RevisionId) -> Option<RevisionCondition> {
-        self.supervisor(id).map(|k| k.condition())
+        self.supervisor(id).map(|supervisor| supervisor.condition())
     }
 }
 

@@ -121,12 +121,12 @@ impl Dependencies {
             Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
             other => {
                 let lines: Vec<&str> = requirements.iter().map(|requirement| requirement.line.as_str()).collect();
-                log.say(format!("resolving {}", lines.join(", ")));
+                log.write_line(format!("resolving {}", lines.join(", ")));
                 let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
                 if former.is_some() {
-                    log.say("another Python than before: versions are kept where they still fit");
+                    log.write_line("another Python than before: versions are kept where they still fit");
                 }
-                let report = |line: &str| log.say(line);
+                let report = |line: &str| log.write_line(line);
                 let wanted = uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
                 let lock = wanted.await?;
                 let (requirements, interpreter) = (requirements.digest(), identity.clone());
@@ -143,7 +143,7 @@ impl Dependencies {
         let made = match kept {
             Some(made) => {
                 made.layers.iter().for_each(|_| log.dependency_layer(true));
-                log.say(format!("{} packages in {} layers are there", locked.len(), made.layers.len()));
+                log.write_line(format!("{} packages in {} layers are there", locked.len(), made.layers.len()));
                 made
             }
             None => {
@@ -153,7 +153,7 @@ impl Dependencies {
                 made
             }
         };
-        made.clashes.iter().for_each(|clash| log.say(clash.clone()));
+        made.clashes.iter().for_each(|clash| log.write_line(clash.clone()));
         Ok(Found { layers: made.layers, lock: keep })
     }
 
@@ -186,7 +186,7 @@ impl Dependencies {
         staging.install(&needed).await?;
         staging.compile(&needed, STEP_LIMIT).await?;
         let new = layers::write_layers(&missing, &staging, &self.blobs).await?;
-        log.say(format!(
+        log.write_line(format!(
             "{} packages in {} layers, {} of them new with {} bytes",
             locked.len(),
             groups.len(),

@@ -65,7 +65,7 @@ impl<'a> Staging<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        self.log.say(format!("installing {} packages", missing.len()));
+        self.log.write_line(format!("installing {} packages", missing.len()));
         let installed = self.install_all(missing).await?;
         self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
         Ok(())
@@ -99,17 +99,17 @@ impl<'a> Staging<'a> {
         deadline: Instant,
     ) -> Result<Option<Installed>> {
         let target = self.directory("site", name, Role::Installer).await?;
-        let report = |line: &str| self.log.say(line);
+        let report = |line: &str| self.log.write_line(line);
         let left = deadline.saturating_duration_since(Instant::now());
         let lock = Lock::parse(entry)?;
         let installing = self.uv.install(&lock, &target, self.interpreter, left, &report);
-        installing.await.inspect_err(|_| self.log.say(format!("  {name} {version} was not installed")))?;
+        installing.await.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
         let package = name.clone();
         let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
         let taken = spawn_blocking(move || installed::take_stock(&target, &package)).await;
         let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {
-            self.log.say(format!("  {name} {version}"));
+            self.log.write_line(format!("  {name} {version}"));
         }
         Ok(installed)
     }

@@ -40,12 +40,12 @@ impl Inner {
             let digest = parse_digest(digest)?;
             self.check_length(&request.headers)?;
             let slot = self.uploads.slot()?;
-            let (uploads, keeper) = (self.uploads.clone(), self.keeper());
+            let (uploads, finisher) = (self.uploads.clone(), self.finisher());
             return uninterrupted(async move {
                 let _slot = slot;
                 let mut upload = uploads.create().await?;
                 uploads.fill(&mut upload, body).await?;
-                keeper.keep(repo, upload, digest).await
+                finisher.finish(repo, upload, digest).await
             })
             .await;
         }
@@ -87,12 +87,12 @@ impl Inner {
         let digest = parse_digest(digest.ok_or_else(|| Refusal::new(ErrorCode::DigestInvalid, "digest is missing"))?)?;
         let slot = self.uploads.slot()?;
         let held = self.hold(&repo, id, &request.headers)?;
-        let (uploads, keeper) = (self.uploads.clone(), self.keeper());
+        let (uploads, finisher) = (self.uploads.clone(), self.finisher());
         uninterrupted(async move {
             let _slot = slot;
             let held = uploads.append(held, body).await?;
             let upload = held.into_upload().ok_or_else(|| Refusal::busy("the upload is being ended"))?;
-            keeper.keep(repo, upload, digest).await
+            finisher.finish(repo, upload, digest).await
         })
         .await
     }
@@ -147,19 +147,19 @@ impl Inner {
         }
     }
 
-    fn keeper(&self) -> Keeper {
-        Keeper { blobs: self.blobs.clone(), manifests: self.manifests.clone() }
+    fn finisher(&self) -> UploadFinisher {
+        UploadFinisher { blobs: self.blobs.clone(), manifests: self.manifests.clone() }
     }
 }
 
 /// Turns an upload into a blob of a repository, on its own.
-struct Keeper {
+struct UploadFinisher {
     blobs: BlobStore,
     manifests: ManifestStore,
 }
 
-impl Keeper {
-    async fn keep(self, repo: RepoName, upload: Upload, digest: Digest) -> Result<Response, Refusal> {
+impl UploadFinisher {
+    async fn finish(self, repo: RepoName, upload: Upload, digest: Digest) -> Result<Response, Refusal> {
         let blobs = self.blobs;
         // Until the repository has it.
         let _lease = blobs.lease();

@@ -42,7 +42,7 @@ pub struct WatchedPolicies {
     agent_identities: Arc<dyn AgentIdentities>,
     private: PrivateHosts,
     /// The state that both services have reported so far.
-    said: Mutex<Said>,
+    reported: Mutex<Reported>,
     /// The policies that follow from it.
     table: RwLock<Arc<Table>>,
     /// Wakes calls that wait for another table.
@@ -52,7 +52,7 @@ pub struct WatchedPolicies {
 }
 
 #[derive(Default)]
-struct Said {
+struct Reported {
     tools: Records<Name, Arc<ToolPolicy>>,
     model_providers: Records<Name, Arc<ModelProviderPolicy>>,
     identities: Records<RevisionId, AgentIdentity>,
@@ -87,26 +87,26 @@ struct Table {
 }
 
 impl Table {
-    fn of(said: &Said) -> Self {
+    fn of(reported: &Reported) -> Self {
         let policy = |identity: &AgentIdentity| {
-            let tools = identity.required_tools.iter().filter_map(|tool| said.tools.by_key.get(tool));
+            let tools = identity.required_tools.iter().filter_map(|tool| reported.tools.by_key.get(tool));
             Arc::new(AgentPolicy {
                 agent: identity.agent.clone(),
                 revision: identity.revision,
                 tools: tools.map(|tool| ToolPolicy::clone(tool)).collect(),
-                models: model_policies(&identity.llm, &said.model_providers.by_key),
+                models: model_policies(&identity.llm, &reported.model_providers.by_key),
                 own_key_origins: identity.own_key_origins.iter().filter_map(|text| own_key_origin(text)).collect(),
                 open_network: identity.open_network,
             })
         };
-        let policies = said.identities.by_key.iter().map(|(revision, identity)| (*revision, policy(identity)));
+        let policies = reported.identities.by_key.iter().map(|(revision, identity)| (*revision, policy(identity)));
         // Of several tools at one origin the first by name is as good as any.
-        let tools = said.tools.by_key.values().rev();
+        let tools = reported.tools.by_key.values().rev();
         Self {
             status: EgressStatus {
-                tools: said.tools.status(),
-                identities: said.identities.status(),
-                model_providers: said.model_providers.status(),
+                tools: reported.tools.status(),
+                identities: reported.identities.status(),
+                model_providers: reported.model_providers.status(),
             },
             policies: policies.collect(),
             by_origin: tools.map(|tool| (tool.origin.to_string(), tool.name.clone())).collect(),
@@ -128,7 +128,7 @@ impl Table {
 }
 
 /// Selects the records that a subscription's updates go to.
-type Select<K, V> = fn(&mut Said) -> &mut Records<K, V>;
+type Select<K, V> = fn(&mut Reported) -> &mut Records<K, V>;
 
 impl WatchedPolicies {
     /// Policies made of what the two services say. `private_domains` are those whose names may lead to private
@@ -142,7 +142,7 @@ impl WatchedPolicies {
             tool_credentials,
             agent_identities,
             private: PrivateHosts::new(private_domains)?,
-            said: Mutex::default(),
+            reported: Mutex::default(),
             table: RwLock::default(),
             changed: watch::Sender::new(()),
             stopping: CancellationToken::new(),
@@ -158,17 +158,17 @@ impl WatchedPolicies {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what a service says, and what follows from it.
-    fn note(&self, change: impl FnOnce(&mut Said)) {
+    fn note(&self, change: impl FnOnce(&mut Reported)) {
         {
-            let mut said = self.said();
-            change(&mut said);
+            let mut reported = self.reported();
+            change(&mut reported);
             // Under the lock: the table never goes back.
-            *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::of(&said));
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::of(&reported));
         }
         self.changed.send_replace(());
     }
@@ -191,9 +191,9 @@ impl WatchedPolicies {
                 Ok(updates) => self.read(updates, select, &convert).await,
                 Err(e) => e,
             };
-            let was_connected = select(&mut self.said()).connected;
+            let was_connected = select(&mut self.reported()).connected;
             if was_connected {
-                self.note(|said| select(said).connected = false);
+                self.note(|reported| select(reported).connected = false);
                 backoff.reset();
                 failures = 0;
             }
@@ -233,10 +233,10 @@ impl WatchedPolicies {
             match (&mut first, update) {
                 (Some(_), Update::Complete) => {
                     let by_key = first.take().unwrap_or_default();
-                    self.note(|said| *select(said) = Records { by_key, complete: true, connected: true });
+                    self.note(|reported| *select(reported) = Records { by_key, complete: true, connected: true });
                 }
                 (Some(records), update) => apply(records, update),
-                (None, update) => self.note(|said| apply(&mut select(said).by_key, update)),
+                (None, update) => self.note(|reported| apply(&mut select(reported).by_key, update)),
             }
         }
         Error::new(Code::Unavailable, "the service ended the subscription")
@@ -315,19 +315,19 @@ impl Policies for WatchedPolicies {
         let tools = self.follow(
             "tool registry",
             || self.tool_credentials.watch_tools(),
-            |said| &mut said.tools,
+            |reported| &mut reported.tools,
             |access| self.tool(access),
         );
         let model_providers = self.follow(
             "tool registry's model providers",
             || self.tool_credentials.watch_model_providers(),
-            |said| &mut said.model_providers,
+            |reported| &mut reported.model_providers,
             |access: &ModelProviderAccess| Some(Arc::new(ModelProviderPolicy::new(access, &self.private))),
         );
         let identities = self.follow(
             "agent service",
             || self.agent_identities.watch_identities(),
-            |said| &mut said.identities,
+            |reported| &mut reported.identities,
             |identity: &AgentIdentity| Some(identity.clone()),
         );
         shutdown.run_until_cancelled(async { tokio::join!(tools, model_providers, identities) }).await;

@@ -132,7 +132,7 @@ impl Budgets {
         };
         if is_news {
             // The refusal itself is in the agent's log.
-            self.tell(agent, None, &at, now);
+            self.report(agent, None, &at, now);
         }
         Err(refusal(agent, &at, now))
     }
@@ -161,12 +161,12 @@ impl Budgets {
             before.filter(|(before, after)| crosses(before.as_ref(), after)).map(|(_, after)| after).collect()
         };
         for at in crossed {
-            self.tell(agent, Some(revision), &at, now);
+            self.report(agent, Some(revision), &at, now);
         }
     }
 
     /// Tells the operator and whoever follows, and in the log of the revision whose call it was, if it was one.
-    fn tell(&self, agent: &Name, revision: Option<RevisionId>, at: &LimitUse, now: i64) {
+    fn report(&self, agent: &Name, revision: Option<RevisionId>, at: &LimitUse, now: i64) {
         let is_exceeded = at.share() >= FULL;
         let text = match is_exceeded {
             true => format!("{}; its calls of models are refused until then", shown(agent, at)),
@@ -205,7 +205,7 @@ impl Budgets {
             account.uses().into_iter().filter(|at| is_of_calls_that_ended(at) && crosses(before(at), at)).collect()
         };
         for at in crossed {
-            self.tell(agent, None, &at, now);
+            self.report(agent, None, &at, now);
         }
     }
 

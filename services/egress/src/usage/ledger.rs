@@ -205,7 +205,7 @@ async fn commit(shared: &Shared, store: &dyn KeepsUsage, outage: &mut Outage) ->
     let outcome = loop {
         match timeout(outage.patience(), &mut adding).await {
             Ok(outcome) => break outcome,
-            Err(_) => outage.tell(&shared.late()),
+            Err(_) => outage.report(&shared.late()),
         }
     };
     let Err(e) = outcome else {

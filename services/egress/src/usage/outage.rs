@@ -26,12 +26,12 @@ impl Outage {
     pub(super) fn failed(&mut self, cause: Error, waits: &UsageSums) {
         self.cause = Some(cause);
         if self.told.is_none() || self.patience().is_zero() {
-            self.tell(waits);
+            self.report(waits);
         }
     }
 
     /// Usage waits in memory, and that has to be reported.
-    pub(super) fn tell(&mut self, waits: &UsageSums) {
+    pub(super) fn report(&mut self, waits: &UsageSums) {
         self.told = Some(Instant::now());
         let (chain, why) = self.cause();
         let (requests, tokens) = (waits.requests, waits.total_tokens());

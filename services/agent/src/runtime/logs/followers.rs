@@ -45,7 +45,7 @@ pub(super) fn follow(query: LogQuery, place: OwnedSemaphorePermit) -> (Follower,
 
 impl Follower {
     /// Gives what is wanted of `lines`; false once nobody reads any more.
-    pub fn give(&self, lines: &[LogLine]) -> bool {
+    pub fn send(&self, lines: &[LogLine]) -> bool {
         let wanted: Vec<LogLine> = lines.iter().filter(|line| self.query.wants(line)).cloned().collect();
         let count = wanted.len() as u64;
         // Lines after a gap wait until the gap has been reported, so that everything is in order.
@@ -96,16 +96,16 @@ mod tests {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let (follower, mut following) = follow(LogQuery::default(), place);
         for n in 0..FULL + 5 {
-            assert!(follower.give(&[line(n)]));
+            assert!(follower.send(&[line(n)]));
         }
         for n in 0..FULL {
             assert_eq!(following.next().await, Some(LogPiece::Lines(vec![line(n)])));
         }
-        assert!(follower.give(&[line(98), line(99)]), "in order: after the gap only when that was told");
+        assert!(follower.send(&[line(98), line(99)]), "in order: after the gap only when that was told");
         assert_eq!(following.next().await, Some(LogPiece::Skipped(7)));
-        assert!(follower.give(&[line(100)]));
+        assert!(follower.send(&[line(100)]));
         assert_eq!(following.next().await, Some(LogPiece::Lines(vec![line(100)])));
         drop(following);
-        assert!(!follower.give(&[]));
+        assert!(!follower.send(&[]));
     }
 }

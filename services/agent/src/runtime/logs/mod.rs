@@ -267,7 +267,7 @@ impl Writer {
         if written.is_err() {
             self.counts.dropped.add(&agent, bytes);
         }
-        self.followers.retain(|follower| follower.give(lines));
+        self.followers.retain(|follower| follower.send(lines));
         written
     }
 }

@@ -132,12 +132,12 @@ impl Sandbox {
     /// Makes a directory for what programs of a kind write. Blocks.
     pub fn make_dir(&self, dir: &Path, role: Role) -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
-        ownership::give(dir, self.owner(role))
+        ownership::change_owner(dir, self.owner(role))
     }
 
     /// Gives a file or directory to the user of a kind. Blocks.
-    pub fn give(&self, path: &Path, role: Role) -> io::Result<()> {
-        ownership::give(path, self.owner(role))
+    pub fn change_owner(&self, path: &Path, role: Role) -> io::Result<()> {
+        ownership::change_owner(path, self.owner(role))
     }
 
     /// The memory of the build that this is for, where it is limited.

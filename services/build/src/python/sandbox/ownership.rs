@@ -13,7 +13,7 @@ use std::{
 const MOST: usize = 500_000;
 
 /// Gives a file, or a directory without what is in it, to a user; a symbolic link is not followed.
-pub(super) fn give(path: &Path, owner: Option<RunAs>) -> io::Result<()> {
+pub(super) fn change_owner(path: &Path, owner: Option<RunAs>) -> io::Result<()> {
     let Some(owner) = owner else { return Ok(()) };
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     Ok(chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
@@ -52,10 +52,10 @@ fn hand_over_all(top: &Path, owner: RunAs, most: usize) -> io::Result<bool> {
             if entry.file_type()?.is_dir() {
                 open.push(entry.path());
             }
-            give(&entry.path(), Some(owner))?;
+            change_owner(&entry.path(), Some(owner))?;
         }
     }
-    give(top, Some(owner)).map(|()| true)
+    change_owner(top, Some(owner)).map(|()| true)
 }
 
 #[cfg(test)]

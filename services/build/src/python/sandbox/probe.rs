@@ -83,7 +83,7 @@ async fn attempt(shared: &Shared, place: &Place, python: &Path) -> std::result::
     let (read, write, private) = (place.path("read"), place.path("write"), place.path("private"));
     let own = RunAs { uid: geteuid().as_raw(), gid: getegid().as_raw() };
     // Not the user of an earlier try.
-    ownership::give(&write, Some(shared.owner(Role::Reader).unwrap_or(own))).map_err(|e| e.to_string())?;
+    ownership::change_owner(&write, Some(shared.owner(Role::Reader).unwrap_or(own))).map_err(|e| e.to_string())?;
     let plan = shared.plan(None, Role::Reader, &FileAccess { read: vec![&read], write: vec![&write], lasting: false });
     let plan = serde_json::to_string(&plan).map_err(|e| e.to_string())?;
     let none: [(&str, &str); 0] = [];

@@ -214,9 +214,9 @@ impl Uv {
             let dir = tempfile::Builder::new().prefix("lock-").tempdir_in(work)?;
             for (name, text) in files {
                 std::fs::write(dir.path().join(name), text)?;
-                sandbox.give(&dir.path().join(name), Role::Installer)?;
+                sandbox.change_owner(&dir.path().join(name), Role::Installer)?;
             }
-            sandbox.give(dir.path(), Role::Installer)?;
+            sandbox.change_owner(dir.path(), Role::Installer)?;
             Ok(dir)
         });
         let failed = |e: std::io::Error| Error::internal("writing a lock", e);

@@ -153,7 +153,7 @@ impl Settings {
             let directory = copy.parent().unwrap_or(Path::new("/"));
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             io::copy(&mut std::fs::File::open(&from)?, &mut file)?;
-            sandbox.give(file.path(), Role::Installer)?;
+            sandbox.change_owner(file.path(), Role::Installer)?;
             file.persist(&copy).map(drop).map_err(|e| e.error)
         });
         let failed = |e: io::Error| Error::internal("copying the netrc file for uv", e);

@@ -82,14 +82,14 @@ impl Attempts {
                 None => false,
             };
             if !goes_on || egress.budgets.is_used_up(&policy.agent) {
-                return told(outcome, server, made);
+                return with_attempts(outcome, server, made);
             }
         }
     }
 }
 
 /// The outcome of a call, with the number of attempts if it failed in the end.
-fn told(outcome: Result<Answer, Refusal>, server: &ModelServer, made: u32) -> Result<Answer, Refusal> {
+fn with_attempts(outcome: Result<Answer, Refusal>, server: &ModelServer, made: u32) -> Result<Answer, Refusal> {
     if made == 1 {
         return outcome;
     }

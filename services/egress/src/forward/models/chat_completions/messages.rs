@@ -21,11 +21,11 @@ pub(super) fn read(messages: Option<Value>, request: &mut ChatRequest) -> Result
                 if blocks.is_empty() {
                     return Err(Invalid::new(format!("{path}.content"), "must not be empty"));
                 }
-                say(&mut request.turns, Role::User, blocks);
+                push_blocks(&mut request.turns, Role::User, blocks);
             }
-            Some("assistant") => say(&mut request.turns, Role::Assistant, assistant(message, &path)?),
+            Some("assistant") => push_blocks(&mut request.turns, Role::Assistant, assistant(message, &path)?),
             // A tool's result is for the model, so it is on the user's side.
-            Some("tool") => say(&mut request.turns, Role::User, vec![tool_result(message, &path)?]),
+            Some("tool") => push_blocks(&mut request.turns, Role::User, vec![tool_result(message, &path)?]),
             _ => {
                 let text = "must be system, developer, user, assistant or tool";
                 return Err(Invalid::new(format!("{path}.role"), text));
@@ -39,7 +39,7 @@ pub(super) fn read(messages: Option<Value>, request: &mut ChatRequest) -> Result
 }
 
 /// Adds to the turn of one side, or begins it.
-fn say(turns: &mut Vec<Turn>, role: Role, blocks: Vec<Block>) {
+fn push_blocks(turns: &mut Vec<Turn>, role: Role, blocks: Vec<Block>) {
     match turns.last_mut() {
         _ if blocks.is_empty() => {}
         Some(last) if last.role == role => last.blocks.extend(blocks),

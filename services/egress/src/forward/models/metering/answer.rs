@@ -120,7 +120,9 @@ impl AnswerReader {
     /// The tokens of the answer, with `input` as an estimate of the request's. `is_complete` is whether its end came.
     pub(super) fn sums(&self, input: u64, is_complete: bool) -> UsageSums {
         match self.content() {
-            Some(content) => content.reading.sums(input, is_complete && !self.has_failed && content.said_all()),
+            Some(content) => {
+                content.reading.sums(input, is_complete && !self.has_failed && content.is_usage_complete())
+            }
             None => Reading::default().sums(input, false),
         }
     }

@@ -135,7 +135,7 @@ impl Content {
     }
 
     /// Whether nothing that counts is missing, if the end has come.
-    pub(super) fn said_all(&self) -> bool {
+    pub(super) fn is_usage_complete(&self) -> bool {
         match self.format {
             Format::Json => self.scanner.is_whole(),
             Format::Events => self.has_ended || self.reading.is_usage_final(),

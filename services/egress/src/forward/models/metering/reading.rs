@@ -103,7 +103,7 @@ impl Reading {
 
     /// The tokens of the input and of the output that were said, each of which may follow from the total. A total alone is
     /// divided as an estimate would be: its sum is exact.
-    fn said(&self, input: u64) -> (Option<u64>, Option<u64>) {
+    fn stated(&self, input: u64) -> (Option<u64>, Option<u64>) {
         let Some(total) = self.total else { return (self.input, self.output) };
         match (self.input, self.output) {
             (None, None) => {
@@ -123,11 +123,11 @@ impl Reading {
     /// The tokens of the answer, with `input` as an estimate of the request's. An answer that did not come to its end
     /// may have said less than it was.
     pub(super) fn sums(&self, input: u64, is_complete: bool) -> UsageSums {
-        let (said_input, said_output) = self.said(input);
-        let known = said_input.is_some() || said_output.is_some();
+        let (stated_input, stated_output) = self.stated(input);
+        let known = stated_input.is_some() || stated_output.is_some();
         let cached = self.cached.unwrap_or(self.cache_read);
         let written = if known && is_complete { 0 } else { estimate(self.text) };
-        let input = match said_input {
+        let input = match stated_input {
             Some(given) => given.saturating_add(self.cache_read).saturating_add(self.cache_creation),
             None if known => 0,
             None => input,
@@ -137,7 +137,7 @@ impl Reading {
             estimated_requests: u64::from(!known || !is_complete),
             input_tokens: input,
             cached_input_tokens: cached.min(input),
-            output_tokens: said_output.unwrap_or_default().max(written),
+            output_tokens: stated_output.unwrap_or_default().max(written),
             ..UsageSums::default()
         }
     }

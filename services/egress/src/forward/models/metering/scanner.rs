@@ -106,7 +106,7 @@ pub(super) struct Scanner {
     short: [u8; SHORT],
     /// Bytes of the text so far, and how many of them were reported.
     length: u64,
-    told: u64,
+    reported: u64,
     has_escapes: bool,
     number: u64,
     at: u64,
@@ -125,7 +125,7 @@ impl Scanner {
             wants_name: false,
             short: [0; SHORT],
             length: 0,
-            told: 0,
+            reported: 0,
             has_escapes: false,
             number: 0,
             at: 0,
@@ -173,9 +173,9 @@ impl Scanner {
             self.at += 1;
         }
         // Whatever comes next, so much of a text has passed.
-        if matches!(self.state, State::Text { .. }) && self.length > self.told && self.is_told() {
-            found(Found::Text { path: self.path(), bytes: self.length - self.told, short: &[] });
-            self.told = self.length;
+        if matches!(self.state, State::Text { .. }) && self.length > self.reported && self.is_reported() {
+            found(Found::Text { path: self.path(), bytes: self.length - self.reported, short: &[] });
+            self.reported = self.length;
         }
     }
 
@@ -198,7 +198,7 @@ impl Scanner {
         &self.path[..self.depth.min(DEPTH)]
     }
 
-    const fn is_told(&self) -> bool {
+    const fn is_reported(&self) -> bool {
         self.depth <= DEPTH
     }
 
@@ -230,8 +230,8 @@ impl Scanner {
             if let Some(last) = self.depth.checked_sub(1).and_then(|last| self.path.get_mut(last)) {
                 *last = Key::of(short);
             }
-        } else if self.is_told() {
-            found(Found::Text { path: &self.path[..self.depth], bytes: self.length - self.told, short });
+        } else if self.is_reported() {
+            found(Found::Text { path: &self.path[..self.depth], bytes: self.length - self.reported, short });
         }
     }
 
@@ -245,7 +245,7 @@ impl Scanner {
         match byte {
             b'{' | b'[' => {
                 self.has_begun = true;
-                if self.is_told() {
+                if self.is_reported() {
                     found(Found::Open { path: self.path(), at: self.at });
                 }
                 let is_object = byte == b'{';
@@ -253,7 +253,7 @@ impl Scanner {
                     (*key, *object) = (if is_object { Key::Other } else { Key::Element }, is_object);
                 }
                 self.depth += 1;
-                self.wants_name = is_object && self.is_told();
+                self.wants_name = is_object && self.is_reported();
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
@@ -264,16 +264,16 @@ impl Scanner {
                 self.wants_name = open.copied().unwrap_or(false);
             }
             b'"' => {
-                (self.length, self.told, self.has_escapes) = (0, 0, false);
+                (self.length, self.reported, self.has_escapes) = (0, 0, false);
                 let escaped = false;
                 self.state = if self.wants_name { State::Name { escaped } } else { State::Text { escaped } };
             }
-            b'0'..=b'9' if self.is_told() => {
+            b'0'..=b'9' if self.is_reported() => {
                 self.number = u64::from(byte - b'0');
                 self.state = State::Number;
             }
             b'-' => self.state = State::Fraction,
-            b't' | b'f' | b'n' if self.is_told() => {
+            b't' | b'f' | b'n' if self.is_reported() => {
                 found(Found::Literal { path: self.path(), first: byte, at: self.at });
             }
             _ => {}
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     /// The values found in a document that comes in pieces of so many bytes, one a line.
-    fn told(text: &str, piece: usize) -> Vec<String> {
+    fn reported(text: &str, piece: usize) -> Vec<String> {
         let (mut scanner, mut lines) = (Scanner::new(), Vec::new());
         for piece in text.as_bytes().chunks(piece) {
             scanner.read(piece, |found| match found {
@@ -300,10 +300,10 @@ mod tests {
     }
 
     #[test]
-    fn members_are_told_with_their_path() {
+    fn members_are_reported_with_their_path() {
         let text = r#"{"usage": {"prompt_tokens": 12, "x": [1, {"usage": true}]}, "id": "a", "stream": null}"#;
         assert_eq!(
-            told(text, 1000),
+            reported(text, 1000),
             [
                 "[] opens at 0",
                 "[Usage] opens at 10",
@@ -323,7 +323,7 @@ mod tests {
         let text =
             r#"{"a":"\"usage\":{","usage":{"input_tokens":1234,"output_tokens":5.5,"cached_tokens":-1},"b\u0020":6}"#;
         let numbers = |piece| {
-            let lines = told(text, piece);
+            let lines = reported(text, piece);
             lines.into_iter().filter(|line| line.contains('=')).collect::<Vec<_>>()
         };
         for piece in 1..text.len() {
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn members_nested_too_deep_are_skipped() {
         let deep = format!("{{\"a\":{}{{\"usage\":1}}{},\"usage\":2}}", "[".repeat(20), "]".repeat(20));
-        let lines = told(&deep, 7);
+        let lines = reported(&deep, 7);
         assert_eq!(lines.last().map(String::as_str), Some("[Usage] = 2"));
         assert_eq!(lines.iter().filter(|line| line.contains('=')).count(), 1);
     }
@@ -343,7 +343,7 @@ mod tests {
     fn zeros_after_the_point_leave_a_number_whole() {
         let text = r#"{"usage":{"input_tokens":10.0,"output_tokens":20.00,"cached_tokens":1.50}}"#;
         for piece in 1..text.len() {
-            let lines = told(text, piece);
+            let lines = reported(text, piece);
             let numbers: Vec<_> = lines.iter().filter(|line| line.contains('=')).collect();
             assert_eq!(numbers, ["[Usage, InputTokens] = 10", "[Usage, OutputTokens] = 20"], "pieces of {piece}");
         }
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn malformed_documents_do_not_panic() {
         for text in ["]]}}\"", "{{{{,,::\"\\", "data: 1", "\u{0}", "{\"usage\":"] {
-            told(text, 1);
+            reported(text, 1);
         }
     }
 }

@@ -3,12 +3,13 @@
 use crate::quota::{QuotaExceeded, QuotaGrant};
 use std::time::Duration;
 
-/// The bytes of a body that are free, so that large bodies keep nobody from sending small ones, and the step in which it is
-/// charged beyond them.
+/// The bytes of a body that are free, so that large bodies keep nobody from sending small ones, and the step in which
+/// it is charged beyond them.
 pub const STEP: usize = 64 << 10;
 
-/// Charges a body for the bytes that have arrived: one that was only announced takes nothing from others. Of its own holder's
-/// part all that it announced is reserved: several bodies of one holder with a part each would wait for each other.
+/// Charges a body for the bytes that have arrived: one that was only announced takes nothing from others. Of its own
+/// holder's part all that it announced is reserved: several bodies of one holder with a part each would wait for each
+/// other.
 #[derive(Debug)]
 pub struct BodyCharge {
     grant: QuotaGrant,
@@ -28,8 +29,8 @@ impl BodyCharge {
         self.charged == STEP
     }
 
-    /// Charges for a body of `size` bytes so far, and waits up to `patience` for quota that others hold. Returns whether
-    /// there was something to charge.
+    /// Charges for a body of `size` bytes so far, and waits up to `patience` for quota that others hold. Returns
+    /// whether there was something to charge.
     pub async fn grow_to(&mut self, size: usize, patience: Duration) -> Result<bool, QuotaExceeded> {
         if size <= self.charged {
             return Ok(false);

@@ -44,8 +44,8 @@ pub struct Config {
     pub concurrent_starts: usize,
     /// The time that a start may take until the agent is ready, in seconds; 0: for ever.
     pub start_seconds: u64,
-    /// The time in which a replaced instance may finish the requests that it has, in seconds: the gateway's `invoke_timeout_seconds`
-    /// and a little more.
+    /// The time in which a replaced instance may finish the requests that it has, in seconds: the gateway's
+    /// `invoke_timeout_seconds` and a little more.
     pub drain_seconds: u64,
     /// The number of superseded revisions of each agent that are kept, to be rolled back to.
     pub revisions: u32,
@@ -69,7 +69,8 @@ pub struct Config {
     pub service_token_file: Option<PathBuf>,
     /// The key of what is stored; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
-    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long
+    /// before.
     pub operations_seconds: u64,
     /// The number of those answers that are kept.
     pub operations: u64,

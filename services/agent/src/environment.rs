@@ -61,8 +61,8 @@ impl AgentEnvironment {
         vars
     }
 
-    /// The same as it may be shown: the platform's variables as they are, the user's masked unless they are no secrets. The
-    /// proxy variables have the token in them and are not shown.
+    /// The same as it may be shown: the platform's variables as they are, the user's masked unless they are no secrets.
+    /// The proxy variables have the token in them and are not shown.
     pub fn shown(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
         let mut vars = self.platform(spec, entry_point);
         for var in &spec.config.env {
@@ -90,10 +90,10 @@ impl AgentEnvironment {
     }
 
     /// The hosts that are called without egress. In a network of the agent's own these are its own servers on loopback,
-    /// where egress' base URLs are as well; a tool at such a name, or at one below it, which clients except along with it,
-    /// is on the machine's loopback, to which only the proxy leads. On the machine's loopback base URLs need the token that
-    /// goes to the proxy, so it is no exception there. An open network reaches more by itself: what egress does not lead
-    /// to, and loopback where egress is elsewhere.
+    /// where egress' base URLs are as well; a tool at such a name, or at one below it, which clients except along with
+    /// it, is on the machine's loopback, to which only the proxy leads. On the machine's loopback base URLs need the
+    /// token that goes to the proxy, so it is no exception there. An open network reaches more by itself: what egress
+    /// does not lead to, and loopback where egress is elsewhere.
     fn no_proxy(&self, spec: &AgentSpec) -> String {
         if self.egress.key.is_none() {
             let tools: Vec<Url> = spec.tools.iter().filter_map(|tool| tool.url.as_ref()?.parse().ok()).collect();

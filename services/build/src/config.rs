@@ -48,8 +48,8 @@ pub struct Config {
     pub max_unpacked_bytes: u64,
     /// The most bytes of memory that all programs of one build have together, where there are control groups.
     pub max_memory_bytes: u64,
-    /// The program that calls [`crate::run_if_requested`]: this very program. Without one, as in tests, programs are not
-    /// confined.
+    /// The program that calls [`crate::run_if_requested`]: this very program. Without one, as in tests, programs are
+    /// not confined.
     #[serde(skip)]
     pub launcher: Option<PathBuf>,
     /// Whether programs of builds have users of their own where they can; false makes this machine look lesser.
@@ -57,7 +57,8 @@ pub struct Config {
     pub own_users: bool,
     /// The most bytes of the installer's cache.
     pub cache_bytes: u64,
-    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long
+    /// before.
     pub operations_seconds: u64,
     /// The number of those answers that are kept.
     pub operations: u64,

@@ -8,7 +8,8 @@ use hoistway_kit::{
 };
 use std::process::ExitCode;
 
-/// Hoistway's build service and embedded OCI registry. Settings come from the file, then from HOISTWAY_BUILD_* variables.
+/// Hoistway's build service and embedded OCI registry. Settings come from the file, then from HOISTWAY_BUILD_*
+/// variables.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

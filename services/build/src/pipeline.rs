@@ -184,9 +184,9 @@ impl Inner {
         }
     }
 
-    /// The packages to install: those that the request names, else those that the imports need. Every file that the entry point reaches
-    /// is parsed either way, so that a syntax error, and that there is nothing to invoke, is found before anything is
-    /// installed.
+    /// The packages to install: those that the request names, else those that the imports need. Every file that the
+    /// entry point reaches is parsed either way, so that a syntax error, and that there is nothing to invoke, is found
+    /// before anything is installed.
     async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
         if let Some(wanted) = &source.requires_python {
             self.interpreter.suits(wanted)?;

@@ -150,7 +150,8 @@ impl Builder {
         }))
     }
 
-    /// Ends everybody who follows builds, so that calls can drain. Logs end with their builds, which the shutdown cancels.
+    /// Ends everybody who follows builds, so that calls can drain. Logs end with their builds, which the shutdown
+    /// cancels.
     pub fn close(&self) {
         self.0.events.close();
     }

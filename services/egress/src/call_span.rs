@@ -1,5 +1,5 @@
-//! The span of one call, by OpenTelemetry's conventions for HTTP clients and for generative AI: a child of the agent's own
-//! span where the agent passes its trace context on, else of the invoke within which it calls. Never a header or a
+//! The span of one call, by OpenTelemetry's conventions for HTTP clients and for generative AI: a child of the agent's
+//! own span where the agent passes its trace context on, else of the invoke within which it calls. Never a header or a
 //! query, and a prompt only where the operator has turned that on.
 
 use crate::calls::CallRecord;

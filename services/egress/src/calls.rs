@@ -120,8 +120,8 @@ impl Recorder {
     }
 }
 
-/// Counts records and hands them over until nobody can make another one. When `out_of_time` comes first, what is left is
-/// lost, and said.
+/// Counts records and hands them over until nobody can make another one. When `out_of_time` comes first, what is left
+/// is lost, and said.
 pub(crate) async fn keep(
     mut queue: mpsc::Receiver<CallRecord>,
     metrics: Arc<CallMetrics>,

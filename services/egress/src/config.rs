@@ -163,7 +163,8 @@ impl Config {
         Retention::new(Duration::from_secs(u64::from(self.call_days) * 86_400), self.calls.into())
     }
 
-    /// The number of sums of hours and of days that are kept, and the time for which they are. Budgets count the days of a month.
+    /// The number of sums of hours and of days that are kept, and the time for which they are. Budgets count the days
+    /// of a month.
     pub(crate) fn usage_kept(&self) -> [Retention; 2] {
         let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
         let of_days = days(self.usage_days.max(BUDGET_DAYS));

@@ -1,9 +1,9 @@
 //! Egress: the only way out of an agent. It knows which agent calls, lets calls to that agent's tools through and
 //! nothing else, adds the credentials that agents never see, and records every call.
 //!
-//! The policies of agents come in through [`Policies`], what they did goes out through [`CallRecords`]. [`serve`] is the whole
-//! service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See `docs/egress.md` for
-//! what it enforces.
+//! The policies of agents come in through [`Policies`], what they did goes out through [`CallRecords`]. [`serve`] is
+//! the whole service; a process that hosts several services calls [`open`], [`grpc`] and [`run`] itself. See
+//! `docs/egress.md` for what it enforces.
 
 mod agent_limits;
 mod call_span;

@@ -30,7 +30,8 @@ pub struct Config {
     pub egress_token_file: Option<PathBuf>,
     /// The key of stored credentials; absent: `master.key` in the data directory.
     pub master_key_file: Option<PathBuf>,
-    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long before.
+    /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long
+    /// before.
     pub operations_seconds: u64,
     /// The number of those answers that are kept.
     pub operations: u64,

@@ -195,8 +195,8 @@ pub(crate) fn would_leak(kind: &str, path: &str, name: &Name) -> Error {
     Error::new(Code::Conflict, text)
 }
 
-/// Whether a change keeps a tool's credentials where they were given for: used in the same way, and sent nowhere else. A
-/// key in a URL gets into logs.
+/// Whether a change keeps a tool's credentials where they were given for: used in the same way, and sent nowhere else.
+/// A key in a URL gets into logs.
 fn keeps_destinations(before: &Connection, after: &Connection) -> bool {
     let in_query = |at: &Connection| at.api_key.as_ref().is_some_and(|key| key.location == "Query");
     let tokens = |at: &Connection| at.oauth2.as_ref().map(|oauth2| Url::parse(&oauth2.token_url).ok());
@@ -207,8 +207,8 @@ fn keeps_destinations(before: &Connection, after: &Connection) -> bool {
         && is_within(&before.base_url, &after.base_url)
 }
 
-/// Whether a base URL is another or below it: the same scheme, host and port, and a path that goes on where the other ends.
-/// One host may serve several owners, each below a path of their own.
+/// Whether a base URL is another or below it: the same scheme, host and port, and a path that goes on where the other
+/// ends. One host may serve several owners, each below a path of their own.
 pub(crate) fn is_within(base: &str, url: &str) -> bool {
     let (Ok(base), Ok(url)) = (Url::parse(base), Url::parse(url)) else { return base == url };
     let path = base.path().trim_end_matches('/');

@@ -133,8 +133,8 @@ impl LayerStore {
         }
     }
 
-    /// Finds the parts of an image in its layers, lowest first; nothing if one is missing. What is kept on disk for them
-    /// beside the layers is kept as long as the pins live.
+    /// Finds the parts of an image in its layers, lowest first; nothing if one is missing. What is kept on disk for
+    /// them beside the layers is kept as long as the pins live.
     pub async fn tree(&self, layers: &[Digest]) -> Result<Option<(Tree, Pins)>> {
         const DOING: &str = "looking at an image's layers";
         // Files of a higher layer hide those of a lower one, so they are searched from the top.

@@ -1,6 +1,7 @@
 //! One directory of packages out of the layers of several: what a container engine shows of layers that lie on each
 //! other. Python could search many directories, but a package whose files come in two layers would then be half a
-//! package. Files are linked, not copied, so it costs next to nothing and is kept for all revisions with the same layers.
+//! package. Files are linked, not copied, so it costs next to nothing and is kept for all revisions with the same
+//! layers.
 
 use std::{
     fs::{self, DirBuilder},
@@ -9,8 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Fills the empty directory `into` with what `layers`, topmost first, show when they lie on each other. Everything in it
-/// is read-only but for `into` itself. Blocks.
+/// Fills the empty directory `into` with what `layers`, topmost first, show when they lie on each other. Everything in
+/// it is read-only but for `into` itself. Blocks.
 pub fn merge(layers: &[PathBuf], into: &Path) -> io::Result<()> {
     for layer in layers {
         add(layer, into)?;

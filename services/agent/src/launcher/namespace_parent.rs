@@ -103,8 +103,8 @@ fn bind(address: SocketAddrV4) -> Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| Error::new(error.kind(), format!("listening on {address}: {error}")))
 }
 
-/// Sends a socket of this network for each byte that has come: the supervisor is in another, and connects callers to the
-/// agent with them. Returns whether it is still there.
+/// Sends a socket of this network for each byte that has come: the supervisor is in another, and connects callers to
+/// the agent with them. Returns whether it is still there.
 fn hand_out_sockets(supervisor: &OwnedFd) -> bool {
     let mut wanted = [0; 64];
     let count = match rustix::io::read(supervisor, &mut wanted) {

@@ -15,12 +15,13 @@ pub(crate) enum Order {
     Launch(Box<LaunchSpec>),
     /// SIGTERM now, SIGKILL for the whole tree after so many milliseconds.
     Stop(u64),
-    /// [`STACK_SIGNAL`] to the main process, which writes its stack to its notification pipe, even if it has stopped itself.
+    /// [`STACK_SIGNAL`] to the main process, which writes its stack to its notification pipe, even if it has stopped
+    /// itself.
     WriteStack,
 }
 
-/// The signal at which an agent that is being started writes its stack. Nothing else uses it, and it ends a process that
-/// does not know it.
+/// The signal at which an agent that is being started writes its stack. Nothing else uses it, and it ends a process
+/// that does not know it.
 pub(crate) const STACK_SIGNAL: Signal = Signal::STKFLT;
 
 /// From stage 1 to the supervisor.

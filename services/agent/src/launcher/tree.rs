@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_p
 use std::collections::{HashMap, HashSet};
 use std::io::Result;
 
-/// The number of times that a tree which keeps forking is frozen before it is killed: each round halts all that were seen.
+/// The number of times that a tree which keeps forking is frozen before it is killed: each round halts all that were
+/// seen.
 const FREEZE_ROUNDS: usize = 8;
 
 /// The living descendants of `root`, itself not among them.

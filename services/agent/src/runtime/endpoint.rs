@@ -19,8 +19,8 @@ impl Endpoint {
         tools.chain(MODEL_APIS.iter().map(|api| api.origin)).filter_map(Self::of_url).collect()
     }
 
-    /// Reads the base URL of a tool. `None` for a tool at an IP address or at `localhost`: its address means the agent's
-    /// own network, so it is reached through the proxy variables or `TOOL_URL_<NAME>` only.
+    /// Reads the base URL of a tool. `None` for a tool at an IP address or at `localhost`: its address means the
+    /// agent's own network, so it is reached through the proxy variables or `TOOL_URL_<NAME>` only.
     pub fn of_url(url: &str) -> Option<Self> {
         let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
         let port = url.port_or_known_default()?;

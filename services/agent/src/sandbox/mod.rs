@@ -1,5 +1,5 @@
-//! Isolation of agents from the rest of the machine: the tiers, of which the strongest is taken that this machine really
-//! has, users and control groups of agents, and the words in which all of it is reported.
+//! Isolation of agents from the rest of the machine: the tiers, of which the strongest is taken that this machine
+//! really has, users and control groups of agents, and the words in which all of it is reported.
 //!
 //! The launcher puts the sandbox on (`hoistway_confine`); its specification is decided here.
 

@@ -14,7 +14,8 @@ const ENDPOINTS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The ports of one agent's endpoints, each of which is an open descriptor.
 const MAX_PORTS: usize = 64;
 
-/// The network of an agent that connects to these endpoints and answers its callers on this port, on a machine of this name.
+/// The network of an agent that connects to these endpoints and answers its callers on this port, on a machine of this
+/// name.
 pub(crate) fn own_network(endpoints: &[Endpoint], callers: Option<u16>, machine: &str) -> OwnNetwork {
     let names: BTreeSet<&str> = endpoints.iter().map(Endpoint::host).collect();
     let ports: BTreeSet<u16> = endpoints.iter().map(Endpoint::port).collect();

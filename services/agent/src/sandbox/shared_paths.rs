@@ -12,7 +12,8 @@ const CLOSED: [&str; 4] = ["/dev", "/proc", APP, "/opt/hoistway"];
 /// Memory in which things may be shown all the same.
 const SHM: &str = hoistway_confine::rootfs::SHM;
 
-/// Refuses paths that cannot be shown to agents, by the name of their setting. `dir` has all agents' private directories.
+/// Refuses paths that cannot be shown to agents, by the name of their setting. `dir` has all agents' private
+/// directories.
 pub(super) fn check(settings: &Settings, dir: &Path) -> Result<()> {
     let both = [("HOISTWAY_AGENT_READABLE", &settings.readable), ("HOISTWAY_AGENT_WRITABLE", &settings.writable)];
     for (setting, paths) in both {

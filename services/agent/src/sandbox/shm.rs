@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Removes everything in `dir` that is `user`'s, none of whose processes are left. Best effort: what cannot be removed is
-/// written to the log, and is nobody's worry but the machine's memory.
+/// Removes everything in `dir` that is `user`'s, none of whose processes are left. Best effort: what cannot be removed
+/// is written to the log, and is nobody's worry but the machine's memory.
 pub(super) fn sweep(dir: &Path, user: RunAs) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

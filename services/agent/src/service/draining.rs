@@ -1,4 +1,5 @@
-//! Replaced instances that finish the requests they have: for as long as an invoke may take, but not very many at a time.
+//! Replaced instances that finish the requests they have: for as long as an invoke may take, but not very many at a
+//! time.
 
 use hoistway_model::{Name, RevisionId};
 use std::{

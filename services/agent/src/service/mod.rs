@@ -1,9 +1,9 @@
 //! The agent service itself.
 //!
-//! The desired state is in the store, the actual one in the supervisors, one for each revision that is up or coming up. Whatever
-//! changes either of them ends in [`Service::settle`], which derives the rest: a desired revision that is ready
-//! becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under its
-//! lock; agents never wait for each other.
+//! The desired state is in the store, the actual one in the supervisors, one for each revision that is up or coming up.
+//! Whatever changes either of them ends in [`Service::settle`], which derives the rest: a desired revision that is
+//! ready becomes the active one, and the agent's route follows. Changes of one agent happen one after the other, under
+//! its lock; agents never wait for each other.
 
 mod draining;
 mod egress_identities;

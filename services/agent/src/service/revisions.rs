@@ -95,7 +95,8 @@ impl Service {
 /// The shown value of a field, and the value by which it is compared.
 type Fields = BTreeMap<String, (String, Vec<u8>)>;
 
-/// Everything that can differ between two revisions. Values of variables are compared, and shown only if they are no secrets.
+/// Everything that can differ between two revisions. Values of variables are compared, and shown only if they are no
+/// secrets.
 fn fields(revision: &Revision) -> Fields {
     let mut fields = Fields::new();
     let mut put = |field: String, value: &str| {

@@ -74,8 +74,8 @@ pub(crate) struct ImageFacts {
 }
 
 impl ImageFacts {
-    /// Whether the packages in the image were put together by an older Hoistway. Beside them there are the layers of the
-    /// runtime and of the source, which are as they always were.
+    /// Whether the packages in the image were put together by an older Hoistway. Beside them there are the layers of
+    /// the runtime and of the source, which are as they always were.
     pub fn has_former_packages(&self) -> bool {
         self.layout != layout::CURRENT && self.layers.len() > 2
     }

@@ -1,5 +1,5 @@
-//! Dependency layers: requirements become a kept lock, a lock becomes packages, and each package a layer that all agents
-//! share. A requirement more costs the layers of what it brings along and nothing else.
+//! Dependency layers: requirements become a kept lock, a lock becomes packages, and each package a layer that all
+//! agents share. A requirement more costs the layers of what it brings along and nothing else.
 
 mod disk_quota;
 mod groups;

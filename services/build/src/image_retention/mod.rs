@@ -58,7 +58,8 @@ impl ImageRetention {
         txn.commit().await.map_err(db_error(DOING))
     }
 
-    /// Removes the images that nobody uses, `in_use` being all that agents name, and then what [`ImageRetention::sweep`] does.
+    /// Removes the images that nobody uses, `in_use` being all that agents name, and then what
+    /// [`ImageRetention::sweep`] does.
     pub async fn collect(&self, in_use: Vec<StoredImage>) -> Result<Collected> {
         let inner = self.0.clone();
         // On its own: a caller that goes away does not cut it off.

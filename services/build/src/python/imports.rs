@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 /// The number of undeclared imports that an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The names under which the source's own files can be imported. Modules of the entry's own package have other names; only
-/// where nobody else has the name, they are found by it.
+/// The names under which the source's own files can be imported. Modules of the entry's own package have other names;
+/// only where nobody else has the name, they are found by it.
 pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
     let below = |root: &str| -> BTreeSet<String> {
         let names = files.python().filter_map(|name| name.strip_prefix(root));
@@ -32,8 +32,8 @@ pub fn own_modules(files: &SourceFiles, entry_point: &str) -> BTreeSet<String> {
     own
 }
 
-/// Every name under which a file or a directory of the source could be imported, if the program adds the directory that it is
-/// in to `sys.path`; compiled modules are among them.
+/// Every name under which a file or a directory of the source could be imported, if the program adds the directory that
+/// it is in to `sys.path`; compiled modules are among them.
 pub fn modules_anywhere(files: &SourceFiles) -> BTreeSet<&str> {
     let is_module = |name: &str| [".py", ".so", ".pyd"].iter().any(|end| name.ends_with(end));
     let names = files.iter().map(|(name, _)| name).filter(|name| is_module(name)).flat_map(|name| name.split('/'));
@@ -41,7 +41,8 @@ pub fn modules_anywhere(files: &SourceFiles) -> BTreeSet<&str> {
 }
 
 /// The requirements that the imports ask for. An import that cannot be placed is [`Code::UndeclaredImport`] with file
-/// and line, unless the program goes on without it, or it may be a file of the source, of which `elsewhere` has the names.
+/// and line, unless the program goes on without it, or it may be a file of the source, of which `elsewhere` has the
+/// names.
 pub fn requirements_from_imports(
     files: &[FileImports],
     own: &BTreeSet<String>,

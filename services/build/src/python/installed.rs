@@ -1,6 +1,6 @@
-//! The files of one package as an installer left them in a directory, checked against the package's own list and made the same for
-//! everybody: without notes about the installation, with commands that find their packages wherever they are, and with
-//! bytecode that needs no check when it is loaded.
+//! The files of one package as an installer left them in a directory, checked against the package's own list and made
+//! the same for everybody: without notes about the installation, with commands that find their packages wherever they
+//! are, and with bytecode that needs no check when it is loaded.
 
 mod compile;
 
@@ -17,7 +17,8 @@ use std::{
 
 /// Files that an installer writes about the installation.
 const NOTES: [&str; 4] = ["INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"];
-/// The number of files of a package that are kept in [`Installed::file_list`], and of characters of each one's checksum.
+/// The number of files of a package that are kept in [`Installed::file_list`], and of characters of each one's
+/// checksum.
 const MAX_FILES_KEPT: usize = 100_000;
 const CHECKSUM_KEPT: usize = 16;
 /// The largest RECORD and entry_points.txt that are read, in bytes: those of the largest packages have a few MiB.

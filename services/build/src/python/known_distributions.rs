@@ -1,5 +1,5 @@
-//! Which distribution provides a module, for modules that agents often import. Never a guess: a package of the module's name
-//! may be anybody's. Each of these has wheels.
+//! Which distribution provides a module, for modules that agents often import. Never a guess: a package of the module's
+//! name may be anybody's. Each of these has wheels.
 
 /// Well-known modules and the distributions that provide them, sorted. The longest name that fits wins.
 const KNOWN: &[(&str, &str)] = &[
@@ -317,7 +317,8 @@ pub fn distribution(module: &str) -> Option<&'static str> {
     }
 }
 
-/// The module that somebody named in place of its distribution, as package indexes normalise names, and that distribution.
+/// The module that somebody named in place of its distribution, as package indexes normalise names, and that
+/// distribution.
 pub fn module_named(requirement: &str) -> Option<(&'static str, &'static str)> {
     let is_it = |module: &str| module.to_ascii_lowercase().replace(['_', '.'], "-") == requirement;
     KNOWN.iter().copied().find(|(module, distribution)| is_it(module) && *distribution != requirement)

@@ -56,8 +56,8 @@ pub(super) fn command(
     command
 }
 
-/// The limits of any child, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes of a
-/// file.
+/// The limits of any child, whatever a package makes it do: bytes of its own memory, seconds of processor time, bytes
+/// of a file.
 pub(super) const MEMORY: u64 = 4 << 30;
 pub(super) const CPU_SECONDS: u64 = 900;
 pub(super) const FILE: u64 = 8 << 30;
@@ -71,8 +71,8 @@ fn confine(child: &Child) -> io::Result<()> {
         // Never more than this process may have itself.
         let most = Some(getrlimit(resource).maximum.map_or(most, |own| own.min(most)));
         match prlimit(Some(pid), resource, Rlimit { current: most, maximum: most }) {
-            // It has ended already, or has become another user, whose limits not every root may set: what becomes another
-            // user sets the same limits on itself before it runs a program.
+            // It has ended already, or has become another user, whose limits not every root may set: what becomes
+            // another user sets the same limits on itself before it runs a program.
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::PERM) => {}
             done => drop(done?),
         }

@@ -1,9 +1,11 @@
-//! Which files of a source a file reaches. Only these are judged: whatever else lies beside them need not even be Python.
+//! Which files of a source a file reaches. Only these are judged: whatever else lies beside them need not even be
+//! Python.
 
 use hoistway_model::source::SourceFiles;
 use std::collections::{HashMap, HashSet};
 
-/// The depth to which modules are followed; nobody's packages are nested deeper, and names may be made to take very long.
+/// The depth to which modules are followed; nobody's packages are nested deeper, and names may be made to take very
+/// long.
 const MAX_DEPTH: usize = 64;
 /// In how many directories a vendored module is looked for.
 const MAX_PLACES: usize = 16;
@@ -58,8 +60,8 @@ impl<'a> ReachableFiles<'a> {
         itself.into_iter().chain(self.found_below(base, name)).collect()
     }
 
-    /// The files that a module may be where the program adds a directory to `sys.path` itself: vendored packages, generated
-    /// code. Of every directory that has one of the name, up to [`MAX_PLACES`].
+    /// The files that a module may be where the program adds a directory to `sys.path` itself: vendored packages,
+    /// generated code. Of every directory that has one of the name, up to [`MAX_PLACES`].
     pub fn elsewhere(&self, module: &str) -> Vec<String> {
         let top = module.split('.').next().unwrap_or_default();
         self.below.get(top).into_iter().flatten().flat_map(|place| self.found_below(place, module)).collect()
@@ -102,8 +104,8 @@ impl<'a> ReachableFiles<'a> {
     }
 }
 
-/// The directories from which modules are imported, each empty or with its slash: as the runner has it, the source's root,
-/// what is beside the entry file, the root's `src`, and every `src` that the entry file lies in.
+/// The directories from which modules are imported, each empty or with its slash: as the runner has it, the source's
+/// root, what is beside the entry file, the root's `src`, and every `src` that the entry file lies in.
 pub fn roots(entry: &str) -> Vec<&str> {
     let inner = directories(entry).filter(|directory| directory.ends_with("/src/"));
     let mut roots: Vec<&str> = ["", directory(entry), "src/"].into_iter().chain(inner).collect();

@@ -2,8 +2,8 @@
 //! that is, so where a request comes from says nothing.
 //!
 //! The credential is an API key or a service's token: the password of Basic authentication with any user name, or a
-//! Bearer token. Clients learn how to authenticate from the challenge; Basic needs no address of the registry in it, and
-//! so works behind any proxy.
+//! Bearer token. Clients learn how to authenticate from the challenge; Basic needs no address of the registry in it,
+//! and so works behind any proxy.
 
 use super::error::{ErrorCode, Refusal};
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -61,8 +61,8 @@ use store::Base;
 use tokio::sync::Semaphore;
 use uploads::{Limits, Uploads};
 
-/// The number of blobs that are sent at a time to whoever has the API key, and to services: nobody's downloads keep an agent from
-/// starting. Each has a file open.
+/// The number of blobs that are sent at a time to whoever has the API key, and to services: nobody's downloads keep an
+/// agent from starting. Each has a file open.
 const MAX_READS: usize = 192;
 const MAX_SERVICE_READS: usize = 64;
 

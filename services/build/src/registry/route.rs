@@ -1,5 +1,5 @@
-//! The resource that a path below `/v2/` means. Repository names have any number of segments and may contain the very words the
-//! paths are made of (`a/blobs/b` is a name), so paths are read from the right.
+//! The resource that a path below `/v2/` means. Repository names have any number of segments and may contain the very
+//! words the paths are made of (`a/blobs/b` is a name), so paths are read from the right.
 
 use super::{
     error::{ErrorCode, Refusal},

@@ -209,7 +209,8 @@ fn location(repo: &RepoName, id: &str) -> HeaderValue {
     header_value(format!("/v2/{repo}/blobs/uploads/{id}"))
 }
 
-/// The range that was received, as `0-LAST`. An empty upload is `0-0` too: the form has no other way to say it, and clients know.
+/// The range that was received, as `0-LAST`. An empty upload is `0-0` too: the form has no other way to say it, and
+/// clients know.
 fn range(len: u64) -> HeaderValue {
     header_value(format!("0-{}", len.saturating_sub(1)))
 }

@@ -1,5 +1,5 @@
-//! Letting go of what no image has: answers, records of builds that left nothing, locks of former requirements, and what
-//! was known of packages.
+//! Letting go of what no image has: answers, records of builds that left nothing, locks of former requirements, and
+//! what was known of packages.
 
 use super::{Store, WRITING};
 use hoistway_kit::{
@@ -67,8 +67,8 @@ impl Store {
         self.delete("layer_sets", sets, [before.into()]).await
     }
 
-    /// Deletes the rows that a query finds, a few at a time. Most of the time there are none, and looking for them needs
-    /// no writer.
+    /// Deletes the rows that a query finds, a few at a time. Most of the time there are none, and looking for them
+    /// needs no writer.
     async fn delete<const N: usize>(&self, table: &str, which: &str, values: [Value; N]) -> Result<()> {
         let backend = self.0.write().get_database_backend();
         let any = Statement::from_sql_and_values(backend, format!("{which} LIMIT 1"), values.clone());

@@ -1,5 +1,5 @@
-//! Whether a model provider works: what models it says it has, asked with its key. No model is run, so that a check costs
-//! nothing.
+//! Whether a model provider works: what models it says it has, asked with its key. No model is run, so that a check
+//! costs nothing.
 
 use super::{Sent, Subject, unusable};
 use crate::{

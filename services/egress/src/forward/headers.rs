@@ -23,8 +23,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
 ];
 
-/// Headers in which a proxy states the client of its own connection. An agent is no proxy, and a tool behind one may take
-/// these for that proxy's.
+/// Headers in which a proxy states the client of its own connection. An agent is no proxy, and a tool behind one may
+/// take these for that proxy's.
 const FORWARDED: [HeaderName; 9] = [
     header::FORWARDED,
     HeaderName::from_static("x-forwarded"),

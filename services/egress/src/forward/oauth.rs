@@ -31,8 +31,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const MARGIN: Duration = Duration::from_secs(60);
 /// The life of a token whose server does not say.
 const UNSAID: Duration = Duration::from_secs(300);
-/// Tokens that the tool refused are replaced so often: one that refuses them all must not have its server asked for each
-/// call.
+/// Tokens that the tool refused are replaced so often: one that refuses them all must not have its server asked for
+/// each call.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// A failure is the answer to all calls for so long, rather than asking again for each call.
 const FAILURE: Duration = Duration::from_secs(2);

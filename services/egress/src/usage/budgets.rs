@@ -1,5 +1,6 @@
 //! Budgets and how much of them is used, in memory: a call is let through or refused without waiting. What was used is
-//! read from the database at the start, so a restart forgets nothing; more than a limit is used by calls in flight only.
+//! read from the database at the start, so a restart forgets nothing; more than a limit is used by calls in flight
+//! only.
 
 use super::DAY;
 use crate::{forward::refusal::Refusal, store::Spent};
@@ -189,8 +190,8 @@ impl Budgets {
         Some(account.uses())
     }
 
-    /// Gives an agent a budget in the place of another one, or takes it away. A budget that is used up as it is set is reported, since
-    /// no call will cross the mark any more.
+    /// Gives an agent a budget in the place of another one, or takes it away. A budget that is used up as it is set is
+    /// reported, since no call will cross the mark any more.
     pub(crate) fn set(&self, agent: &Name, budget: Option<Budget>) {
         let now = now_ms();
         let crossed: Vec<LimitUse> = {

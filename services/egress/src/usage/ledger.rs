@@ -75,8 +75,8 @@ impl Waiting {
 pub(crate) struct Uncommitted(Arc<Shared>);
 
 impl Uncommitted {
-    /// The sums that wait while the database cannot be written; none while it can, since a count is then in the database
-    /// before the answer ends.
+    /// The sums that wait while the database cannot be written; none while it can, since a count is then in the
+    /// database before the answer ends.
     pub(crate) fn sums(&self) -> Sums {
         let waiting = self.0.waiting();
         if !waiting.is_late {

@@ -78,7 +78,8 @@ struct State {
     tokens: Mutex<Vec<(u16, String)>>,
     /// The models that `/v1/models` lists. It also has `alias`.
     models: Mutex<Vec<String>>,
-    /// The failures of the next requests of paths below `/failing`: a status with `Retry-After`, or the connection ends.
+    /// The failures of the next requests of paths below `/failing`: a status with `Retry-After`, or the connection
+    /// ends.
     failures: Mutex<VecDeque<Option<(u16, &'static str)>>>,
     /// The bearer token that paths below `/guarded` want.
     wanted: Mutex<String>,

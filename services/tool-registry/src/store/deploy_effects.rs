@@ -1,5 +1,5 @@
-//! The effects of deploys on tools, as they are kept for settling and undoing it. Members are only ever added, with a default: rows
-//! of older versions are read after an update.
+//! The effects of deploys on tools, as they are kept for settling and undoing it. Members are only ever added, with a
+//! default: rows of older versions are read after an update.
 
 use super::{
     column_values,

@@ -1,5 +1,5 @@
-//! The JSON that databases hold. What earlier versions wrote must be read for ever, so these texts are never edited: a new
-//! form gets a text of its own.
+//! The JSON that databases hold. What earlier versions wrote must be read for ever, so these texts are never edited: a
+//! new form gets a text of its own.
 
 #![allow(clippy::unwrap_used)]
 

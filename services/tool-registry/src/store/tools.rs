@@ -27,8 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The number of tools that are listed at a time.
 const PAGE: u32 = 100;
-/// The bytes that all tools together may hold, and the expression by which the database measures them. What is held beyond, from before there was a
-/// bound, can be read, shortened and deleted.
+/// The bytes that all tools together may hold, and the expression by which the database measures them. What is held
+/// beyond, from before there was a bound, can be read, shortened and deleted.
 const MAX_BYTES: i64 = 16 << 20;
 const BYTES: &str = "SUM(octet_length(description) + octet_length(base_url) + octet_length(labels) \
     + octet_length(COALESCE(oauth2, '')) + octet_length(COALESCE(api_key_name, '')) \

@@ -109,7 +109,8 @@ impl TestRegistry {
         page::of_tools(&*self.registry, |tool| Some(tool.name.into())).await.unwrap()
     }
 
-    /// The agents that keep `tool` from being deleted, in the words of the refusal; the tool is gone when there are none.
+    /// The agents that keep `tool` from being deleted, in the words of the refusal; the tool is gone when there are
+    /// none.
     pub async fn users(&self, tool: &str) -> Option<String> {
         match self.delete_tool(Operation::new(), name(tool)).await {
             Ok(()) => None,

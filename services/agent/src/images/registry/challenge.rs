@@ -1,4 +1,5 @@
-//! The header with which a registry states where its tokens are: `WWW-Authenticate: Bearer realm="…",service="…",scope="…"`.
+//! The header with which a registry states where its tokens are:
+//! `WWW-Authenticate: Bearer realm="…",service="…",scope="…"`.
 
 use super::http::is_this_machine;
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};

@@ -40,7 +40,8 @@ const MAX_TOKENS: usize = 256;
 const PULLS: usize = 4;
 /// Chunks of a layer that wait to be unpacked.
 const CHUNKS: usize = 16;
-/// The time that a layer may take, beside a second for each so many bytes of it: one that drips would hold its place for good.
+/// The time that a layer may take, beside a second for each so many bytes of it: one that drips would hold its place
+/// for good.
 const LAYER_PATIENCE: Duration = Duration::from_secs(60);
 const LAYER_PACE: u64 = 16 << 10;
 
@@ -67,7 +68,8 @@ pub struct Registries {
     http: Http,
     platform_address: String,
     platform_auth: HeaderValue,
-    /// Tokens that were given to whoever asks, by host and repository. One that has expired is refused, and then replaced.
+    /// Tokens that were given to whoever asks, by host and repository. One that has expired is refused, and then
+    /// replaced.
     tokens: Mutex<HashMap<(String, String), HeaderValue>>,
     pulls: Semaphore,
 }
@@ -94,7 +96,8 @@ impl Registries {
     /// The manifest digest of a reference now.
     pub(super) async fn resolve(&self, image: &ImageRef, patience: Duration) -> Result<Digest, Failure> {
         let place = self.place(image)?;
-        // The whole manifest: a web server that knows no manifests answers a question for the digest alone with 200 too.
+        // The whole manifest: a web server that knows no manifests answers a question for the digest alone with 200
+        // too.
         let asked = async {
             let bytes = place.manifest(&image.reference(), image.digest.as_ref()).await?;
             Found::parse(&bytes)?;

@@ -59,8 +59,8 @@ impl Sink {
         recent.iter().skip(recent.len().saturating_sub(count)).map(|(_, text)| text.clone()).collect()
     }
 
-    /// The last words of standard error: the last line that says something, but of an error of the interpreter itself, if nothing
-    /// but its stack follows, the one before the stack.
+    /// The last words of standard error: the last line that says something, but of an error of the interpreter itself,
+    /// if nothing but its stack follows, the one before the stack.
     pub fn last_error(&self) -> Option<String> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let errors =
@@ -198,7 +198,8 @@ fn whole_characters(text: &[u8]) -> usize {
         .map_or(text.len(), |back| text.len() - 1 - back)
 }
 
-/// Whether a line, without its indentation, is one of those that Python's `faulthandler` writes below an error, or empty.
+/// Whether a line, without its indentation, is one of those that Python's `faulthandler` writes below an error, or
+/// empty.
 fn is_of_a_stack(line: &str) -> bool {
     const STARTS: [&str; 6] =
         ["File \"", "Thread 0x", "Current thread 0x", "Extension modules: ", "<no Python frame>", "..."];

@@ -34,7 +34,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The time that a launcher may take to start its agent's process: it takes milliseconds.
 const LAUNCH: Duration = Duration::from_secs(30);
-/// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any time.
+/// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
+/// time.
 const TREE_END: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
@@ -278,8 +279,8 @@ impl Notices {
         }
     }
 
-    /// Reads the stacks of all threads until nothing more of them comes. The one that imports comes last: of too much the end
-    /// is kept.
+    /// Reads the stacks of all threads until nothing more of them comes. The one that imports comes last: of too much
+    /// the end is kept.
     async fn stack(&mut self) -> String {
         let (mut buffer, began) = ([0; 4096], Instant::now());
         let mut due = began + STACK_BEGIN;
@@ -391,8 +392,8 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         endpoints: &start.instance.endpoints,
         port: Some(start.port),
     });
-    // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does not
-    // wait for the host's.
+    // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does
+    // not wait for the host's.
     let mut args =
         vec!["-s".to_owned(), "-S".to_owned(), text(&placed.runner)?, "--app".to_owned(), text(&placed.app_dir)?];
     for site in &placed.site_dirs {

@@ -1,5 +1,5 @@
-//! Files that instances leave behind are moved aside at once and removed in the background: an agent may have made so many files
-//! that the next start, or a deletion, would wait long for them.
+//! Files that instances leave behind are moved aside at once and removed in the background: an agent may have made so
+//! many files that the next start, or a deletion, would wait long for them.
 
 use hoistway_confine::remove_tree;
 use std::fs::{self, DirBuilder, Permissions};
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use tokio::sync::Semaphore;
 
-/// The number of directories that are removed in the background at a time; what is beyond is removed while its caller waits, so that
-/// an agent that crashes again and again cannot leave more behind than is removed.
+/// The number of directories that are removed in the background at a time; what is beyond is removed while its caller
+/// waits, so that an agent that crashes again and again cannot leave more behind than is removed.
 const AT_A_TIME: usize = 4;
 
 /// The directory of what is to be removed, `DIR/gone`. Clones share it.

@@ -40,8 +40,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// The settings of the process runtime.
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
-    /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and `logs/`. Only one runtime may use it
-    /// at a time: the caller holds the data directory's lock.
+    /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and
+    /// `logs/`. Only one runtime may use it at a time: the caller holds the data directory's lock.
     pub dir: PathBuf,
     /// The program that calls [`crate::launcher::run_if_requested`]; this very program by default.
     pub launcher: PathBuf,
@@ -51,7 +51,8 @@ pub struct ProcessConfig {
     pub egress: String,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
-    /// The number of agents that may be starting at the same time; those that have been ready before are counted by themselves.
+    /// The number of agents that may be starting at the same time; those that have been ready before are counted by
+    /// themselves.
     pub concurrent_starts: usize,
     /// The time that one start keeps the next from beginning; it goes on after that, but no longer alone.
     pub start_turn: Duration,

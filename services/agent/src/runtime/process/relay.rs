@@ -10,8 +10,8 @@ use tokio::{
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Copies both ways until the server has ended its side, and then what the client still sends: a connection that is
-/// closed with unread bytes is reset, and its client may not see the answer. A client that has sent everything may still
-/// read.
+/// closed with unread bytes is reset, and its client may not see the answer. A client that has sent everything may
+/// still read.
 pub(super) async fn relay<C, S>(client: C, server: S) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite,

@@ -1,6 +1,6 @@
-//! The stack of a start that takes too long, as Python's `faulthandler` writes it, made into the lines of a
-//! traceback. All of it comes from the agent and is believed in nothing: source lines are read from the agent's own files
-//! and from nowhere else.
+//! The stack of a start that takes too long, as Python's `faulthandler` writes it, made into the lines of a traceback.
+//! All of it comes from the agent and is believed in nothing: source lines are read from the agent's own files and from
+//! nowhere else.
 
 use hoistway_model::image::{APP_DIR, SITE_DIR};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
@@ -30,8 +30,8 @@ pub(super) fn places(seen: (&Path, &[PathBuf]), here: (&Path, &[PathBuf])) -> Ve
     [place(seen.0, APP_DIR, here.0)].into_iter().chain(sites).collect()
 }
 
-/// The frames of the agent's code in a written stack, outermost first, as a traceback shows them; empty if there are none.
-/// Blocks.
+/// The frames of the agent's code in a written stack, outermost first, as a traceback shows them; empty if there are
+/// none. Blocks.
 pub(super) fn traceback(written: &str, places: &[Place]) -> Vec<String> {
     let threads = threads(written);
     // The thread that imports comes last. Where it waits for another one, as for an event loop, that one has the cause.
@@ -56,8 +56,8 @@ fn threads(written: &str) -> Vec<Vec<Frame>> {
     threads
 }
 
-/// The frames from the outermost one of the agent's code on, without those of Python's importing; none if there is no such
-/// frame. What called the agent's code is the platform's.
+/// The frames from the outermost one of the agent's code on, without those of Python's importing; none if there is no
+/// such frame. What called the agent's code is the platform's.
 fn own_frames<'a>(frames: &'a [Frame], places: &[Place]) -> Option<Vec<&'a Frame>> {
     let outermost = frames.iter().rposition(|frame| frame.within(places).is_some())?;
     Some(frames[..=outermost].iter().filter(|frame| !frame.is_import()).collect())

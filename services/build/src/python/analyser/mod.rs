@@ -204,8 +204,8 @@ impl Analyser {
         self.ask(&"").await.map(|_| ()).map_err(|e| Error::internal("starting the source analyser", e))
     }
 
-    /// The imports of the entry file and of the files that it reaches, by file; no others are read. Files that are imported
-    /// and do not compile are [`Code::SyntaxError`], all of them in one answer.
+    /// The imports of the entry file and of the files that it reaches, by file; no others are read. Files that are
+    /// imported and do not compile are [`Code::SyntaxError`], all of them in one answer.
     pub async fn analyse(&self, files: &SourceFiles, entry: &str) -> Result<Vec<FileImports>> {
         let reachable = ReachableFiles::new(files, entry);
         let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
@@ -227,7 +227,8 @@ impl Analyser {
             };
             match answer {
                 Answer::Found(Found { imports, mentions }) => {
-                    // A module that a program goes on without, or never imports here, need not compile or have its packages.
+                    // A module that a program goes on without, or never imports here, need not compile or have its
+                    // packages.
                     let onward = imports.iter().flat_map(|import| {
                         let found = reachable.imported(&file, &import.module);
                         let elsewhere = if found.is_empty() { reachable.elsewhere(&import.module) } else { Vec::new() };

@@ -10,8 +10,8 @@ use std::{
 /// A block of [`MetadataExt::blocks`].
 const BLOCK: u64 = 512;
 
-/// Empties `cache` if there are more than `most` bytes in it and nobody else uses it, which holds as long as what `alone`
-/// gives; the bytes that were in it then. `make` makes an empty one.
+/// Empties `cache` if there are more than `most` bytes in it and nobody else uses it, which holds as long as what
+/// `alone` gives; the bytes that were in it then. `make` makes an empty one.
 pub fn trim<G>(
     cache: &Path,
     most: u64,

@@ -71,7 +71,8 @@ pub(super) struct WithoutWheel {
 }
 
 impl WithoutWheel {
-    /// The first one that the resolver's proof names. Wheels for other Pythons only count in the first step of the proof.
+    /// The first one that the resolver's proof names. Wheels for other Pythons only count in the first step of the
+    /// proof.
     pub(super) fn of(lines: &[String]) -> Option<Self> {
         let proof = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
         let first = || Self::named(&without_markers(&essence(lines)), " no wheels with a matching ");

@@ -47,7 +47,8 @@ fn lines<'a>(requirements: impl Iterator<Item = &'a Requirement>) -> String {
     requirements.flat_map(|requirement| [requirement.line.as_str(), "\n"]).collect()
 }
 
-/// One call of uv: what for, with what arguments and standard input, and the directory it may write to beside its cache.
+/// One call of uv: what for, with what arguments and standard input, and the directory it may write to beside its
+/// cache.
 struct Call<'a> {
     doing: Doing,
     arguments: Vec<&'a OsStr>,
@@ -170,7 +171,8 @@ impl Uv {
         error
     }
 
-    /// Installs what a lock names, and nothing else, into a directory that [`Sandbox::make_dir`] made. `limit` is for the whole call.
+    /// Installs what a lock names, and nothing else, into a directory that [`Sandbox::make_dir`] made. `limit` is for
+    /// the whole call.
     pub async fn install(
         &self,
         lock: &Lock,

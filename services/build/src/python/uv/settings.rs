@@ -1,5 +1,5 @@
-//! The part of the operator's environment that reaches pip and uv: where the index is, how to get there, whom to trust. The
-//! list is closed; everything else stays out.
+//! The part of the operator's environment that reaches pip and uv: where the index is, how to get there, whom to trust.
+//! The list is closed; everything else stays out.
 
 use super::index::{Indexes, apart};
 use crate::python::{Interpreter, Sandbox, process, sandbox::Role};

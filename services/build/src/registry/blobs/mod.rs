@@ -70,7 +70,8 @@ impl BlobStore {
             fs::private_dir(dir).map_err(failed)?;
         }
         purge(&staging, Duration::ZERO).map_err(failed)?;
-        // Files that a former process renamed without flushing are made durable now, and so are the directories themselves.
+        // Files that a former process renamed without flushing are made durable now, and so are the directories
+        // themselves.
         for dir in [&blobs, &root.join("blobs"), &root.to_path_buf()] {
             flush_dir(dir).map_err(failed)?;
         }

@@ -176,8 +176,8 @@ pub async fn touch_manifest<C: ConnectionTrait>(conn: &C, repo: &RepoName, diges
     Ok(sql::execute(conn, "noting an image's use", text, values).await? > 0)
 }
 
-/// The digests that a manifest needs and its repository does not have, and the manifests that are there with another size than it
-/// says. The sizes of blobs are those of their files.
+/// The digests that a manifest needs and its repository does not have, and the manifests that are there with another
+/// size than it says. The sizes of blobs are those of their files.
 async fn missing<C: ConnectionTrait>(
     conn: &C,
     repo: &RepoName,

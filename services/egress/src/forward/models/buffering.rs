@@ -27,8 +27,8 @@ const PARSED_INLINE: usize = 256 << 10;
 const OBJECT: usize = 640;
 const LIST: usize = 128;
 const ELEMENT: usize = 160;
-/// The part of a refused body that is read, and the time for it: clients that cannot send the whole of it do not look at
-/// the answer.
+/// The part of a refused body that is read, and the time for it: clients that cannot send the whole of it do not look
+/// at the answer.
 const DRAINED: u64 = 64 << 20;
 const DRAINING: Duration = Duration::from_secs(5);
 
@@ -46,8 +46,8 @@ pub(crate) fn bodies() -> Arc<SharedQuota> {
     SharedQuota::new(BODIES, OWN_BODIES)
 }
 
-/// Reads a body of an agent's call, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is left
-/// unread.
+/// Reads a body of an agent's call, and what it holds of [`BODIES`]. Of one that is refused it is not the rest that is
+/// left unread.
 pub(super) async fn collect(
     egress: &Egress,
     agent: &Name,
@@ -131,7 +131,8 @@ pub(super) async fn translate<T: Send + 'static>(
     read_off_runtime(length, move || translation(body)).await
 }
 
-/// The most memory that a JSON document takes while it is translated, beside itself: its texts twice, and its structure.
+/// The most memory that a JSON document takes while it is translated, beside itself: its texts twice, and its
+/// structure.
 fn work(body: &[u8]) -> usize {
     let (mut structure, mut in_text, mut escaped) = (0_usize, false, false);
     for byte in body {

@@ -1,6 +1,6 @@
-//! Calls of models that are made again: where the connection failed, or the provider's answer says that it cannot answer
-//! now. Nothing of an answer has gone to the agent by then. A connection that was kept and that the provider has closed in
-//! the meantime is no failure: the call is made on a new one, whatever the provider is registered with.
+//! Calls of models that are made again: where the connection failed, or the provider's answer says that it cannot
+//! answer now. Nothing of an answer has gone to the agent by then. A connection that was kept and that the provider has
+//! closed in the meantime is no failure: the call is made on a new one, whatever the provider is registered with.
 
 use crate::{
     Egress,

@@ -1,5 +1,5 @@
-//! Reading Server-Sent Events as they come, in pieces of any size. Lines end with a line feed, a carriage return or both,
-//! and a byte order mark may stand before the first.
+//! Reading Server-Sent Events as they come, in pieces of any size. Lines end with a line feed, a carriage return or
+//! both, and a byte order mark may stand before the first.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! Providers that speak the Messages API of Anthropic: their own clients' calls, and chat completions of the OpenAI API.
+//! Providers that speak the Messages API of Anthropic: their own clients' calls, and chat completions of the OpenAI
+//! API.
 
 mod chat;
 mod request;

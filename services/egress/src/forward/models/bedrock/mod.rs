@@ -16,7 +16,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use stream::ConverseStream;
 
-/// Characters that stay as they are in a segment of a path (RFC 3986, unreserved): signatures are made of exactly this spelling.
+/// Characters that stay as they are in a segment of a path (RFC 3986, unreserved): signatures are made of exactly this
+/// spelling.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The header in which an error says its kind.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

@@ -17,8 +17,8 @@ use std::time::SystemTime;
 /// The service's name in signatures.
 const SERVICE: &str = "bedrock";
 
-/// Adds what shows that the request is made with the server's access key. Another key is added later, as it is for every
-/// server.
+/// Adds what shows that the request is made with the server's access key. Another key is added later, as it is for
+/// every server.
 pub(super) fn sign(server: &ModelServer, path: &str, headers: &mut HeaderMap, body: &Bytes) -> Result<(), Refusal> {
     let Some(ModelKey::Aws(key)) = &server.key else { return Ok(()) };
     let unusable = || {

@@ -1,5 +1,5 @@
-//! An answer as it passes, encoded or not. What is read of it is kept, and the event with the usage, which the agent did
-//! not ask for, is left out.
+//! An answer as it passes, encoded or not. What is read of it is kept, and the event with the usage, which the agent
+//! did not ask for, is left out.
 
 use super::{
     content::Content,
@@ -36,8 +36,8 @@ impl AnswerReader {
         Self { source: Source::Plain(Box::new(Content::new(format, leave_out_usage))), has_failed: false }
     }
 
-    /// Reads an answer with this header. `asked` is whether a stream was requested. Of what is compressed no event can be
-    /// left out.
+    /// Reads an answer with this header. `asked` is whether a stream was requested. Of what is compressed no event can
+    /// be left out.
     pub(super) fn of(headers: &HeaderMap, asked: bool, leave_out_usage: bool) -> Self {
         let format = Format::of(headers, asked);
         let source = match header_text(headers, &header::CONTENT_ENCODING).as_deref() {

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 
 /// The longest event that may turn out to be the one that is left out. It is short.
 pub(super) const MAX_HELD: usize = 64 << 10;
-/// The part of a compressed answer that is read, in bytes once it is not: so many times what came, at most [`PIECE`] for each
-/// piece of it, and [`MAX_DECODED`] of all. Beyond that it is a bomb, which would keep a thread busy.
+/// The part of a compressed answer that is read, in bytes once it is not: so many times what came, at most [`PIECE`]
+/// for each piece of it, and [`MAX_DECODED`] of all. Beyond that it is a bomb, which would keep a thread busy.
 const RATIO: usize = 100;
 const PIECE: usize = 2 << 20;
 const MAX_DECODED: usize = 256 << 20;

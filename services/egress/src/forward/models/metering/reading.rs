@@ -101,8 +101,8 @@ impl Reading {
         (self.output.is_some() || self.total.is_some()) && self.text_then == self.text
     }
 
-    /// The tokens of the input and of the output that were said, each of which may follow from the total. A total alone is
-    /// divided as an estimate would be: its sum is exact.
+    /// The tokens of the input and of the output that were said, each of which may follow from the total. A total alone
+    /// is divided as an estimate would be: its sum is exact.
     fn stated(&self, input: u64) -> (Option<u64>, Option<u64>) {
         let Some(total) = self.total else { return (self.input, self.output) };
         match (self.input, self.output) {

@@ -1,5 +1,5 @@
-//! Reads JSON as its bytes pass, in constant memory, and reports the values at their paths. Nothing is held back or kept, and
-//! nothing is checked: what is no JSON tells something or nothing.
+//! Reads JSON as its bytes pass, in constant memory, and reports the values at their paths. Nothing is held back or
+//! kept, and nothing is checked: what is no JSON tells something or nothing.
 
 /// The depth to which members are reported by name; what lies deeper is passed over.
 const DEPTH: usize = 8;

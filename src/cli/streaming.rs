@@ -2,6 +2,7 @@
 //! commands with `--follow`.
 
 use super::{Api, Failure, Outcome, output};
+use hoistway_kit::backoff::Backoff;
 use reqwest::Method;
 use serde_json::Value;
 use std::{cmp::Ordering, time::Duration};
@@ -11,8 +12,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// The wait before a lost connection is retried, at first and at most.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// The waits before a lost connection is retried.
+pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), LONGEST_PAUSE);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The longest wait for a server that does not answer: it may be starting again.
 pub const GONE: Duration = Duration::from_secs(60);
 /// The longest wait for the events to begin.
@@ -27,22 +29,21 @@ const WAITING: usize = 256;
 /// Paces the retries of a lost connection, until the server has been gone for too long.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// The time of the loss and the wait before the next retry; none while there is a connection.
-    began: Option<(Instant, Duration)>,
+    /// The time of the loss and the waits before retries; none while there is a connection.
+    began: Option<(Instant, Backoff)>,
 }
 
 impl Outage {
     /// Waits until the next retry, or returns the failure if there is to be none.
     pub async fn wait(&mut self, failure: Failure) -> Outcome<()> {
-        let (since, pause) = self.began.unwrap_or_else(|| {
+        let (since, backoff) = self.began.get_or_insert_with(|| {
             output::progress(&format!("lost    {}; asking again", failure.message()));
-            (Instant::now(), BACKOFF.0)
+            (Instant::now(), BACKOFF)
         });
         if since.elapsed() >= GONE {
             return Err(failure);
         }
-        sleep(pause).await;
-        self.began = Some((since, (pause * 2).min(BACKOFF.1)));
+        sleep(backoff.pause()).await;
         Ok(())
     }
 
@@ -85,7 +86,7 @@ impl Changes {
                 Change::Unknown
             }
             None => {
-                sleep(BACKOFF.1).await;
+                sleep(LONGEST_PAUSE).await;
                 Change::Unknown
             }
         }
@@ -100,7 +101,7 @@ impl Drop for Changes {
 
 async fn events(api: Api, agent: String, send: mpsc::Sender<Change>) {
     let query = [("agent", agent.as_str()), ("types", "deployment,build")];
-    let mut backoff = BACKOFF.0;
+    let mut backoff = BACKOFF;
     loop {
         if let Ok(Ok(mut lines)) = timeout(OPEN, api.stream(Method::GET, &["events"], &query, None)).await {
             let mut change = Some(Change::Unknown);
@@ -112,14 +113,13 @@ async fn events(api: Api, agent: String, send: mpsc::Sender<Change>) {
                 }
                 let Ok(Ok(Some(line))) = timeout(SILENCE, lines.next()).await else { break };
                 change = change_of(&line);
-                backoff = BACKOFF.0;
+                backoff.reset();
             }
         }
         if send.send(Change::Unknown).await.is_err() {
             return;
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        sleep(backoff.pause()).await;
     }
 }
 
@@ -159,7 +159,7 @@ impl Drop for BuildLog {
 
 async fn lines_of(api: Api, attempt: String, send: mpsc::Sender<String>) {
     let mut position = LogPosition::default();
-    let mut backoff = BACKOFF.0;
+    let mut backoff = BACKOFF;
     for _ in 0..TRIES {
         loop {
             let before = position.clone();
@@ -174,10 +174,9 @@ async fn lines_of(api: Api, attempt: String, send: mpsc::Sender<String>) {
             if position == before {
                 break;
             }
-            backoff = BACKOFF.0;
+            backoff.reset();
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        sleep(backoff.pause()).await;
     }
 }
 

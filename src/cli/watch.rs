@@ -177,7 +177,7 @@ async fn attempt(api: &Api, seen: &Value) -> Outcome<Option<String>> {
 
 /// Returns the deployment's current record. A server that does not answer is retried for a while.
 async fn look(api: &Api, id: &str, printer: &ProgressPrinter) -> Outcome<Value> {
-    let (since, mut backoff, mut told) = (Instant::now(), BACKOFF.0, false);
+    let (since, mut backoff, mut told) = (Instant::now(), BACKOFF, false);
     loop {
         let failure = match timeout(LOOK, api.get(&["deployments", id], &[])).await {
             Ok(Ok(seen)) => return Ok(seen),
@@ -192,8 +192,7 @@ async fn look(api: &Api, id: &str, printer: &ProgressPrinter) -> Outcome<Value> 
         if !std::mem::replace(&mut told, true) {
             printer.note(&format!("lost    {}; asking again", failure.message()));
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        sleep(backoff.pause()).await;
     }
 }
 

@@ -89,7 +89,7 @@ impl Uids {
 
     /// Returns two users that are neither an agent's nor the one for probing: one installs packages, the other reads
     /// them.
-    pub fn builders(&self) -> [RunAs; 2] {
+    pub fn build_users(&self) -> [RunAs; 2] {
         let (first, count) = self.block;
         [count - 3, count - 2].map(|n| RunAs { uid: first + n, gid: first + n })
     }
@@ -115,7 +115,7 @@ impl Uids {
     }
 
     /// Returns the agent's user, if it has one.
-    pub fn given(&self, agent: &Name) -> Option<RunAs> {
+    pub fn user_of(&self, agent: &Name) -> Option<RunAs> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.users.get(agent.as_str()).map(|&uid| RunAs { uid, gid: uid })
     }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(uid(&uids, "d").unwrap(), 5000);
         assert_eq!(uid(&uids, "e").unwrap_err().code, Code::ResourceExhausted);
         assert_eq!(uids.probe().uid, 5005);
-        assert_eq!(uids.builders().map(|user| user.uid), [5003, 5004]);
+        assert_eq!(uids.build_users().map(|user| user.uid), [5003, 5004]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Open connections of a server, bounded in number and in idle time, so that clients cannot exhaust a server with
 //! connections.
 //!
-//! A connection is unauthenticated (a stranger) until a valid credential arrives on it ([`Connection::known_as`]). At
+//! A connection is unauthenticated (a stranger) until a valid credential arrives on it ([`Connection::mark_authenticated`]). At
 //! the limit of these, the oldest one is closed for a new one, so that health checks and authenticated clients always
 //! get in, however many connections a stranger holds. Authenticated (known) connections are never closed for others;
 //! each holder of a credential has a bounded number of them.
@@ -145,7 +145,7 @@ impl Connection {
     }
 
     /// Marks the connection as authenticated by `holder`. The first call counts.
-    pub fn known_as(&self, holder: &str) {
+    pub fn mark_authenticated(&self, holder: &str) {
         let Registered { id, connections, holder: known_as, .. } = &*self.0;
         let mut known_as = lock(known_as);
         if known_as.is_some() {
@@ -298,8 +298,8 @@ mod tests {
     async fn the_oldest_unauthenticated_connection_is_evicted_and_authenticated_ones_stay() {
         let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new(FEW));
         let (_a, mut known) = pair(&listener, &connections, "127.0.0.1").await;
-        known.connection().known_as("key");
-        known.connection().known_as("another");
+        known.connection().mark_authenticated("key");
+        known.connection().mark_authenticated("another");
         let mut all = Vec::new();
         for _ in 0..5 {
             all.push(pair(&listener, &connections, "127.0.0.1").await);
@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(closed, [true, true, false, false, false]);
         assert!(!is_closed(&mut known).await);
         // A connection that is closed but not yet dropped has no slot any more.
-        all[0].1.connection().known_as("key");
+        all[0].1.connection().mark_authenticated("key");
         assert_eq!(connections.count(), (3, 1));
         drop((known, all));
         assert_eq!(connections.count(), (0, 0));
@@ -330,7 +330,7 @@ mod tests {
         let mut all = Vec::new();
         for holder in ["a", "a", "a", "a", "b", "b"] {
             let connection = pair(&listener, &connections, "127.0.0.1").await.1;
-            connection.connection().known_as(holder);
+            connection.connection().mark_authenticated(holder);
             all.push(connection);
         }
         assert_eq!(connections.count().1, 4, "three of one, and one more of all");

@@ -6,7 +6,7 @@ use crate::{
     agent::LlmConfig,
     budget::{Budget, BudgetUse, LimitUse},
     metric::Metrics,
-    tool::{ApiKeyPlace, AuthType, OAuth2},
+    tool::{ApiKeyLocation, AuthType, OAuth2},
     usage::{UsageQuery, UsageReport},
     watch::Updates,
 };
@@ -23,7 +23,7 @@ pub struct ToolAccess {
     /// The kind of credential.
     pub auth_type: AuthType,
     /// The location of the API key, if the user configured it.
-    pub api_key: Option<ApiKeyPlace>,
+    pub api_key: Option<ApiKeyLocation>,
     /// The source of tokens, if the user configured it.
     pub oauth2: Option<OAuth2>,
     /// The stored credential fields; empty if none are stored.

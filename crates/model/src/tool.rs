@@ -92,7 +92,7 @@ serde_by_text!(as_str of AuthType, Scheme);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 // Stored as an array in databases; both forms are accepted.
 #[serde(into = "(String, String, String)")]
-pub struct ApiKeyPlace {
+pub struct ApiKeyLocation {
     /// `Header` or `Query`.
     pub location: String,
     /// The header's or parameter's name.
@@ -101,8 +101,8 @@ pub struct ApiKeyPlace {
     pub value_prefix: String,
 }
 
-impl From<ApiKeyPlace> for (String, String, String) {
-    fn from(ApiKeyPlace { location, name, value_prefix }: ApiKeyPlace) -> Self {
+impl From<ApiKeyLocation> for (String, String, String) {
+    fn from(ApiKeyLocation { location, name, value_prefix }: ApiKeyLocation) -> Self {
         (location, name, value_prefix)
     }
 }
@@ -136,7 +136,7 @@ pub struct Connection {
     /// The kind of credential.
     pub auth_type: AuthType,
     /// The location of the API key, if the user configured it.
-    pub api_key: Option<ApiKeyPlace>,
+    pub api_key: Option<ApiKeyLocation>,
     /// The source of tokens, if the user configured it.
     pub oauth2: Option<OAuth2>,
 }
@@ -386,10 +386,10 @@ mod tests {
 
     #[test]
     fn where_keys_and_tokens_are_is_written_as_an_array_and_read_as_an_object_too() {
-        let place = ApiKeyPlace { location: "Query".into(), name: "key".into(), value_prefix: String::new() };
+        let place = ApiKeyLocation { location: "Query".into(), name: "key".into(), value_prefix: String::new() };
         assert_eq!(serde_json::to_string(&place).unwrap(), r#"["Query","key",""]"#);
         let object = r#"{"location":"Query","name":"key","value_prefix":""}"#;
-        assert_eq!(serde_json::from_str::<ApiKeyPlace>(object).unwrap(), place);
+        assert_eq!(serde_json::from_str::<ApiKeyLocation>(object).unwrap(), place);
         let oauth2 = OAuth2 { token_url: "https://login.example".into(), scopes: vec!["read".into()] };
         assert_eq!(serde_json::to_string(&oauth2).unwrap(), r#"["https://login.example",["read"]]"#);
         let object = r#"{"token_url":"https://login.example","scopes":["read"]}"#;

@@ -90,7 +90,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
         Who::User(user) => user.id.clone(),
     };
     if let Some(connection) = request.extensions().get::<Connection>() {
-        connection.known_as(&holder);
+        connection.mark_authenticated(&holder);
     }
     let own_room = state.access.own_requests.take(&holder, 1).map_err(|_| own_full(state))?;
     request.extensions_mut().insert(Holder(holder.clone()));

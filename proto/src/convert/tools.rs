@@ -3,7 +3,7 @@ use crate::tools::v1 as pb;
 use hoistway_model::{
     Error, ModelPrice, ModelPrices, Name, Result, Secret,
     tool::{
-        ApiKeyPlace, AppliedTools, Connection, IdentityProvider, ModelProvider, NewModelProvider, NewTool, OAuth2,
+        ApiKeyLocation, AppliedTools, Connection, IdentityProvider, ModelProvider, NewModelProvider, NewTool, OAuth2,
         Resolved, Tool, ToolPlan,
     },
 };
@@ -23,13 +23,13 @@ fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>> {
     texts.iter().enumerate().map(|(i, t)| name(&format!("{field}[{i}]"), t)).collect()
 }
 
-impl From<ApiKeyPlace> for pb::ApiKeyPlace {
-    fn from(k: ApiKeyPlace) -> Self {
+impl From<ApiKeyLocation> for pb::ApiKeyPlace {
+    fn from(k: ApiKeyLocation) -> Self {
         Self { location: k.location, name: k.name, value_prefix: k.value_prefix }
     }
 }
 
-impl From<pb::ApiKeyPlace> for ApiKeyPlace {
+impl From<pb::ApiKeyPlace> for ApiKeyLocation {
     fn from(k: pb::ApiKeyPlace) -> Self {
         Self { location: k.location, name: k.name, value_prefix: k.value_prefix }
     }

@@ -12,7 +12,7 @@ pub mod images;
 pub mod interpreter;
 pub mod launcher;
 mod migrations;
-pub mod routes;
+pub mod routing_table;
 pub mod runtime;
 pub mod sandbox;
 mod service;

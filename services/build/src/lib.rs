@@ -11,7 +11,6 @@ mod events;
 mod grpc;
 pub mod image;
 mod image_retention;
-mod image_source;
 pub mod layer;
 mod log;
 mod metrics;
@@ -21,6 +20,7 @@ pub mod python;
 pub mod registry;
 mod runner_layer;
 mod service;
+mod source_recovery;
 mod store;
 
 pub use config::Config;

@@ -4,12 +4,11 @@ use crate::{
     base_image::BaseImage,
     dependencies::Dependencies,
     image::{ExistingImage, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
-    image_source,
     layer::LayerBuilder,
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
-    runner_layer,
+    runner_layer, source_recovery,
     store::{Attempt, Finished, Store},
 };
 use hoistway_model::{
@@ -103,7 +102,7 @@ impl Pipeline {
         let missing = || Error::new(Code::ImageNotFound, format!("the registry has no image {agent}@{digest}"));
         let manifest = found.ok_or_else(missing)?.bytes;
         let blobs = inner.blobs.clone();
-        let read = tokio::task::spawn_blocking(move || image_source::source(&manifest, &blobs));
+        let read = tokio::task::spawn_blocking(move || source_recovery::source(&manifest, &blobs));
         read.await.map_err(|e| Error::internal("reading an image's source", e))?
     }
 

@@ -1,6 +1,6 @@
 //! The limits of one agent at the same time and in a second, so that none takes the service from the others.
 
-use crate::{config::Limits, connection::bounded::Bounded, forward::refusal::Refusal};
+use crate::{config::Limits, connection::lru_map::LruMap, forward::refusal::Refusal};
 use hoistway_model::Name;
 use std::{
     sync::{
@@ -22,7 +22,7 @@ pub(crate) type Permit = OwnedSemaphorePermit;
 pub(crate) struct AgentLimits {
     limits: Limits,
     started: Instant,
-    known: Mutex<Bounded<Name, Arc<Use>>>,
+    known: Mutex<LruMap<Name, Arc<Use>>>,
 }
 
 /// The resources that one agent uses.
@@ -35,7 +35,7 @@ struct Use {
 
 impl AgentLimits {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { limits: limits.clone(), started: Instant::now(), known: Mutex::new(Bounded::new(AGENTS)) }
+        Self { limits: limits.clone(), started: Instant::now(), known: Mutex::new(LruMap::new(AGENTS)) }
     }
 
     fn of(&self, agent: &Name) -> Arc<Use> {

@@ -1,10 +1,10 @@
 //! Connections of agents, from the first byte to the last.
 mod agent_connection;
-pub mod bounded;
+mod authorization;
 mod buffered_stream;
 pub mod ca;
 mod intercept;
-mod requests;
+pub mod lru_map;
 pub mod tls;
 mod tunnel;
 

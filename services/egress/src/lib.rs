@@ -48,7 +48,7 @@ use hoistway_kit::{
     token::ServiceToken,
 };
 use hoistway_model::{AgentIdentities, EgressService, Error, Result};
-use origin::Place;
+use origin::HostPort;
 use service::Handle;
 use std::{sync::Arc, time::Duration};
 use store::Store;
@@ -143,7 +143,7 @@ pub struct Service {
 pub(crate) struct Egress {
     config: Config,
     key: EgressKey,
-    names: Vec<Place>,
+    names: Vec<HostPort>,
     policies: Arc<dyn Policies>,
     invoke_statements: InvokeStatementKey,
     recorder: Recorder,
@@ -203,7 +203,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
 /// The state that calls share, with the ends where their records and counts come out. Blocks.
 fn parts(config: Config, deps: Deps, budgets: Arc<Budgets>) -> Result<(Egress, mpsc::Receiver<CallRecord>, Counts)> {
     let names = config.names.iter().enumerate().map(|(index, name)| {
-        Place::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
+        HostPort::parse(name, None).ok_or_else(|| Error::field(format!("names[{index}]"), "must be HOST:PORT"))
     });
     let names = names.collect::<Result<_>>()?;
     let authority = Arc::new(Authority::load_or_create(&config.service_dir())?);

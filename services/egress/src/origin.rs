@@ -57,14 +57,14 @@ impl fmt::Display for HostName {
 
 /// A host and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct HostPort {
     /// The host.
     pub host: HostName,
     /// The port.
     pub port: u16,
 }
 
-impl Place {
+impl HostPort {
     /// Reads `HOST` or `HOST:PORT`, without a user.
     pub(crate) fn parse(text: &str, default_port: Option<u16>) -> Option<Self> {
         let authority: Authority = text.parse().ok()?;
@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
@@ -94,7 +94,7 @@ pub struct Origin {
     /// HTTP or HTTPS.
     pub scheme: Scheme,
     /// Host and port.
-    pub place: Place,
+    pub place: HostPort,
 }
 
 impl Origin {
@@ -118,7 +118,7 @@ impl Origin {
         }
         let host = url.host_str().and_then(HostName::parse).ok_or_else(|| wrong("has no usable host"))?;
         let port = url.port().unwrap_or(scheme.default_port());
-        Ok((Self { scheme, place: Place { host, port } }, url.path().trim_end_matches('/').to_owned()))
+        Ok((Self { scheme, place: HostPort { host, port } }, url.path().trim_end_matches('/').to_owned()))
     }
 
     /// `HOST` or `HOST:PORT`, the port only where the scheme does not mean it anyway.
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn authorities_are_normalised() {
-        let place = |text: &str| Place::parse(text, Some(443)).map(|place| place.to_string());
+        let place = |text: &str| HostPort::parse(text, Some(443)).map(|place| place.to_string());
         assert_eq!(place("a.example").as_deref(), Some("a.example:443"));
         assert_eq!(place("A.example:80").as_deref(), Some("a.example:80"));
         assert_eq!(place("[::1]:80").as_deref(), Some("[::1]:80"));
@@ -183,7 +183,7 @@ mod tests {
         for bad in ["", ":80", "a:", "a:0", "a:65536", "a:+80", "u@a", "u:p@a:80", "a:80:90", "a/b"] {
             assert_eq!(place(bad), None, "{bad}");
         }
-        assert_eq!(Place::parse("a", None), None);
+        assert_eq!(HostPort::parse("a", None), None);
     }
 
     #[test]

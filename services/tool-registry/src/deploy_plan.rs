@@ -2,7 +2,7 @@
 //! real one alike.
 
 use crate::{
-    address::{Addresses, with_port},
+    echo_url::{Addresses, with_port},
     stored_tool::{Content, StoredTool},
     vault::{Holder, Sealed, Vault},
 };

@@ -3,16 +3,16 @@
 //! [`serve`] is the whole service. A process that hosts several services calls [`open`], [`grpc`] and [`run`] itself
 //! and takes a local transport of the same server.
 
-mod address;
-mod check;
 pub mod config;
 mod deploy_plan;
 pub mod echo;
+mod echo_url;
 mod grpc;
 mod migrations;
 mod service;
 mod store;
 mod stored_tool;
+mod validation;
 mod vault;
 
 pub use config::Config;

@@ -1,13 +1,13 @@
 //! The tool registry itself: it checks its arguments, and the store does the rest.
 
 use crate::{
-    address::Addresses,
-    check::{
+    config::{Config, SERVICE},
+    echo_url::Addresses,
+    store::Store,
+    validation::{
         MAX_PLAN, at_most, check_description, check_identity, check_plan, check_provider, check_tool, provider_fits,
         shapes, tool_fits,
     },
-    config::{Config, SERVICE},
-    store::Store,
     vault::Vault,
 };
 use async_trait::async_trait;

@@ -106,7 +106,7 @@ impl GuardedRoutes {
         if service != OPEN_SERVICE
             && let Some(connection) = request.extensions().get::<Connection>()
         {
-            connection.known_as(SERVICES);
+            connection.mark_authenticated(SERVICES);
         }
         let Ok(_permit) = self.guard.calls.try_acquire() else {
             return refuse(&Error::new(Code::ResourceExhausted, "the service is busy, try again later"));

@@ -9,7 +9,7 @@ use crate::api::{
 use hoistway_model::{
     Error, Result,
     error::excerpt,
-    tool::{ApiKeyPlace, OAuth2},
+    tool::{ApiKeyLocation, OAuth2},
 };
 use std::str::FromStr;
 
@@ -42,7 +42,7 @@ impl KeyPlace {
     }
 
     /// The place, what is not said being as it was `before`, or else the default.
-    pub fn over(self, before: Option<ApiKeyPlace>) -> Result<ApiKeyPlace> {
+    pub fn over(self, before: Option<ApiKeyLocation>) -> Result<ApiKeyLocation> {
         let (location, name, value_prefix) = match before {
             Some(before) => (before.location, Some(before.name), before.value_prefix),
             None => (Location::DEFAULT.to_owned(), None, String::new()),
@@ -52,7 +52,7 @@ impl KeyPlace {
         if location == Location::DEFAULT && http::HeaderName::from_bytes(name.as_bytes()).is_err() {
             return Err(Error::field(self.name_path, format!("\"{}\" is not a header's name", excerpt(&name))));
         }
-        Ok(ApiKeyPlace { location, name, value_prefix: self.value_prefix.unwrap_or(value_prefix) })
+        Ok(ApiKeyLocation { location, name, value_prefix: self.value_prefix.unwrap_or(value_prefix) })
     }
 }
 

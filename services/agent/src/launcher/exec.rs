@@ -1,6 +1,6 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
-use super::spec::LaunchSpec;
+use super::protocol::LaunchSpec;
 use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, umask};
 use rustix::thread::set_no_new_privs;

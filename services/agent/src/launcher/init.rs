@@ -1,10 +1,10 @@
 //! Stage 1: the agent's init. It has one thread and three things to listen to: its supervisor, its children, and the
 //! signals that ask it to end.
 
-use super::control::Control;
+use super::channel::Control;
 use super::procfs::Process;
+use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::signals::{self, ENDING};
-use super::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::{EXEC, namespace_parent, tree};
 use hoistway_confine::privileges;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -21,19 +21,19 @@
 //! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
 //! ```
 
+mod channel;
 pub(crate) mod client;
-mod control;
 mod exec;
 mod init;
 mod namespace_parent;
 pub(crate) mod procfs;
+pub(crate) mod protocol;
 mod signals;
-pub(crate) mod spec;
 mod tree;
 
 #[cfg(test)]
-pub(crate) use control::send;
-pub(crate) use control::{line, receive, send_launch};
+pub(crate) use channel::send;
+pub(crate) use channel::{line, receive, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 

@@ -1,9 +1,9 @@
 //! The stage outside of an agent's namespaces: it makes them, starts their first process, and waits for its end.
 
 use super::INSIDE;
-use super::control::{self, Control};
+use super::channel::{self, Control};
+use super::protocol::{LaunchSpec, Report};
 use super::signals::{self, ENDING};
-use super::spec::{LaunchSpec, Report};
 use hoistway_confine::{Namespaces, namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -78,8 +78,8 @@ fn start(
         .spawn()?;
     spec.cgroups.clear();
     let sent: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
-    let rest = control::send_launch(&ours, spec, &sent)?;
-    control::write_all(&ours, &rest)?;
+    let rest = channel::send_launch(&ours, spec, &sent)?;
+    channel::write_all(&ours, &rest)?;
     Ok((child, ours, supervisor))
 }
 
@@ -91,7 +91,7 @@ fn make_network(plan: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result<Option<Owne
     namespaces::bring_loopback_up()?;
     let supervisor = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
     for address in &network.listen {
-        control::send(&supervisor, b"\n", &[bind(*address)?.as_fd()])?;
+        channel::send(&supervisor, b"\n", &[bind(*address)?.as_fd()])?;
     }
     if let Some(address) = network.callers {
         fds.insert(0, bind(address)?.into());
@@ -115,9 +115,9 @@ fn hand_out_sockets(supervisor: &OwnedFd) -> bool {
     };
     (0..count).all(|_| {
         let sent = match socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None) {
-            Ok(socket) => control::send(supervisor, b"\n", &[socket.as_fd()]).map(drop),
+            Ok(socket) => channel::send(supervisor, b"\n", &[socket.as_fd()]).map(drop),
             // A byte without a socket says that there is none now.
-            Err(_) => control::write_all(supervisor, b"\n"),
+            Err(_) => channel::write_all(supervisor, b"\n"),
         };
         sent.is_ok()
     })

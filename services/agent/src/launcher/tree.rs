@@ -1,7 +1,7 @@
 //! Ending a whole tree of processes, daemons and newborns included.
 
 use super::procfs::{self, Process};
-use super::spec::Exit;
+use super::protocol::Exit;
 use hoistway_confine::{await_death, kill_all};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait, waitpid};

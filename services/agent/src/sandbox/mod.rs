@@ -3,11 +3,11 @@
 //!
 //! The launcher puts the sandbox on (`hoistway_confine`); its specification is decided here.
 
+mod isolation_report;
+mod operator_paths;
 mod own_network;
 mod probe;
-mod report;
-mod shared_paths;
-mod shm;
+mod shm_cleanup;
 
 pub(crate) use own_network::PROXY;
 
@@ -18,9 +18,9 @@ use hoistway_confine::rootfs::{HOME, SHM, TMP};
 use hoistway_confine::uids::Uids;
 use hoistway_confine::{Access, Confinement, Exposed, Limits, Namespaces, OtherPythons, RunAs};
 use hoistway_model::{Error, Name, Result};
+pub use isolation_report::Isolation;
+pub(crate) use isolation_report::size;
 use probe::Choice;
-pub use report::Isolation;
-pub(crate) use report::size;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -177,7 +177,7 @@ impl Sandbox {
     /// Finds out what this machine has, by trying it, and takes the strongest that `settings` allow. `dir` is the
     /// directory of the runtime, which no sandbox lets an agent into.
     pub async fn find(dir: &Path, launcher: &Path, python: &Path, settings: Settings, limits: Limits) -> Result<Self> {
-        shared_paths::check(&settings, dir)?;
+        operator_paths::check(&settings, dir)?;
         let host = PythonPaths::of_interpreter(python).await?;
         let limits = limits.normalised();
         let (opened, pretend, interpreter) = (dir.to_owned(), settings.pretend, python.to_owned());
@@ -198,7 +198,7 @@ impl Sandbox {
         let Choice { tier, closed, own_users } = probing.choose(&mut notes).await?;
         let uids = uids.filter(|_| own_users);
         let isolation =
-            report::Report { tier, closed, limits: &limits, uids: uids.is_some(), cgroups: cgroups.as_ref() };
+            isolation_report::Report { tier, closed, limits: &limits, uids: uids.is_some(), cgroups: cgroups.as_ref() };
         let isolation = isolation.words(notes);
         Ok(Self { tier, closed, settings, limits, host, covers, uids, cgroups, isolation })
     }
@@ -217,8 +217,8 @@ impl Sandbox {
     pub fn forget(&self, agent: &Name) -> Result<()> {
         let Some(uids) = &self.uids else { return Ok(()) };
         // In a root of its own it had another directory of that name.
-        if let Some(user) = uids.given(agent).filter(|_| !self.has_own_root()) {
-            shm::sweep(Path::new(SHM), user);
+        if let Some(user) = uids.user_of(agent).filter(|_| !self.has_own_root()) {
+            shm_cleanup::sweep(Path::new(SHM), user);
         }
         uids.release(agent)
     }
@@ -235,7 +235,7 @@ impl Sandbox {
 
     /// The limits that the launcher sets on the agent's process.
     pub fn rlimits(&self) -> Limits {
-        report::rlimits(&self.limits, self.tier, self.uids.is_some(), self.cgroups.as_ref())
+        isolation_report::rlimits(&self.limits, self.tier, self.uids.is_some(), self.cgroups.as_ref())
     }
 
     /// Whether the agent has a network of its own, whose sockets are handed out.

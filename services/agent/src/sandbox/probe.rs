@@ -2,7 +2,7 @@
 //! version number is believed.
 
 use super::{Mode, Network, Parts, Settings, Tier, place};
-use crate::launcher::spec::{LaunchSpec, Report};
+use crate::launcher::protocol::{LaunchSpec, Report};
 use crate::launcher::{client, receive, send_launch};
 use hoistway_confine::exec::landlock_abi;
 use hoistway_confine::landlock::TCP;

@@ -25,7 +25,7 @@ use crate::{
     environment::AgentEnvironment,
     images::{FIRST_PATIENCE, Failure, Images, Pins},
     interpreter::Interpreter,
-    routes::Hub,
+    routing_table::RoutingTable,
     runtime::{Isolation, Runtime},
     store::{AgentRecord, Store},
 };
@@ -74,7 +74,7 @@ pub struct Service {
     egress_key: EgressKey,
     ca_bundle: CaBundle,
     runtime: Arc<dyn Runtime>,
-    hub: Arc<Hub>,
+    hub: Arc<RoutingTable>,
     supervisors: Mutex<HashMap<RevisionId, Arc<RevisionSupervisor>>>,
     locks: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
     /// The layers of revisions that are kept and not running, so that they stay on disk.

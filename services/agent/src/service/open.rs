@@ -2,8 +2,8 @@
 
 use super::{Agents, EventLog, Service, egress_identities::EgressIdentities};
 use crate::{
-    ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter, routes::Hub,
-    runtime::Runtime, store::Store,
+    ca_bundle::CaBundle, environment::AgentEnvironment, images::Images, interpreter::Interpreter,
+    routing_table::RoutingTable, runtime::Runtime, store::Store,
 };
 use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, prune::Pruned};
 use hoistway_model::{AgentIdentities, AgentService, Result};
@@ -46,7 +46,7 @@ impl Service {
             egress_key: parts.egress_key,
             ca_bundle: parts.ca_bundle,
             runtime: parts.runtime,
-            hub: Hub::new(),
+            hub: RoutingTable::new(),
             supervisors: Mutex::default(),
             locks: Mutex::default(),
             lately_bound: Mutex::default(),

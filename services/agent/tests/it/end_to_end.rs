@@ -1,8 +1,8 @@
 //! The real runtime and the real runner, with an image made by hand.
 
 use crate::{
-    image::{Image, Layer, layer},
-    registry::Registry,
+    fake_image::{Image, Layer, layer},
+    fake_registry::Registry,
 };
 use hoistway_agent::{
     Config, Deps, open,

@@ -1,8 +1,8 @@
 //! A runtime that does as the test says, and a service on top of it.
 
 use crate::{
-    image::{Image, Layer, layer},
-    registry::Registry,
+    fake_image::{Image, Layer, layer},
+    fake_registry::Registry,
 };
 use async_trait::async_trait;
 use futures_util::StreamExt;

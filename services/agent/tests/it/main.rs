@@ -6,12 +6,12 @@
 mod egress_identities;
 mod end_to_end;
 mod events;
+mod fake_image;
+mod fake_registry;
 mod fake_runtime;
 mod history;
 mod hostile;
-mod image;
 mod lifecycle;
-mod registry;
 mod registry_answers;
 mod reopen;
 mod revisions;

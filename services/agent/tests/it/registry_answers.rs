@@ -1,8 +1,8 @@
 //! Answers of registries, and their meaning.
 
 use crate::{
-    image::{Image, layer},
-    registry::Registry,
+    fake_image::{Image, layer},
+    fake_registry::Registry,
 };
 use hoistway_agent::{
     images::{Bounds, Failure, Images, LayerStore, Registries},

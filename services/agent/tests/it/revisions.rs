@@ -263,10 +263,11 @@ async fn missing_and_foreign_images_fail() {
     let stack = TestService::start().await;
     let (image, _) = stack.push("1");
     let missing = ImageRef { digest: None, tag: Some("v-ffff".into()), ..image.clone() };
-    let foreign = crate::image::Image::new(vec![crate::image::layer(&[("bin/sh", "x")])], serde_json::json!({}));
+    let foreign =
+        crate::fake_image::Image::new(vec![crate::fake_image::layer(&[("bin/sh", "x")])], serde_json::json!({}));
     let digest = stack.registry.push("foreign", "1", &foreign);
     let foreign = ImageRef::platform("foreign", Some("1".into()), digest);
-    let old = crate::image::Image::ours(vec![crate::image::layer(&[("app/agent.py", "x")])], "2.7");
+    let old = crate::fake_image::Image::ours(vec![crate::fake_image::layer(&[("app/agent.py", "x")])], "2.7");
     let old = ImageRef::platform("old", None, stack.registry.push("old", "1", &old));
     for (image, code, says) in [
         (missing, Code::ImageNotFound, "does not exist"),

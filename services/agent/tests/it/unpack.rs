@@ -1,6 +1,6 @@
 //! Hostile archives.
 
-use crate::image::{archive, gzip};
+use crate::fake_image::{archive, gzip};
 use hoistway_agent::images::{Bounds, Expected, Unreadable, unpack};
 use hoistway_model::Digest;
 use std::{io::Write, os::unix::fs::PermissionsExt, path::Path};

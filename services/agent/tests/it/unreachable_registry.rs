@@ -1,8 +1,8 @@
 //! Images that cannot be pulled yet.
 
 use crate::{
+    fake_registry::Registry,
     fake_runtime::{Done, TestService, name, spec},
-    registry::Registry,
 };
 use hoistway_kit::token::ServiceToken;
 use hoistway_model::{Operation, RevisionId, agent::Phase};

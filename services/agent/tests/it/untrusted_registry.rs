@@ -1,7 +1,7 @@
 //! Registries that are nobody's friend: what they send is refused with its cause, and little of it is read.
 
 use crate::{
-    image::{Image, layer},
+    fake_image::{Image, layer},
     registry_answers::{PATIENCE, images},
 };
 use hoistway_agent::{images::Failure, interpreter::Interpreter};

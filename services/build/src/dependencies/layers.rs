@@ -1,6 +1,6 @@
 //! Packages become layers in the blob store.
 
-use super::{groups::Package, staging::Staging};
+use super::{layer_grouping::Package, staging::Staging};
 use crate::{
     layer::{Layer, LayerBuilder},
     registry::{BlobStore, StagedBlob},

@@ -2,7 +2,7 @@
 //! agents share. A requirement more costs the layers of what it brings along and nothing else.
 
 mod disk_quota;
-mod groups;
+mod layer_grouping;
 mod layers;
 mod staging;
 
@@ -14,8 +14,8 @@ use crate::{
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
 use disk_quota::DiskQuota;
-use groups::Package;
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
+use layer_grouping::Package;
 use staging::Staging;
 use std::{
     collections::{HashMap, HashSet},
@@ -173,8 +173,8 @@ impl Dependencies {
             let (name, version) = (package.name.clone(), package.version.clone());
             Some(Package { name, version, key: package.key, size })
         });
-        let groups = groups::grouped(packages.collect());
-        let keys: Vec<Digest> = groups.iter().map(|group| groups::key(group)).collect();
+        let groups = layer_grouping::grouped(packages.collect());
+        let keys: Vec<Digest> = groups.iter().map(|group| layer_grouping::key(group)).collect();
         let mut made = store.layers(keys.iter().copied()).await?;
         made.retain(|_, layer| self.blobs.contains(&layer.digest));
         keys.iter().for_each(|key| log.dependency_layer(made.contains_key(key)));

@@ -3,9 +3,9 @@
 
 use super::{
     FileImports,
-    alternatives::{self, Versions},
     known_distributions::distribution,
     reachable_files::roots,
+    wheel_alternatives::{self, Versions},
 };
 use hoistway_model::{
     Code, Error, Result,
@@ -69,9 +69,9 @@ pub fn requirements_from_imports(
     match undeclared.first() {
         None => Requirements::parse("requirements", &needed.into_iter().collect::<Vec<_>>().join("\n")),
         Some((module, file, line)) => {
-            let message = match alternatives::distribution_of(module) {
+            let message = match wheel_alternatives::distribution_of(module) {
                 Some(package) => {
-                    format!("{file}, line {line}: {}", alternatives::without_wheel(package, Versions::All))
+                    format!("{file}, line {line}: {}", wheel_alternatives::without_wheel(package, Versions::All))
                 }
                 None => format!(
                     "{file}, line {line}: no package is known that provides the module \"{module}\"; \

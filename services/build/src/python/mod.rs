@@ -1,7 +1,6 @@
 //! Everything that has to do with Python at build time: the host's interpreter, what source files import, and the
 //! packages that they need. No user code runs here: source is parsed, and only wheels are installed.
 
-mod alternatives;
 pub mod analyser;
 pub mod imports;
 pub mod installed;
@@ -11,6 +10,7 @@ mod process;
 mod reachable_files;
 pub mod sandbox;
 pub mod uv;
+mod wheel_alternatives;
 
 pub use analyser::{Analyser, FileImports, Import};
 pub use interpreter::Interpreter;

@@ -34,7 +34,7 @@ pub(super) fn authenticate(verify: &VerifyKey, request: &mut Parts) -> Result<()
         Credential::Key(key) => match verify(&key) {
             Some(holder) => {
                 if let Some(connection) = request.extensions.get::<Connection>() {
-                    connection.known_as(if holder == Holder::Service { "services" } else { "operator" });
+                    connection.mark_authenticated(if holder == Holder::Service { "services" } else { "operator" });
                 }
                 request.extensions.insert(holder);
                 return Ok(());

@@ -53,7 +53,7 @@ impl Held {
         if self.place.get().is_none() {
             // Of two requests that come here at once, one gives its place back.
             let _ = self.place.set(agents.connection(agent)?);
-            self.connection.known_as(agent.as_str());
+            self.connection.mark_authenticated(agent.as_str());
         }
         Ok(())
     }

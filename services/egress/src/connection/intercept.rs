@@ -10,7 +10,7 @@ use crate::{
     connection::tunnel,
     forward::refusal::Refusal,
     forward::target::{Mode, no_tool},
-    origin::{HostName, Origin, Place},
+    origin::{HostName, HostPort, Origin},
     policy::{AgentPolicy, Route},
 };
 use hoistway_model::{RevisionId, tool::Scheme};
@@ -34,11 +34,11 @@ pub(crate) async fn connect(
     let Mode::Proxy { .. } = connection.mode else {
         return Err(Refusal::method_not_allowed("CONNECT is for proxies, and this connection is to a host already"));
     };
-    let place = request.uri().authority().and_then(|authority| Place::parse(authority.as_str(), None));
+    let place = request.uri().authority().and_then(|authority| HostPort::parse(authority.as_str(), None));
     let place = place.ok_or_else(|| Refusal::bad_request("CONNECT needs HOST:PORT"))?;
     let host = request.headers().get(http::header::HOST).map(|host| host.to_str().unwrap_or_default());
     if let Some(host) = host
-        && Place::parse(host, Some(place.port)).as_ref() != Some(&place)
+        && HostPort::parse(host, Some(place.port)).as_ref() != Some(&place)
     {
         return Err(Refusal::bad_request("the header \"Host\" and the URI name different hosts"));
     }
@@ -75,7 +75,7 @@ fn tunnel(
 }
 
 /// The scheme that a tunnel to a place will carry: TLS, unless only tools without it are there.
-fn scheme_at(policy: &AgentPolicy, place: &Place) -> Scheme {
+fn scheme_at(policy: &AgentPolicy, place: &HostPort) -> Scheme {
     let mut there = policy.tools.iter().filter(|tool| tool.origin.place == *place).map(|tool| tool.origin.scheme);
     let first = there.next().unwrap_or_default();
     if there.all(|scheme| scheme == first) { first } else { Scheme::Https }
@@ -118,7 +118,7 @@ pub(crate) async fn serve_led_here<S: Stream>(connection: AgentConnection, strea
         return entry.refused(&Refusal::unidentified(true, "identity_unknown"));
     };
     entry.by(&policy.agent, revision);
-    let at = |host: &HostName| Origin { scheme: Scheme::Https, place: Place { host: host.clone(), port } };
+    let at = |host: &HostName| Origin { scheme: Scheme::Https, place: HostPort { host: host.clone(), port } };
     let mut wanted = None;
     let check = |name: Option<&HostName>| match name {
         Some(name) => {

@@ -1,6 +1,6 @@
 //! TLS towards agents: a server configuration for each host, made when it is first requested.
 
-use crate::{connection::bounded::Bounded, connection::ca::Authority};
+use crate::{connection::ca::Authority, connection::lru_map::LruMap};
 use hoistway_model::{Error, Result};
 use rustls::{ServerConfig, crypto::ring::default_provider};
 use std::{
@@ -17,7 +17,7 @@ const SESSIONS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Certificates {
     authority: Arc<Authority>,
-    hosts: Mutex<Bounded<String, Kept>>,
+    hosts: Mutex<LruMap<String, Kept>>,
 }
 
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ struct Kept {
 
 impl Certificates {
     pub(crate) fn new(authority: Arc<Authority>) -> Self {
-        Self { authority, hosts: Mutex::new(Bounded::new(HOSTS)) }
+        Self { authority, hosts: Mutex::new(LruMap::new(HOSTS)) }
     }
 
     pub(crate) fn authority(&self) -> Arc<Authority> {

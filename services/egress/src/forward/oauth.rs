@@ -2,7 +2,7 @@
 //! shortly before they expire.
 
 use crate::{
-    connection::bounded::Bounded,
+    connection::lru_map::LruMap,
     forward::body::{self, Out},
     forward::refusal::Refusal,
     forward::upstream::{ConnectError, Upstream, no_connection, uri},
@@ -40,7 +40,7 @@ const FAILURE: Duration = Duration::from_secs(2);
 /// Every token.
 #[derive(Debug)]
 pub(crate) struct Tokens {
-    kept: SyncMutex<Bounded<Name, Arc<Slot>>>,
+    kept: SyncMutex<LruMap<Name, Arc<Slot>>>,
 }
 
 /// The token of one tool's credential. Whoever holds the lock asks for a new one, and the others wait for it.
@@ -72,7 +72,7 @@ struct Answer {
 
 impl Tokens {
     pub(crate) fn new() -> Self {
-        Self { kept: SyncMutex::new(Bounded::new(KEPT)) }
+        Self { kept: SyncMutex::new(LruMap::new(KEPT)) }
     }
 
     /// The token for a tool. `rejected` is one that the tool did not accept: another one is requested then, unless

@@ -4,7 +4,7 @@ use crate::{
     Egress,
     forward::refusal::Refusal,
     forward::{Destination, Host},
-    origin::{Origin, Place},
+    origin::{HostPort, Origin},
     policy::{AgentPolicy, ToolPolicy},
     request_path::RequestPath,
 };
@@ -37,7 +37,7 @@ pub(crate) fn wanted<B>(
     mode: &Mode,
     request: &Request<B>,
     local: Option<SocketAddr>,
-    names: &[Place],
+    names: &[HostPort],
 ) -> Result<Wanted, Refusal> {
     let uri = request.uri();
     let path_and_query = uri.path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
@@ -54,7 +54,7 @@ pub(crate) fn wanted<B>(
         Mode::Fixed(origin) => origin.place.port,
     };
     let parse = |text: &str| {
-        Place::parse(text, Some(default)).ok_or_else(|| Refusal::bad_request("the request names no usable host"))
+        HostPort::parse(text, Some(default)).ok_or_else(|| Refusal::bad_request("the request names no usable host"))
     };
     let in_uri = uri.authority().map(|authority| parse(authority.as_str())).transpose()?;
     match mode {
@@ -89,7 +89,7 @@ pub(crate) fn wanted<B>(
             Ok(Wanted::Remote { origin: Origin { scheme: *scheme, place }, path_and_query })
         }
         Mode::Fixed(origin) => {
-            let named: Vec<Place> = in_uri.into_iter().chain(host.map(parse).transpose()?).collect();
+            let named: Vec<HostPort> = in_uri.into_iter().chain(host.map(parse).transpose()?).collect();
             if named.is_empty() {
                 return Err(Refusal::bad_request("the request names no host"));
             }

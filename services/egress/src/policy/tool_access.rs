@@ -8,7 +8,7 @@ use hoistway_kit::address_scope::{AddressScope, is_in, is_private_name, scope};
 use hoistway_model::{
     Error, Result, Secret,
     egress::ToolAccess,
-    tool::{ApiKeyPlace, AuthType},
+    tool::{ApiKeyLocation, AuthType},
 };
 use http::header;
 use std::{collections::BTreeMap, sync::Arc};
@@ -68,8 +68,8 @@ fn credential(access: &ToolAccess) -> Credential {
 }
 
 /// Without a place the key goes where most APIs have it.
-fn api_key(place: Option<&ApiKeyPlace>, value: Secret) -> Credential {
-    let Some(ApiKeyPlace { location, name, value_prefix }) = place else {
+fn api_key(place: Option<&ApiKeyLocation>, value: Secret) -> Credential {
+    let Some(ApiKeyLocation { location, name, value_prefix }) = place else {
         let (place, prefix) = (KeyPlace::Header(header::AUTHORIZATION), "Bearer ".to_owned());
         return Credential::ApiKey { place, prefix, value };
     };
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(place(&tool), (KeyPlace::Header(header::AUTHORIZATION), "Bearer ".into(), "sk".into()));
         assert_eq!(policy(&tool).prefix, "/v1");
         let at = |location: &str, name: &str| {
-            Some(ApiKeyPlace { location: location.into(), name: name.into(), value_prefix: "Key ".into() })
+            Some(ApiKeyLocation { location: location.into(), name: name.into(), value_prefix: "Key ".into() })
         };
         tool.api_key = at("Header", "X-Key");
         assert_eq!(place(&tool), (KeyPlace::Header("x-key".parse().unwrap()), "Key ".into(), "sk".into()));

@@ -6,13 +6,13 @@ mod deploys;
 mod egress_feed;
 mod entity;
 mod identity_providers;
-#[cfg(test)]
-mod json_tests;
 mod model_providers;
 mod reseal;
+#[cfg(test)]
+mod stored_json_tests;
 mod tools;
 
-use crate::{address::Addresses, migrations, vault::Vault};
+use crate::{echo_url::Addresses, migrations, vault::Vault};
 use hoistway_kit::{
     db::{Db, db_error},
     idempotency::{self, OperationStart},

@@ -6,16 +6,16 @@ use super::{
     held,
 };
 use crate::{
-    check::check_description,
     deploy_plan::{agents, completed, replaced},
     stored_tool::{Builtin, Content, StoredTool},
+    validation::check_description,
     vault::{Holder, Sealed, tool_value},
 };
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret,
     page::{Page, PageQuery},
-    tool::{ApiKeyPlace, Connection, NewTool, Tool, ToolUpdate},
+    tool::{ApiKeyLocation, Connection, NewTool, Tool, ToolUpdate},
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -310,7 +310,7 @@ impl TryFrom<tool::Model> for StoredTool {
 
     fn try_from(row: tool::Model) -> Result<Self> {
         let api_key = match (row.api_key_location, row.api_key_name, row.api_key_prefix) {
-            (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyPlace { location, name, value_prefix }),
+            (Some(location), Some(name), Some(value_prefix)) => Some(ApiKeyLocation { location, name, value_prefix }),
             _ => None,
         };
         let oauth2 = row.oauth2.as_deref().map(column_values::read).transpose()?;

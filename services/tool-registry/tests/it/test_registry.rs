@@ -5,8 +5,8 @@ use hoistway_kit::{grpc::Server, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry, page,
     tool::{
-        ApiKeyPlace, AppliedTools, AuthType, Connection, IdentityProvider, NewModelProvider, NewTool, Resolved, Scheme,
-        ToolPlan,
+        ApiKeyLocation, AppliedTools, AuthType, Connection, IdentityProvider, NewModelProvider, NewTool, Resolved,
+        Scheme, ToolPlan,
     },
 };
 use hoistway_tool_registry::{Config, Deps, ToolRegistryService, grpc, open};
@@ -158,8 +158,11 @@ pub fn with_key(tool: NewTool, key: &str) -> NewTool {
 }
 
 pub fn in_header(mut tool: NewTool) -> NewTool {
-    tool.connection.api_key =
-        Some(ApiKeyPlace { location: "Header".into(), name: "Authorization".into(), value_prefix: "Bearer ".into() });
+    tool.connection.api_key = Some(ApiKeyLocation {
+        location: "Header".into(),
+        name: "Authorization".into(),
+        value_prefix: "Bearer ".into(),
+    });
     tool
 }
 

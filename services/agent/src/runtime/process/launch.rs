@@ -3,10 +3,10 @@
 use super::agent_network::AgentNetwork;
 use super::egress_forwarder;
 use super::rundir::{Processes, RunDir};
-use super::stack::{self, Place};
+use super::stack_trace::{self, Place};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::procfs::Process;
-use crate::launcher::spec::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
+use crate::launcher::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use crate::launcher::{RunAs, client, line, send_launch};
 use crate::runtime::logs::Sink;
 use crate::sandbox::{Parts, Sandbox};
@@ -184,7 +184,7 @@ impl Launched {
     pub async fn stack(&mut self) -> Vec<String> {
         self.order(&Order::WriteStack).await;
         let (written, places) = (self.notices.stack().await, std::mem::take(&mut self.places));
-        let lines = tokio::task::spawn_blocking(move || stack::traceback(&written, &places)).await;
+        let lines = tokio::task::spawn_blocking(move || stack_trace::traceback(&written, &places)).await;
         lines.unwrap_or_default()
     }
 
@@ -420,7 +420,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
     }
     env.extend(start.instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     env.insert(platform::PORT.to_owned(), start.port.to_string());
-    let places = stack::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
+    let places = stack_trace::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
     let spec = LaunchSpec {
         program: interpreter.clone(),
         args,

@@ -11,7 +11,7 @@ mod launch;
 mod leftovers;
 mod relay;
 mod rundir;
-mod stack;
+mod stack_trace;
 mod supervisor;
 mod working_dir;
 

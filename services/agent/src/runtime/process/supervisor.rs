@@ -5,7 +5,7 @@ use super::launch::{Ended, Launched, Notice, Start};
 use super::leftovers::Leftovers;
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig, RestartDelays};
-use crate::launcher::{RunAs, spec::Exit};
+use crate::launcher::{RunAs, protocol::Exit};
 use crate::runtime::logs::Sink;
 use crate::runtime::{Failure, Masker, State, now_ms};
 use crate::sandbox::{Sandbox, size};

@@ -2,13 +2,13 @@
 //! is confined: a user of its own, no capabilities, no files but those it needs, limits, and a control group for each
 //! build, as far as this machine has these. Nothing else in the service starts such a program.
 
-mod group;
+mod cgroup;
 mod ownership;
 mod probe;
 
 use super::{Interpreter, process};
 use crate::Config;
-use group::BuildGroup;
+use cgroup::BuildGroup;
 use hoistway_confine::{
     Access, Confinement, Exposed, Limits, Namespaces, RunAs,
     cgroup::Cgroups,
@@ -71,7 +71,7 @@ struct Shared {
     way: Isolation,
     host: PythonPaths,
     users: Option<[RunAs; 2]>,
-    groups: Option<group::Groups>,
+    groups: Option<cgroup::Groups>,
     /// An empty directory, where a root of a program's own is put together.
     root: PathBuf,
 }
@@ -93,11 +93,11 @@ impl Sandbox {
                 groups.sweep();
             }
             let users = if own_users { Uids::open(&agents)? } else { None };
-            Ok((users.map(|uids| uids.builders()), cgroups))
+            Ok((users.map(|uids| uids.build_users()), cgroups))
         });
         let failed = |e: io::Error| Error::internal("preparing to start programs of builds", e);
         let (users, cgroups) = opening.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
-        let groups = cgroups.map(|cgroups| group::Groups::new(cgroups, limits));
+        let groups = cgroups.map(|cgroups| cgroup::Groups::new(cgroups, limits));
         let mut shared = Shared { launcher, way: Isolation::default(), host, users, groups, root };
         shared.way = probe::choose(&mut shared, &dir, &interpreter.executable).await?;
         let sandbox = Self { shared: Some(Arc::new(shared)), group: None };
@@ -112,7 +112,7 @@ impl Sandbox {
         let Some(shared) = self.shared.clone().filter(|shared| shared.groups.is_some()) else {
             return Ok(self.clone());
         };
-        let made = spawn_blocking(move || shared.groups.as_ref().map(group::Groups::make).transpose());
+        let made = spawn_blocking(move || shared.groups.as_ref().map(cgroup::Groups::make).transpose());
         let failed = |e: io::Error| Error::internal("making a control group for a build", e);
         let group = made.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
         Ok(Self { shared: self.shared.clone(), group: group.map(Arc::new) })
@@ -121,7 +121,7 @@ impl Sandbox {
     /// Ends what still runs in control groups, and removes them, when the service ends.
     pub async fn end(&self) {
         let Some(shared) = self.shared.clone() else { return };
-        let _ = spawn_blocking(move || shared.groups.as_ref().map(group::Groups::end)).await;
+        let _ = spawn_blocking(move || shared.groups.as_ref().map(cgroup::Groups::end)).await;
     }
 
     /// The user that has what programs of a kind write, if that is another one than the service's.

@@ -1,9 +1,9 @@
 //! The cause of a failure, in the resolver's essential words, without credentials and without this machine's paths.
 
 use crate::python::{
-    alternatives::{Versions, without_wheel},
     known_distributions::module_named,
     process,
+    wheel_alternatives::{Versions, without_wheel},
 };
 use hoistway_model::{Code, Error};
 use std::path::Path;

@@ -6,10 +6,10 @@ mod api;
 mod bedrock;
 mod buffering;
 mod chat_completions;
+mod genai_messages;
 mod listing;
 mod metering;
 mod playground;
-mod prompt;
 pub(crate) mod provider;
 mod request;
 mod retry;
@@ -107,7 +107,7 @@ pub(crate) async fn call(
     }
     entry.span().model(api.operation(), model.backend.kind(), &model.model);
     if egress.config.trace_prompts {
-        entry.span().prompt(|| prompt::input_messages(&request.body));
+        entry.span().prompt(|| genai_messages::input_messages(&request.body));
     }
     // Calls that its budget stops are those of a provider too.
     if let Some(provider) = model.backend.provider() {

@@ -5,7 +5,7 @@ use super::{
     resolve::Resolver,
     stream::{Conn, Io, Kind, Transport},
 };
-use crate::origin::Place;
+use crate::origin::HostPort;
 use http::Uri;
 use hyper_util::{
     client::{
@@ -63,13 +63,13 @@ impl fmt::Debug for Connector {
 
 impl Connector {
     /// A connection without TLS of egress' own.
-    pub(super) async fn tunnel(&self, place: &Place) -> Result<TcpStream, ConnectError> {
+    pub(super) async fn tunnel(&self, place: &HostPort) -> Result<TcpStream, ConnectError> {
         let uri: Uri = format!("https://{place}").parse().map_err(|_| ConnectError::Resolve("not a host".into()))?;
         timeout(self.limit, self.tcp(&uri, place)).await?
     }
 
     /// A connection over which TLS can be spoken with a place.
-    async fn tcp(&self, uri: &Uri, place: &Place) -> Result<TcpStream, ConnectError> {
+    async fn tcp(&self, uri: &Uri, place: &HostPort) -> Result<TcpStream, ConnectError> {
         let Some(proxy) = self.proxy(uri, place) else {
             return dial(&self.resolver.addresses(place, self.allow_private).await?).await;
         };
@@ -78,13 +78,13 @@ impl Connector {
     }
 
     /// A connection to a proxy that gets the place in each request.
-    async fn proxied(&self, proxy: &Intercept, place: &Place) -> Result<TcpStream, ConnectError> {
+    async fn proxied(&self, proxy: &Intercept, place: &HostPort) -> Result<TcpStream, ConnectError> {
         self.may_be_named(place).await?;
         dial_proxy(proxy.uri()).await
     }
 
     /// The proxy resolves names; an address in the place of a name can still be checked here.
-    async fn may_be_named(&self, place: &Place) -> Result<(), ConnectError> {
+    async fn may_be_named(&self, place: &HostPort) -> Result<(), ConnectError> {
         if place.host.ip().is_some() {
             self.resolver.addresses(place, self.allow_private).await?;
         }
@@ -94,7 +94,7 @@ impl Connector {
     async fn connect(&self, uri: Uri) -> Result<Conn, ConnectError> {
         let is_tls = uri.scheme_str() == Some("https");
         let default = if is_tls { 443 } else { 80 };
-        let place = uri.authority().and_then(|authority| Place::parse(authority.as_str(), Some(default)));
+        let place = uri.authority().and_then(|authority| HostPort::parse(authority.as_str(), Some(default)));
         let place = place.ok_or_else(|| ConnectError::Resolve("not a host".into()))?;
         let deadline = Instant::now() + self.limit;
         if !is_tls && let Some(proxy) = self.proxy(&uri, &place) {
@@ -113,7 +113,7 @@ impl Connector {
         Ok(TokioIo::new(Io::new(Transport::Right(Box::new(tls)), kind)))
     }
 
-    fn proxy(&self, uri: &Uri, place: &Place) -> Option<Intercept> {
+    fn proxy(&self, uri: &Uri, place: &HostPort) -> Option<Intercept> {
         if self.resolver.is_elsewhere(place) {
             return None;
         }
@@ -158,7 +158,7 @@ async fn dial_proxy(uri: &Uri) -> Result<TcpStream, ConnectError> {
     Ok(stream)
 }
 
-async fn tunnel(proxy: &Intercept, place: &Place) -> Result<TcpStream, ConnectError> {
+async fn tunnel(proxy: &Intercept, place: &HostPort) -> Result<TcpStream, ConnectError> {
     let mut tunnel = Tunnel::new(proxy.uri().clone(), DialProxy);
     if let Some(auth) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(auth.clone());

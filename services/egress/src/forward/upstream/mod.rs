@@ -11,7 +11,7 @@ pub(crate) use error::ConnectError;
 use crate::{
     config::Config,
     forward::body::Out,
-    origin::{Origin, Place},
+    origin::{HostPort, Origin},
 };
 use connect::Connector;
 use hoistway_model::{Code, Error, Result};
@@ -105,7 +105,7 @@ impl Upstream {
     }
 
     /// A connection to any place that may be dialled at all, for whatever bytes.
-    pub(crate) async fn tunnel(&self, place: &Place) -> Result<TcpStream, ConnectError> {
+    pub(crate) async fn tunnel(&self, place: &HostPort) -> Result<TcpStream, ConnectError> {
         self.connector.tunnel(place).await
     }
 

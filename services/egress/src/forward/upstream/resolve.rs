@@ -1,7 +1,7 @@
 //! From places to addresses that may be dialled.
 
 use super::error::ConnectError;
-use crate::origin::Place;
+use crate::origin::HostPort;
 use hoistway_kit::address_scope::{self, AddressScope, NoAddress};
 use hoistway_model::{Error, Result};
 use std::{collections::HashMap, net::SocketAddr};
@@ -9,7 +9,7 @@ use std::{collections::HashMap, net::SocketAddr};
 /// The system's resolver, and places that are somewhere else.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
-    elsewhere: HashMap<Place, SocketAddr>,
+    elsewhere: HashMap<HostPort, SocketAddr>,
 }
 
 impl Resolver {
@@ -17,7 +17,7 @@ impl Resolver {
     pub(crate) fn new(elsewhere: &[String]) -> Result<Self> {
         let parse = |text: &String| {
             let (from, to) = text.split_once('=')?;
-            Some((Place::parse(from.trim(), None)?, to.trim().parse().ok()?))
+            Some((HostPort::parse(from.trim(), None)?, to.trim().parse().ok()?))
         };
         let read = |(index, text): (usize, &String)| {
             parse(text).ok_or_else(|| Error::field(format!("resolve[{index}]"), "must be HOST:PORT=ADDRESS:PORT"))
@@ -26,7 +26,11 @@ impl Resolver {
     }
 
     /// The addresses of a place that may be dialled, in order. At least one.
-    pub(crate) async fn addresses(&self, place: &Place, allow_private: bool) -> Result<Vec<SocketAddr>, ConnectError> {
+    pub(crate) async fn addresses(
+        &self,
+        place: &HostPort,
+        allow_private: bool,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
         if let Some(address) = self.elsewhere.get(place) {
             return Ok(vec![*address]);
         }
@@ -38,7 +42,7 @@ impl Resolver {
     }
 
     /// Whether a place is somewhere else by configuration.
-    pub(crate) fn is_elsewhere(&self, place: &Place) -> bool {
+    pub(crate) fn is_elsewhere(&self, place: &HostPort) -> bool {
         self.elsewhere.contains_key(place)
     }
 }
@@ -51,7 +55,7 @@ mod tests {
     #[tokio::test]
     async fn private_and_reserved_addresses_are_not_dialled() {
         let resolver = Resolver::new(&["api.example:443=127.0.0.1:4433".to_owned()]).unwrap();
-        let place = |text: &str| Place::parse(text, None).unwrap();
+        let place = |text: &str| HostPort::parse(text, None).unwrap();
         let dial = async |text: &str, private| resolver.addresses(&place(text), private).await;
         assert_eq!(dial("API.example:443", false).await.unwrap(), ["127.0.0.1:4433".parse().unwrap()]);
         assert!(matches!(dial("127.0.0.1:80", false).await, Err(ConnectError::Forbidden { may_be_allowed: true })));

@@ -4,15 +4,15 @@
 mod answer;
 mod body;
 mod chunks;
-mod exchange;
 mod messages;
 mod request;
 mod tools;
+mod translation;
 
 pub(super) use answer::{Completion, Finish, ToolCall, Usage, count, error};
 pub(super) use body::{Translate, Translated};
 pub(super) use chunks::Chunks;
-pub(super) use exchange::{Provider, complete};
+pub(super) use translation::{Provider, complete};
 
 pub(super) use request::parse;
 

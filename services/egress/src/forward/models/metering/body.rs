@@ -1,6 +1,6 @@
 //! The body of an answer of which the tokens are counted. Its end waits until they are kept.
 
-use super::{Meter, answer::AnswerReader};
+use super::{Meter, stream_filter::AnswerReader};
 use crate::{forward::body::BoxError, usage::Commit};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};

@@ -1,13 +1,13 @@
 //! Counting what calls of models use: the provider's own numbers, read from answers as they pass. Where they do not
 //! come, because the agent or the provider broke off, an estimate takes their place, so that no call is free.
 
-mod answer;
 mod body;
-mod content;
+mod decoder;
 mod format;
-mod reading;
 mod request;
 mod scanner;
+mod stream_filter;
+mod usage_reader;
 
 use super::{Api, ModelCall};
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     policy::AgentPolicy,
     usage::{Budgets, Commit, Ledger, UsageKey},
 };
-use answer::AnswerReader;
 use body::Metered;
 use bytes::Bytes;
 use hoistway_model::{ModelPrice, RevisionId, usage::UsageSums};
@@ -29,6 +28,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use request::Prepared;
 use std::sync::Arc;
+use stream_filter::AnswerReader;
 
 /// Makes a call ready for being counted, if the agent's budget allows it; nothing where nobody answers it, or what is
 /// asked uses no model.

@@ -2,8 +2,8 @@
 //! would not say its usage.
 
 use super::{
-    reading::{estimate, is_text},
     scanner::{Found, Key, Scanner},
+    usage_reader::{estimate, is_text},
 };
 use bytes::{Bytes, BytesMut};
 

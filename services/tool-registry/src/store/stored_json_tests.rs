@@ -12,8 +12,8 @@ use super::{
 use hoistway_model::{
     Name, Operation, OperationId,
     tool::{
-        ApiKeyPlace, AppliedTools, AuthType, BoundTool, Connection, IdentityProvider, ModelProvider, NewTool, OAuth2,
-        Scheme, Tool, Upserted,
+        ApiKeyLocation, AppliedTools, AuthType, BoundTool, Connection, IdentityProvider, ModelProvider, NewTool,
+        OAuth2, Scheme, Tool, Upserted,
     },
 };
 use sea_orm::{ConnectionTrait, EntityTrait, QuerySelect};
@@ -32,7 +32,11 @@ fn with_key() -> Connection {
         port: 8443,
         scheme: Scheme::Https,
         auth_type: AuthType::ApiKey,
-        api_key: Some(ApiKeyPlace { location: "Header".into(), name: "X-Key".into(), value_prefix: "Bearer ".into() }),
+        api_key: Some(ApiKeyLocation {
+            location: "Header".into(),
+            name: "X-Key".into(),
+            value_prefix: "Bearer ".into(),
+        }),
         oauth2: None,
     }
 }

@@ -1,6 +1,6 @@
 //! The content of an answer, read as it passes: one JSON document, or Server-Sent Events with one each.
 
-use super::{format::Format, reading::Reading, scanner::Scanner};
+use super::{format::Format, scanner::Scanner, usage_reader::Reading};
 use crate::forward::models::sse::{Lines, Part};
 use bytes::{Bytes, BytesMut};
 use std::io::{self, Write};

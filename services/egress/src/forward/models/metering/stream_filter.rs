@@ -2,9 +2,9 @@
 //! did not ask for, is left out.
 
 use super::{
-    content::Content,
+    decoder::Content,
     format::{Format, header_text},
-    reading::Reading,
+    usage_reader::Reading,
 };
 use bytes::Bytes;
 use flate2::write::{GzDecoder, ZlibDecoder};
@@ -131,7 +131,7 @@ impl AnswerReader {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{super::content::MAX_HELD, *};
+    use super::{super::decoder::MAX_HELD, *};
 
     const PIECE: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"12345678\"}}],\"usage\":null}\r\n\r\n";
     const USAGE: &str = "data:{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":2}}\n\n";

@@ -1,7 +1,7 @@
 //! The sockets between supervisor and launcher, and between the launcher's stages: lines of JSON, with descriptors on
 //! the first byte of the first one.
 
-use super::spec::{LaunchSpec, Order, Report};
+use super::protocol::{LaunchSpec, Order, Report};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,

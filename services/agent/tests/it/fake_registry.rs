@@ -1,6 +1,6 @@
 //! A registry of this test, on loopback.
 
-use crate::image::Image;
+use crate::fake_image::Image;
 use axum::{
     Router,
     body::Body,

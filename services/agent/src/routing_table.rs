@@ -21,7 +21,7 @@ const KEPT_CHANGES: usize = 256;
 
 /// The routing table.
 #[derive(Debug)]
-pub struct Hub {
+pub struct RoutingTable {
     table: Mutex<Table>,
     /// Wakes watchers: there are changes, or a watcher was replaced.
     changed: watch::Sender<()>,
@@ -45,7 +45,7 @@ struct Watcher {
     acked: u64,
 }
 
-impl Hub {
+impl RoutingTable {
     /// An empty table. Its first version is the time, so that versions go on rising over restarts.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -173,7 +173,7 @@ impl Table {
 
 /// One subscription. While it lives its watcher counts.
 struct Follower {
-    hub: Arc<Hub>,
+    hub: Arc<RoutingTable>,
     watcher: String,
     subscription: u64,
     changed: watch::Receiver<()>,
@@ -236,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_snapshot_comes_first_then_each_change() {
-        let hub = Hub::new();
+        let hub = RoutingTable::new();
         hub.set(route("a", "1"));
         let mut stream = hub.watch("gateway".into());
         let first = stream.next().await.unwrap().unwrap();
@@ -252,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_fell_behind_gets_the_table_again() {
-        let hub = Hub::new();
+        let hub = RoutingTable::new();
         let mut stream = hub.watch("gateway".into());
         stream.next().await.unwrap().unwrap();
         for i in 0..=KEPT_CHANGES {
@@ -264,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_subscription_ends_the_older() {
-        let hub = Hub::new();
+        let hub = RoutingTable::new();
         let mut old = hub.watch("gateway".into());
         old.next().await.unwrap().unwrap();
         let mut new = hub.watch("gateway".into());
@@ -279,7 +279,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_connected_watchers_are_waited_for() {
-        let hub = Hub::new();
+        let hub = RoutingTable::new();
         let long = Duration::from_secs(60);
         let version = hub.set(route("a", "1"));
         assert!(hub.wait_acked(version, Duration::ZERO).await);

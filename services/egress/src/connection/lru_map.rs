@@ -3,14 +3,14 @@
 use std::{collections::HashMap, hash::Hash};
 
 #[derive(Debug)]
-pub(crate) struct Bounded<K, V> {
+pub(crate) struct LruMap<K, V> {
     bound: usize,
     /// Counts uses.
     now: u64,
     entries: HashMap<K, (V, u64)>,
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Bounded<K, V> {
+impl<K: Eq + Hash + Clone, V: Clone> LruMap<K, V> {
     pub(crate) fn new(bound: usize) -> Self {
         Self { bound: bound.max(1), now: 0, entries: HashMap::new() }
     }
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_goes() {
-        let mut map = Bounded::new(2);
+        let mut map = LruMap::new(2);
         map.insert("a", 1, |_| true);
         map.insert("b", 2, |_| true);
         assert_eq!(map.get(&"a"), Some(1));

@@ -11,6 +11,7 @@ pub mod error;
 pub mod framework;
 pub mod ids;
 pub mod image;
+pub mod limits;
 pub mod log;
 pub mod metric;
 pub mod money;

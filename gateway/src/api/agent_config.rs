@@ -6,6 +6,7 @@ use super::{
     deploy_request::tools,
     error::{ApiResult, ErrorBody},
     json::{Object, complaint, has_value},
+    links::ApiBase,
     query::{Query, Segment},
     request_body::WholeBody,
 };
@@ -64,6 +65,7 @@ pub struct ConfigBody {
     #[serde(flatten)]
     config: ConfigChangeBody,
     /// Every tool of the agent.
+    #[schema(max_items = 256)]
     required_tools: Option<Vec<String>>,
 }
 
@@ -94,12 +96,13 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 ))]
 pub async fn put(
     State(state): State<Arc<AppState>>,
+    base: ApiBase,
     name: Segment,
     query: Query,
     body: WholeBody,
 ) -> ApiResult<Response> {
     let name = name.name("agent")?;
-    let asked = WaitOptions::of(&state, &query)?;
+    let asked = WaitOptions::of(&state, base, &query)?;
     let agent = state.agents.get_agent(name.clone()).await?;
     let mut warnings = Vec::new();
     let (change, named) = parse(&body.bytes, &agent, &state, &mut warnings)?;
@@ -127,8 +130,14 @@ pub async fn put(
     (status = 409, body = ErrorBody, description = "The agent is stopped"),
     (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
 ))]
-pub async fn patch(state: State<Arc<AppState>>, name: Segment, query: Query, body: WholeBody) -> ApiResult<Response> {
-    put(state, name, query, body).await
+pub async fn patch(
+    state: State<Arc<AppState>>,
+    base: ApiBase,
+    name: Segment,
+    query: Query,
+    body: WholeBody,
+) -> ApiResult<Response> {
+    put(state, base, name, query, body).await
 }
 
 fn parse(

@@ -33,7 +33,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     path = "/agents",
     tag = "agents",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000; one of 32 MiB has fewer"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; one of 32 MiB has fewer"),
         ("after" = Option<String>, Query),
     ),
     responses((status = 200, description = "The agents", body = [schema::AgentSchema]))

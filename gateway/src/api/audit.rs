@@ -77,7 +77,7 @@ pub struct KeyRef {
         ("target" = Option<String>, Query, description = "Only actions on what has this name or id"),
         ("action" = Option<String>, Query, description = "Only this action, such as `agent.deploy`; `agent.` is every action that begins so"),
         ("key" = Option<String>, Query, description = "Only actions of the key with this id"),
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent", minimum = 1, maximum = 1000),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent"),
         ("before" = Option<String>, Query, description = "Only entries older than the one with this id"),
     ),
     responses((status = 200, description = "The entries, newest first", body = Vec<EntryView>))

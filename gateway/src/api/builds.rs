@@ -76,7 +76,7 @@ pub struct StepOut {
     get, path = "/builds", tag = "builds",
     params(
         ("agent" = Option<String>, Query, description = "Only builds of this agent"),
-        ("limit" = Option<u32>, Query, description = "The length of a page, 100 unless given", minimum = 1, maximum = 1_000),
+        ("limit" = Option<u32>, Query, description = "The length of a page, 100 unless given"),
         ("before" = Option<String>, Query, description = "Only builds older than this one; the Link header of the page before has it"),
     ),
     responses(

@@ -24,7 +24,7 @@ pub struct DeployConfig {
     /// What the agent finds in the variable `SYSTEM_PROMPT`.
     pub system_prompt: Option<String>,
     /// The models that the agent uses, each role at most once.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 4)]
     pub llm_configs: Option<Vec<DeployModel>>,
     /// The agent's model, where it has only one.
     pub llm_config: Option<DeployModel>,
@@ -87,6 +87,7 @@ pub struct ConfigChangeBody {
     /// A registered identity provider; an empty string removes it.
     identity_provider: Option<String>,
     /// Every model of the agent.
+    #[schema(max_items = 4)]
     llm_configs: Option<Vec<ModelChange>>,
     /// What the agent is for; an empty string removes it.
     description: Option<String>,

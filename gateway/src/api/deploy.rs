@@ -3,6 +3,7 @@
 use super::{
     deploy_request::schema::{self, DeployBody},
     error::{ApiError, ApiResult, ErrorBody},
+    links::ApiBase,
     query::Query,
     request_body::WholeBody,
 };
@@ -221,8 +222,13 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         (status = 507, description = "The disk is too full to build", body = ErrorBody),
     )
 )]
-pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: WholeBody) -> ApiResult<Response> {
-    let asked = WaitOptions::of(&state, &query)?;
+pub async fn deploy(
+    State(state): State<Arc<AppState>>,
+    base: ApiBase,
+    query: Query,
+    body: WholeBody,
+) -> ApiResult<Response> {
+    let asked = WaitOptions::of(&state, base, &query)?;
     let strict = query.flag("strict")?;
     let refresh = query.flag("refresh")?;
     let large_deploy = if body.bytes.len() > LARGE_SOURCE { Some(state.large_deploys.acquire().await?) } else { None };
@@ -239,25 +245,26 @@ pub async fn deploy(State(state): State<Arc<AppState>>, query: Query, body: Whol
     }
 }
 
-/// What the caller of a deployment wants to wait for, and how long.
+/// The event that the caller of a deployment waits for, its patience, and the prefix of addresses in the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitOptions {
     wait: Wait,
     patience: Duration,
+    base: ApiBase,
 }
 
 impl WaitOptions {
     /// Waits for a ready agent for so long.
-    pub fn up_to(patience: Duration) -> Self {
-        Self { wait: Wait::default(), patience }
+    pub fn up_to(patience: Duration, base: ApiBase) -> Self {
+        Self { wait: Wait::default(), patience, base }
     }
 
     /// From `?wait=` and `?timeout=`.
-    pub fn of(state: &AppState, query: &Query) -> Result<Self> {
+    pub fn of(state: &AppState, base: ApiBase, query: &Query) -> Result<Self> {
         let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
         let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();
         let patience = query.number("timeout", 0..=longest)?.map(|s| Duration::from_secs(s.into()));
-        Ok(Self { wait, patience: patience.unwrap_or(state.limits.deploy_wait) })
+        Ok(Self { wait, patience: patience.unwrap_or(state.limits.deploy_wait), base })
     }
 }
 
@@ -285,7 +292,7 @@ pub async fn carry_out(
 async fn carry_out_strictly(
     state: &AppState,
     work: DeploymentKind,
-    WaitOptions { wait, patience }: WaitOptions,
+    WaitOptions { wait, patience, base }: WaitOptions,
     mut warnings: Vec<String>,
     (strict, room): (bool, Option<Room>),
 ) -> ApiResult<Result<Done, Response>> {
@@ -298,12 +305,12 @@ async fn carry_out_strictly(
         Err(e) => return Err(ApiError::from(e).with_header(DEPLOYMENT, id_text(id)?)),
     };
     match &seen.done {
-        _ if wait == Wait::None => return underway(agent, id, warnings).map(Err),
+        _ if wait == Wait::None => return underway(base, agent, id, warnings).map(Err),
         Some(Err(error)) => {
             return Err(ApiError::after_work_started(error.clone()).with_header(DEPLOYMENT, id_text(id)?));
         }
         // Only a deploy has something to tell before its revision is up.
-        None if !is_deploy || !seen.is_built() => return underway(agent, id, warnings).map(Err),
+        None if !is_deploy || !seen.is_built() => return underway(base, agent, id, warnings).map(Err),
         Some(Ok(outcome)) => {
             warnings.extend(outcome.pending.as_ref().map(|reason| format!("the agent is Pending: {reason}")));
         }
@@ -314,7 +321,7 @@ async fn carry_out_strictly(
             Wait::Built | Wait::None => "the agent is Pending: it is being started".to_owned(),
         }),
     }
-    let headers = [(header::LOCATION, value(&format!("/api/agents/{agent}"))?), (DEPLOYMENT, id_text(id)?)];
+    let headers = [(header::LOCATION, base.address(format_args!("/agents/{agent}"))?), (DEPLOYMENT, id_text(id)?)];
     Ok(Ok(Done { seen, warnings, headers }))
 }
 
@@ -322,11 +329,7 @@ async fn carry_out_strictly(
 pub const DEPLOYMENT: header::HeaderName = header::HeaderName::from_static("hoistway-deployment");
 
 fn id_text(id: DeploymentId) -> Result<HeaderValue> {
-    value(&id.to_string())
-}
-
-fn value(text: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(text).map_err(|e| Error::internal("answering the deploy", e))
+    HeaderValue::try_from(id.to_string()).map_err(|e| Error::internal("answering the deploy", e))
 }
 
 async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (DeployRequest, Vec<String>))> {
@@ -369,8 +372,8 @@ async fn follow(progress: &mut watch::Receiver<Progress>, wait: Wait, patience: 
     Ok(progress.borrow().clone())
 }
 
-fn underway(agent: Name, id: DeploymentId, warnings: Vec<String>) -> ApiResult<Response> {
-    let headers = [(header::LOCATION, value(&format!("/api/deployments/{id}"))?), (DEPLOYMENT, id_text(id)?)];
+fn underway(base: ApiBase, agent: Name, id: DeploymentId, warnings: Vec<String>) -> ApiResult<Response> {
+    let headers = [(header::LOCATION, base.address(format_args!("/deployments/{id}"))?), (DEPLOYMENT, id_text(id)?)];
     let body = Underway { agent, namespace: NAMESPACE, deployment: id, warnings };
     Ok((StatusCode::ACCEPTED, headers, Json(body)).into_response())
 }

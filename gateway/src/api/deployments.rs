@@ -117,7 +117,7 @@ pub struct FailureOut {
     params(
         ("agent" = Option<String>, Query, description = "Only deployments of this agent"),
         ("status" = Option<String>, Query, description = "Only PENDING, RUNNING, UNDOING, SUCCEEDED or FAILED ones"),
-        ("limit" = Option<u32>, Query, description = "The length of a page, 100 unless given", minimum = 1, maximum = 1_000),
+        ("limit" = Option<u32>, Query, description = "The length of a page, 100 unless given"),
         ("before" = Option<String>, Query, description = "Only deployments older than this one"),
     ),
     responses(

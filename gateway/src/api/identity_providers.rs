@@ -24,7 +24,10 @@ use crate::{
 };
 use axum::{Extension, Json, extract::State};
 use hoistway_kit::time::rfc3339;
-use hoistway_model::{Error, NAMESPACE, Name, Operation, Result, agent::Agent, error::excerpt, tool::IdentityProvider};
+use hoistway_model::{
+    Error, NAMESPACE, Name, Operation, Result, agent::Agent, error::excerpt, limits::MAX_MEMBERS,
+    tool::IdentityProvider,
+};
 use http::StatusCode;
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
@@ -103,6 +106,7 @@ struct IdentityProviderSpecIn {
     #[schema(rename = "userIDClaim", max_length = 256, examples("email"))]
     user_id_claim: String,
     /// Mail domains of users who are let in, by the claim `email`, which must be verified; absent: all.
+    #[schema(max_items = 256)]
     allowed_domains: Option<Vec<String>>,
 }
 
@@ -119,6 +123,7 @@ struct IssuerIn {
     #[schema(max_length = 2_048, examples("https://accounts.example.com/keys"))]
     jwks_uri: Option<String>,
     /// Of which a token's `aud` must name one; absent: any.
+    #[schema(max_items = 256)]
     audiences: Option<Vec<String>>,
 }
 
@@ -175,7 +180,7 @@ pub struct IdentityProviderStatus {
     path = "/identity-providers",
     tag = "identity providers",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer"),
         ("after" = Option<String>, Query),
     ),
     responses(
@@ -348,7 +353,7 @@ fn parse(body: &[u8], path: Option<Name>, plain: &PlainHosts) -> Result<(Identit
     if !jwks_uri.is_empty() {
         safe_url(&from.path_of("jwksUri"), &jwks_uri, plain)?;
     }
-    let audiences = from.strings("audiences")?.unwrap_or_default();
+    let audiences = from.strings("audiences", MAX_MEMBERS)?.unwrap_or_default();
     for (i, audience) in audiences.iter().enumerate() {
         if audience.trim().is_empty() || audience.len() > MAX_AUDIENCE || audience.contains(char::is_control) {
             return Err(Error::field(format!("{}[{i}]", from.path_of("audiences")), "is not an audience"));
@@ -362,7 +367,7 @@ fn parse(body: &[u8], path: Option<Name>, plain: &PlainHosts) -> Result<(Identit
     if user_id_claim.len() > MAX_CLAIM || user_id_claim.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(Error::field(spec.path_of("userIDClaim"), "is not the name of a claim"));
     }
-    let domains = spec.strings("allowedDomains")?.unwrap_or_default();
+    let domains = spec.strings("allowedDomains", MAX_MEMBERS)?.unwrap_or_default();
     let domain = |(i, text): (usize, &String)| domain(&format!("{}[{i}]", spec.path_of("allowedDomains")), text);
     let allowed_domains = domains.iter().enumerate().map(domain).collect::<Result<_>>()?;
     spec.finish(&mut warnings);

@@ -13,8 +13,6 @@ use std::{cell::Cell, fmt};
 
 /// The most values in a request, those in others among them.
 const MAX_VALUES: usize = 200_000;
-/// The most elements of any list in a request.
-pub const MAX_LIST: usize = 1_000;
 /// The most unknown members that are told one by one.
 const MAX_UNKNOWN: usize = 20;
 
@@ -115,27 +113,27 @@ impl Object {
         self.take(key).map(|value| object(value, self.path_of(key))).transpose()
     }
 
-    /// A list of objects.
-    pub fn objects(&mut self, key: &'static str) -> Result<Option<Vec<Object>>> {
+    /// A list of at most `max` objects.
+    pub fn objects(&mut self, key: &'static str, max: usize) -> Result<Option<Vec<Object>>> {
         let path = self.path_of(key);
         let each = |(i, value)| object(value, format!("{path}[{i}]"));
-        self.list(key)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
+        self.list(key, max)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
     }
 
-    /// A list of strings.
-    pub fn strings(&mut self, key: &'static str) -> Result<Option<Vec<String>>> {
+    /// A list of at most `max` strings.
+    pub fn strings(&mut self, key: &'static str, max: usize) -> Result<Option<Vec<String>>> {
         let path = self.path_of(key);
         let each = |(i, value)| string(value, || format!("{path}[{i}]"));
-        self.list(key)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
+        self.list(key, max)?.map(|items| items.into_iter().enumerate().map(each).collect()).transpose()
     }
 
-    fn list(&mut self, key: &'static str) -> Result<Option<Vec<Value>>> {
+    fn list(&mut self, key: &'static str, max: usize) -> Result<Option<Vec<Value>>> {
         match self.take(key) {
             None => Ok(None),
-            Some(Value::Array(items)) if items.len() <= MAX_LIST => Ok(Some(items)),
+            Some(Value::Array(items)) if items.len() <= max => Ok(Some(items)),
             Some(Value::Array(items)) => Err(Error::field(
                 self.path_of(key),
-                format!("{} elements are too many, {MAX_LIST} is the limit", items.len()),
+                format!("{} elements are too many, {max} is the limit", items.len()),
             )),
             Some(other) => Err(Error::field(self.path_of(key), format!("must be a list, not {}", kind(&other)))),
         }
@@ -170,11 +168,11 @@ impl Object {
             .collect()
     }
 
-    /// Everything in it as objects, each under the path `PATH["KEY"]`.
-    pub fn into_objects(self) -> Result<Vec<(String, Object)>> {
+    /// Everything in it as objects, at most `max`, each under the path `PATH["KEY"]`.
+    pub fn into_objects(self, max: usize) -> Result<Vec<(String, Object)>> {
         let path = self.path;
-        if self.members.len() > MAX_LIST {
-            let text = format!("{} members are too many, {MAX_LIST} is the limit", self.members.len());
+        if self.members.len() > max {
+            let text = format!("{} members are too many, {max} is the limit", self.members.len());
             return Err(Error::field(path, text));
         }
         let each = |(key, value): (String, Value)| {
@@ -464,9 +462,9 @@ mod tests {
         assert_eq!(text(o.integer("n").unwrap_err()), "n: must be a whole number, not a string");
         assert_eq!(text(o.integer("f").unwrap_err()), "f: must be a whole number, not 1.5");
         assert_eq!(text(o.object("o").unwrap_err()), "o: must be an object, not a list");
-        assert_eq!(text(o.objects("l").unwrap_err()), "l: must be a list, not an object");
-        assert_eq!(text(o.strings("t").unwrap_err()), "t[1]: must be a string, not null");
-        let mut deep = o.objects("deep").unwrap().unwrap();
+        assert_eq!(text(o.objects("l", 10).unwrap_err()), "l: must be a list, not an object");
+        assert_eq!(text(o.strings("t", 10).unwrap_err()), "t[1]: must be a string, not null");
+        let mut deep = o.objects("deep", 10).unwrap().unwrap();
         assert_eq!(deep[0].integer("x").unwrap(), Some(1));
         assert_eq!(text(deep[1].string("x").unwrap_err()), "deep[1].x: must be a string, not an object");
         assert_eq!(text(deep[1].required("y").unwrap_err()), "deep[1].y: is required");

@@ -3,6 +3,7 @@
 use super::{
     error::{ApiResult, ErrorBody},
     json::Object,
+    links::ApiBase,
     pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
     request_body::WholeBody,
@@ -18,7 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hoistway_kit::time::{now_ms, parse_rfc3339, rfc3339};
-use hoistway_model::{Error, Result, error::excerpt};
+use hoistway_model::{Error, Result, error::excerpt, limits::MAX_MEMBERS};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
@@ -104,7 +105,7 @@ pub struct Revoked {
     path = "/keys",
     tag = "keys",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent", minimum = 1, maximum = 1000),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; 100 when absent"),
         ("before" = Option<String>, Query, description = "Only keys that were made before the one with this id"),
     ),
     responses((status = 200, description = "The keys, newest first", body = Vec<KeyView>))
@@ -158,6 +159,7 @@ pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<J
 pub async fn create(
     State(state): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
+    base: ApiBase,
     body: WholeBody,
 ) -> ApiResult<Response> {
     let (new, warnings) = parse(&body.bytes)?;
@@ -165,8 +167,7 @@ pub async fn create(
     if let Some(pending_entry) = audit::current() {
         pending_entry.set_target(&key.id);
     }
-    let location =
-        HeaderValue::try_from(format!("/api/keys/{}", key.id)).map_err(|e| Error::internal("answering", e))?;
+    let location = base.address(format_args!("/keys/{}", key.id))?;
     // Nothing on the way may keep it.
     let headers = [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let created = CreatedKey { view: key.into(), key: secret.expose().to_owned(), warnings };
@@ -204,7 +205,7 @@ fn parse(body: &[u8]) -> Result<(NewKey, Vec<String>)> {
     if name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(Error::field("name", format!("must be at most {MAX_NAME} characters on one line")));
     }
-    let scopes = root.strings("scopes")?.unwrap_or_default().into_iter().enumerate();
+    let scopes = root.strings("scopes", MAX_MEMBERS)?.unwrap_or_default().into_iter().enumerate();
     let scope = |(i, text): (usize, String)| text.parse::<Scope>().map_err(|e| Error::field(format!("scopes[{i}]"), e));
     let scopes = scopes.map(scope).collect::<Result<Scopes>>()?;
     if scopes.is_empty() {

@@ -4,6 +4,7 @@ use super::{
     agents::schema,
     deploy::{self, WaitOptions},
     error::{ApiResult, ErrorBody},
+    links::ApiBase,
     query::Segment,
 };
 use crate::{
@@ -75,12 +76,13 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
     (status = 202, body = Value, description = "The agent, which goes on starting"),
     (status = 409, body = ErrorBody, description = "It is being deployed, and that takes longer than the answer waits"),
 ))]
-pub async fn start(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Response> {
+pub async fn start(State(state): State<Arc<AppState>>, base: ApiBase, name: Segment) -> ApiResult<Response> {
     let (agents, name) = (state.agents.clone(), name.name("agent")?);
     let agent = agents.get_agent(name.clone()).await?;
     if agent.phase == Phase::Stopped && agent.needs_rebuild {
         let rebuild = DeploymentKind::Rebuild(Rebuild { agent: name.clone(), start: true });
-        let done = deploy::carry_out(&state, rebuild, WaitOptions::up_to(state.limits.deploy_wait), Vec::new()).await?;
+        let done =
+            deploy::carry_out(&state, rebuild, WaitOptions::up_to(state.limits.deploy_wait, base), Vec::new()).await?;
         let status = if done.is_ok() { StatusCode::OK } else { StatusCode::ACCEPTED };
         let agent = agents.get_agent(name).await?;
         return Ok(shown(&state, status, &agent));

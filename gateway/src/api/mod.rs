@@ -26,6 +26,7 @@ mod invoke;
 pub mod json;
 mod keys;
 mod lifecycle;
+mod links;
 mod logs;
 mod metrics;
 pub mod model_providers;

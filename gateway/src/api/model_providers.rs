@@ -30,6 +30,7 @@ use hoistway_model::{
     Code, Error, ModelPrice, ModelPrices, NAMESPACE, Name, Operation, Result, Secret,
     agent::Agent,
     error::excerpt,
+    limits::{MAX_MEMBERS, MAX_MODEL},
     tool::{MODEL_PROVIDERS, ModelProvider, NewModelProvider, provider_credentials},
 };
 use http::StatusCode;
@@ -38,8 +39,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The longest model identifier.
-const MAX_MODEL: usize = 2_048;
+/// The most prices of a provider.
+const MAX_PRICES: usize = 1_000;
 /// The longest that a provider may be given to begin its answer.
 const MAX_TIMEOUT_SECONDS: u32 = 3_600;
 /// The most times that a call is made again.
@@ -96,7 +97,7 @@ struct ModelProviderIn {
     #[schema(max_length = 2_048)]
     endpoint: Option<String>,
     /// Model identifiers served.
-    #[schema(max_items = 1_000)]
+    #[schema(max_items = 256)]
     models: Option<Vec<String>>,
     /// What models cost, by their identifiers, in whatever currency the operator counts.
     #[schema(examples(json!({"gpt-4o-mini": {"input": 0.15, "cached_input": 0.075, "output": 0.6}})))]
@@ -211,7 +212,7 @@ pub struct ModelProviderStatus {
     path = "/model-providers",
     tag = "model providers",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer"),
         ("after" = Option<String>, Query),
     ),
     responses(
@@ -487,7 +488,7 @@ fn prices(spec: &mut Object) -> Result<ModelPrices> {
         price.refuse_unknown()?;
         Ok((model, ModelPrice { input, cached_input, output }))
     };
-    given.into_objects()?.into_iter().map(price).collect()
+    given.into_objects(MAX_PRICES)?.into_iter().map(price).collect()
 }
 
 fn no_budget(object: &mut Object) -> Result<()> {
@@ -537,7 +538,7 @@ fn read(spec: &mut Object) -> Result<(String, String, Vec<String>)> {
     if !endpoint.is_empty() {
         http_url(&spec.path_of("endpoint"), &endpoint)?;
     }
-    let models = spec.strings("models")?.unwrap_or_default();
+    let models = spec.strings("models", MAX_MEMBERS)?.unwrap_or_default();
     let wrong = |model: &String| model.trim().is_empty() || model.len() > MAX_MODEL || model.contains(char::is_control);
     if let Some(i) = models.iter().position(wrong) {
         let path = format!("{}[{i}]", spec.path_of("models"));

@@ -8,13 +8,12 @@ use axum::{
 };
 use hoistway_model::{
     Error, Name, Result,
+    limits::MAX_PAGE,
     page::{Page, PageQuery},
 };
 use http::{HeaderValue, Uri, header};
 use serde::Serialize;
 
-/// The longest page, and the default of lists ordered by name.
-const MAX_LIMIT: u32 = 1_000;
 /// The default of lists of records.
 const DEFAULT_RECORDS: u32 = 100;
 /// The largest page in bytes, unless its only entry is larger.
@@ -67,7 +66,7 @@ impl NamePage {
 }
 
 fn page_query(query: &Query) -> Result<PageQuery> {
-    let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(MAX_LIMIT);
+    let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(MAX_PAGE);
     Ok(PageQuery { after: query.name("after")?, limit })
 }
 
@@ -145,7 +144,7 @@ pub struct RecordPage {
 impl RecordPage {
     /// Reads `limit`.
     pub fn parse(query: &Query) -> Result<Self> {
-        Ok(Self { limit: query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_RECORDS) })
+        Ok(Self { limit: query.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_RECORDS) })
     }
 
     /// The number of records to look up: one more than the page has, which tells whether there is another page.

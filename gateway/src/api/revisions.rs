@@ -5,6 +5,7 @@ use super::{
     deploy::{self, Underway, WaitOptions},
     error::{ApiResult, ErrorBody},
     json::Object,
+    links::ApiBase,
     query::{Query, Segments},
     request_body::WholeBody,
 };
@@ -22,9 +23,10 @@ use hoistway_kit::time::rfc3339;
 use hoistway_model::{
     DeploymentId, Error, NAMESPACE, Name, Result, RevisionId,
     error::excerpt,
+    limits::MAX_PAGE,
     revision::{Diff, Revision, RevisionRef},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
@@ -33,7 +35,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// How many revisions a page has when the caller does not say, and at most.
 const DEFAULT_LIMIT: u32 = 100;
-const MAX_LIMIT: u32 = 1_000;
 
 /// The paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -190,12 +191,17 @@ pub struct RolledBack {
 /// Those that are kept, newest first: the serving one, what is on its way, and by default ten superseded ones.
 #[utoipa::path(get, path = "/agents/{name}/revisions", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
-    ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "The most entries of the answer; default 100"),
+    ("limit" = Option<u32>, Query, description = "The most entries of the answer; default 100"),
     ("before" = Option<String>, Query, description = "Only revisions older than this number or id"),
 ), responses((status = 200, body = [RevisionBody], description = "The revisions")))]
-pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: Query) -> ApiResult<Response> {
+pub async fn list(
+    State(state): State<Arc<AppState>>,
+    base: ApiBase,
+    path: Segments<1>,
+    query: Query,
+) -> ApiResult<Response> {
     let name = path.name(0, "agent")?;
-    let limit = query.number("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
+    let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_LIMIT);
     let before = query.text("before").map(|text| reference("before", text)).transpose()?;
     // One more than asked for tells whether there are more.
     let mut revisions = state.agents.list_revisions(name.clone(), before, limit + 1).await?;
@@ -205,8 +211,7 @@ pub async fn list(State(state): State<Arc<AppState>>, path: Segments<1>, query: 
     let body: Vec<_> = revisions.iter().map(|revision| shape(&name, revision, &state.public_registry)).collect();
     let mut response = Json(body).into_response();
     if let Some(next) = next {
-        let link = format!("</api/agents/{name}/revisions?limit={limit}&before={next}>; rel=\"next\"");
-        let link = HeaderValue::from_str(&link).map_err(|e| Error::internal("listing revisions", e))?;
+        let link = base.next_page(format_args!("/agents/{name}/revisions?limit={limit}&before={next}"))?;
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
@@ -275,12 +280,13 @@ pub async fn diff(State(state): State<Arc<AppState>>, path: Segments<2>, query: 
 ))]
 pub async fn rollback(
     State(state): State<Arc<AppState>>,
+    base: ApiBase,
     path: Segments<1>,
     query: Query,
     body: WholeBody,
 ) -> ApiResult<Response> {
     let agent = path.name(0, "agent")?;
-    let asked = WaitOptions::of(&state, &query)?;
+    let asked = WaitOptions::of(&state, base, &query)?;
     let to = target(&body.bytes)?;
     let work = DeploymentKind::Rollback(Rollback { agent: agent.clone(), to });
     let done = match deploy::carry_out(&state, work, asked, Vec::new()).await? {

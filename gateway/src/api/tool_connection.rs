@@ -4,6 +4,7 @@
 use hoistway_model::{
     Error, Result,
     error::excerpt,
+    limits::MAX_URL,
     tool::{AuthType, Connection, Scheme},
 };
 use std::str::FromStr;
@@ -12,8 +13,6 @@ use url::Url;
 /// The port and scheme that the reference has as defaults. Clients that always send them mean nothing by it, so they
 /// never contradict a base URL that says otherwise.
 const DEFAULT_PORT: i64 = 443;
-/// The longest base URL.
-const MAX_URL: usize = 2_048;
 
 /// What a request says about a tool's place, and how its members are called there.
 #[derive(Debug)]

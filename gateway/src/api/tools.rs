@@ -64,7 +64,7 @@ pub const DELETED: Deleted = Deleted { status: "deleted" };
     path = "/tools",
     tag = "tools",
     params(
-        ("limit" = Option<u32>, Query, description = "The most entries of the answer, 1 to 1000; one of 32 MiB has fewer"),
+        ("limit" = Option<u32>, Query, description = "The most entries of the answer; one of 32 MiB has fewer"),
         ("after" = Option<String>, Query),
     ),
     responses(

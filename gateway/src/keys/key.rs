@@ -12,7 +12,7 @@ pub enum Scope {
     Deploy,
     /// Invokes.
     Invoke,
-    /// Keys, the audit log, backups, and what all others allow.
+    /// Keys, the audit log, and what all others allow.
     Admin,
 }
 

@@ -122,6 +122,25 @@ async fn tools_to_create_names_the_wrong_member() {
 }
 
 #[tokio::test]
+async fn a_list_beyond_its_limit_is_refused_by_name() {
+    let tool = |n: usize| json!({"name": format!("t{n}"), "base_url": "https://a.example"});
+    let model = json!({"provider": "openai", "model": "m"});
+    refused(vec![
+        (
+            with(json!({"tools_to_create": (0..257).map(tool).collect::<Vec<_>>()})),
+            "tools_to_create: 257 elements are too many, 256 is the limit".into(),
+        ),
+        (
+            with(json!({"required_tools": vec!["t"; 257]})),
+            "required_tools: 257 elements are too many, 256 is the limit".into(),
+        ),
+        (llm(json!(vec![model; 5])), "llm_configs: 5 elements are too many, 4 is the limit".into()),
+        (env(json!(vec![json!({}); 1_001])), "env: 1001 elements are too many, 1000 is the limit".into()),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn required_tools_must_be_names() {
     refused(vec![(
         with(json!({"required_tools": ["fine", "not_fine"]})),

@@ -24,6 +24,7 @@ mod fake_services;
 mod fakes;
 mod invoke;
 mod keys;
+mod links;
 mod logs;
 mod metrics;
 mod model_providers;

@@ -16,6 +16,7 @@ use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
     build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
     image::StoredImage,
+    limits::MAX_LOOK_UP,
     log::{LogPieces, LogQuery},
     metric::Metrics,
     redact::Masker,
@@ -31,9 +32,6 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// The most builds of one list: a page of a thousand, and one more to know whether there is another.
-const MAX_LIST: u32 = 1_001;
 
 /// Bounds of the service.
 #[derive(Debug, Clone, Copy)]
@@ -375,7 +373,7 @@ impl BuildService for Builder {
     }
 
     async fn list_builds(&self, query: BuildQuery) -> Result<Vec<Build>> {
-        let limit = query.limit.clamp(1, MAX_LIST);
+        let limit = query.limit.clamp(1, MAX_LOOK_UP);
         let before = match query.before {
             Some(before) => Some(self.0.attempt_of(before).await?),
             None => None,

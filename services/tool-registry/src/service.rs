@@ -5,8 +5,8 @@ use crate::{
     echo_url::Addresses,
     store::Store,
     validation::{
-        MAX_PLAN, at_most, check_description, check_identity, check_plan, check_provider, check_tool, provider_fits,
-        shapes, tool_fits,
+        at_most, check_description, check_identity, check_plan, check_provider, check_tool, provider_fits, shapes,
+        tool_fits,
     },
     vault::Vault,
 };
@@ -15,6 +15,7 @@ use hoistway_kit::{fs::DirLock, metrics, prune::Retention, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
+    limits::MAX_MEMBERS,
     metric::{Kind, Metrics},
     page::{Page, PageQuery},
     tool::{
@@ -98,7 +99,7 @@ impl ToolRegistry for ToolRegistryService {
         identity_provider: Option<Name>,
     ) -> Result<Resolved> {
         check_plan(&plan)?;
-        at_most("providers", providers.len(), MAX_PLAN)?;
+        at_most("providers", providers.len(), MAX_MEMBERS)?;
         self.store.resolve(&plan, providers, identity_provider).await
     }
 

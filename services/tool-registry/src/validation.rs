@@ -3,6 +3,7 @@
 
 use hoistway_model::{
     Error, Name, Result, Secret,
+    limits::{MAX_DESCRIPTION, MAX_MEMBERS, MAX_TEXT, MAX_TOOLS},
     tool::{
         AuthType, Connection, IdentityProvider, MODEL_PROVIDERS, NewModelProvider, NewTool, ToolPlan, bedrock_region,
         is_aws_region, provider_credentials, tool_credentials,
@@ -10,19 +11,10 @@ use hoistway_model::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The tools of one deploy.
-pub(crate) const MAX_PLAN: usize = 256;
-/// Bytes of a URL or another text of a record.
-const MAX_TEXT: usize = 64 << 10;
-/// Bytes of a description. Those that were stored while longer ones were allowed stay.
-const MAX_DESCRIPTION: usize = 16 << 10;
-/// Models of a provider, labels and credentials of a record.
-const MAX_MEMBERS: usize = 256;
-
 /// A deploy's tools.
 pub(crate) fn check_plan(plan: &ToolPlan) -> Result<()> {
-    at_most("tools_to_create", plan.create.len(), MAX_PLAN)?;
-    at_most("required_tools", plan.bind.len(), MAX_PLAN)?;
+    at_most("tools_to_create", plan.create.len(), MAX_TOOLS)?;
+    at_most("required_tools", plan.bind.len(), MAX_TOOLS)?;
     let mut names: BTreeSet<&Name> = BTreeSet::new();
     for (i, tool) in plan.create.iter().enumerate() {
         check_tool(&format!("tools_to_create[{i}]."), tool)?;
@@ -34,7 +26,7 @@ pub(crate) fn check_plan(plan: &ToolPlan) -> Result<()> {
     Ok(())
 }
 
-/// A description that a tool does not have yet.
+/// A description that a tool does not have yet. Those that were stored while longer ones were allowed stay.
 pub(crate) fn check_description(field: &str, text: &str) -> Result<()> {
     if text.len() > MAX_DESCRIPTION {
         return Err(Error::field(field, format!("is longer than {MAX_DESCRIPTION} bytes")));

@@ -1,7 +1,9 @@
 //! `env`, and everything else that becomes a variable of the agent's process.
 
 use crate::api::json::Object;
-use hoistway_model::{Error, Result, Secret, agent::EnvVar, env::platform::is_reserved, error::excerpt};
+use hoistway_model::{
+    Error, Result, Secret, agent::EnvVar, env::platform::is_reserved, error::excerpt, limits::MAX_VARIABLES,
+};
 use std::collections::HashSet;
 
 /// What Linux takes as one `NAME=VALUE` string, its closing NUL included.
@@ -14,7 +16,7 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar
     let mut names = HashSet::new();
     let mut together = 0;
     let mut vars = Vec::new();
-    for mut item in root.objects("env")?.unwrap_or_default() {
+    for mut item in root.objects("env", MAX_VARIABLES)?.unwrap_or_default() {
         let name = item.required("name")?;
         let path = item.path_of("name");
         if !is_variable(&name) {

@@ -9,18 +9,19 @@ use hoistway_model::{
     Code, Error, Name, Result,
     agent::{LlmConfig, LlmRole},
     error::excerpt,
+    limits::MAX_MODEL,
     tool::MODEL_PROVIDERS,
 };
 
 const LIST: &str = "llm_configs";
 const ONE: &str = "llm_config";
-/// The longest model identifier; cloud resource names are the longest that are in use.
-const MAX_MODEL: usize = 2_048;
+/// One model for each role.
+pub const MAX_MODELS: usize = LlmRole::ALL.len();
 
 /// The models in the request's order, each with the path it came from.
 pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<(String, LlmConfig)>> {
     let mut models: Vec<(String, LlmConfig)> = Vec::new();
-    for item in root.objects(LIST)?.unwrap_or_default() {
+    for item in root.objects(LIST, MAX_MODELS)?.unwrap_or_default() {
         let (path, model) = one(item, warnings)?;
         if let Some((first, _)) = models.iter().find(|(_, other)| other.role == model.role) {
             let message = format!("{} has the role {} already", first, model.role.as_str());
@@ -120,7 +121,7 @@ impl NamedProvider {
 /// Every model of an agent, as a change of its configuration gives them.
 pub fn change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Option<Vec<LlmConfig>>, Vec<NamedProvider>)> {
     let mut named = Vec::new();
-    let Some(items) = root.objects(LIST)? else { return Ok((None, named)) };
+    let Some(items) = root.objects(LIST, MAX_MODELS)? else { return Ok((None, named)) };
     let mut models: Vec<LlmConfig> = Vec::new();
     for item in items {
         let path = item.path().to_owned();

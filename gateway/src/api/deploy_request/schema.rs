@@ -25,10 +25,10 @@ pub struct DeployBody {
     #[serde(flatten)]
     pub config: DeployConfig,
     /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 256)]
     pub required_tools: Option<Vec<String>>,
     /// Tools to register before the agent starts. One that exists with the same endpoint is left as it is.
-    #[schema(max_items = 1000)]
+    #[schema(max_items = 256)]
     pub tools_to_create: Option<Vec<DeployTool>>,
     /// Python packages, one requirement on each line as pip writes it, with `--hash=sha256:…`, and with `-r` and `-c` for
     /// files of the source; no other options and no URLs. When this is absent, `requirements.txt`, then `pyproject.toml`,
@@ -50,7 +50,7 @@ pub struct DeployTool {
     #[schema(max_length = 16384)]
     pub description: Option<String>,
     /// Where the tool is reached, with `http://` or `https://`.
-    #[schema(examples("https://weather.example.com/v1"))]
+    #[schema(max_length = 2048, examples("https://weather.example.com/v1"))]
     pub base_url: String,
     /// How calls to the tool are authenticated. Letter case does not matter. Default: `None`.
     #[schema(inline)]

@@ -4,11 +4,13 @@ use crate::api::{
     json::{self, Object, complaint},
     tool_connection::ConnectionInput,
 };
-use hoistway_model::{Error, Name, Result, error::excerpt, tool::NewTool};
+use hoistway_model::{
+    Error, Name, Result,
+    error::excerpt,
+    limits::{MAX_DESCRIPTION, MAX_TOOLS},
+    tool::NewTool,
+};
 use std::collections::BTreeMap;
-
-/// The longest description.
-pub const MAX_DESCRIPTION: usize = 16 << 10;
 
 /// A tool of which so far only the name and the place are known.
 pub struct PartialTool {
@@ -26,7 +28,7 @@ pub fn begin(root: &mut Object) -> Result<Vec<PartialTool>> {
             (name, _) => Err(missing(&rest, if name.is_none() { "name" } else { "base_url" })),
         }
     };
-    root.objects("tools_to_create")?.unwrap_or_default().into_iter().map(each).collect()
+    root.objects("tools_to_create", MAX_TOOLS)?.unwrap_or_default().into_iter().map(each).collect()
 }
 
 /// The reference's complaint, with the place in the details.
@@ -73,7 +75,7 @@ pub fn description(path: &str, text: &str) -> Result<()> {
 /// The required tools without repetitions, each with the path of its first mention.
 pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
     let mut merged: Vec<(String, Name)> = Vec::new();
-    for (i, text) in root.strings("required_tools")?.unwrap_or_default().into_iter().enumerate() {
+    for (i, text) in root.strings("required_tools", MAX_TOOLS)?.unwrap_or_default().into_iter().enumerate() {
         let path = format!("required_tools[{i}]");
         let name = json::name(&path, &text)?;
         if merged.iter().any(|(_, other)| *other == name) {

@@ -6,6 +6,7 @@ use super::{
     shared::{self, Kind, STANDARD},
 };
 use crate::api::{json::has_value, permissions::permission};
+use hoistway_model::limits::MAX_PAGE;
 use http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
@@ -168,6 +169,9 @@ fn parameters(path: &str, operation: &mut Map<String, Value>) {
         };
         if parameter.get("description").is_none() {
             parameter["description"] = text.into();
+        }
+        if name == "limit" {
+            (parameter["schema"]["minimum"], parameter["schema"]["maximum"]) = (1.into(), MAX_PAGE.into());
         }
     }
 }

@@ -52,3 +52,45 @@ async fn openapi() -> Response {
     ];
     (headers, TEXT.as_str()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::config_fields::llm::MAX_MODELS;
+    use hoistway_model::{limits::*, name};
+
+    /// Attributes of schemas take literals alone, so this compares them with the limits of the parsers and services.
+    #[test]
+    fn the_limits_of_the_document_are_those_of_the_parser() {
+        let document = document();
+        let mut limits = Vec::new();
+        for (schema, value) in document["components"]["schemas"].as_object().unwrap() {
+            for (member, value) in value["properties"].as_object().into_iter().flatten() {
+                for kind in ["maxItems", "maxLength"] {
+                    limits.extend(value[kind].as_u64().map(|limit| (format!("{schema}.{member}"), limit as usize)));
+                }
+            }
+        }
+        let expected = |member: &str| match member.rsplit('.').next().unwrap_or_default() {
+            "tools_to_create" | "required_tools" => MAX_TOOLS,
+            "llm_configs" => MAX_MODELS,
+            "env" => MAX_VARIABLES,
+            "models" | "scopes" | "audiences" | "allowedDomains" => MAX_MEMBERS,
+            "description" => MAX_DESCRIPTION,
+            "base_url" | "token_url" | "endpoint" | "issuer" | "jwksUri" => MAX_URL,
+            "model" => MAX_MODEL,
+            "agent_name" => name::MAX_LEN,
+            "name" if member.starts_with("DeployTool") => name::MAX_LEN,
+            // The parsers of these have the only other limit.
+            "name" => 255,
+            "image" => 1_024,
+            "userIDClaim" => 256,
+            _ => MAX_TEXT,
+        };
+        for (member, limit) in &limits {
+            assert_eq!(*limit, expected(member), "{member}");
+        }
+        assert!(limits.len() > 30, "{limits:?}");
+    }
+}

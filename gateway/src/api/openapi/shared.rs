@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub const ENDPOINT: &str = "http://localhost:8092";
 
 /// Tags, in the order in which the page shows them, with what they are about.
-const TAGS: [(&str, &str); 15] = [
+const TAGS: [(&str, &str); 14] = [
     ("deploy", "From source code or an image to a running agent, in one call."),
     ("agents", "Running agents: look at them, call them, change and delete them."),
     ("revisions", "What an agent was, is and can be again."),
@@ -21,7 +21,6 @@ const TAGS: [(&str, &str); 15] = [
     ("starter kit", "A tool and a model provider to begin with."),
     ("keys", "API keys and their scopes."),
     ("audit", "Who changed what, and when."),
-    ("backups", "Copies of everything that an installation has."),
     ("platform", "The installation itself: its state, probes, metrics and this document."),
 ];
 

@@ -12,14 +12,13 @@ use crate::api::{
 use hoistway_model::{
     Error, Name, Result, Secret,
     error::excerpt,
+    limits::{MAX_LABEL, MAX_MEMBERS},
     tool::{AuthType, Connection, NewTool, Tool, tool_credentials},
 };
 use std::collections::BTreeMap;
 
 /// The longest credential.
 const MAX_CREDENTIAL: usize = 64 << 10;
-/// The longest label, scope, name of a header, and the like.
-pub const MAX_LABEL: usize = 256;
 
 /// What a body says about a tool, as far as it says anything.
 #[derive(Debug)]
@@ -287,6 +286,10 @@ pub fn labels(root: &mut Object) -> Result<BTreeMap<String, String>> {
 
 fn labels_if_given(root: &mut Object) -> Result<Option<BTreeMap<String, String>>> {
     let Some(labels) = root.object("labels")?.map(Object::into_strings).transpose()? else { return Ok(None) };
+    if labels.len() > MAX_MEMBERS {
+        let message = format!("{} members are too many, {MAX_MEMBERS} is the limit", labels.len());
+        return Err(Error::field("labels", message));
+    }
     match labels.iter().find(|(key, value)| key.len() > MAX_LABEL || value.len() > MAX_LABEL) {
         Some((key, _)) => {
             let message = format!("the label \"{}\" has more than {MAX_LABEL} bytes", excerpt(key));

@@ -1,7 +1,6 @@
 //! Where a tool's credential goes or comes from, as far as a body says: whoever creates a tool says all of it, whoever
 //! changes one may say a part.
 
-use super::body::MAX_LABEL;
 use crate::api::{
     json::Object,
     tool_connection::{http_url, one_of},
@@ -9,6 +8,7 @@ use crate::api::{
 use hoistway_model::{
     Error, Result,
     error::excerpt,
+    limits::{MAX_LABEL, MAX_MEMBERS},
     tool::{ApiKeyLocation, OAuth2},
 };
 use std::str::FromStr;
@@ -92,7 +92,7 @@ impl TokenSource {
         if let Some(token_url) = &token_url {
             http_url(&url_path, token_url)?;
         }
-        let scopes = object.strings("scopes")?;
+        let scopes = object.strings("scopes", MAX_MEMBERS)?;
         // RFC 6749, section 3.3.
         let wrong = |scope: &String| {
             let fits = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';

@@ -12,7 +12,7 @@ pub struct ToolIn {
     #[schema(examples("stripe-api"))]
     name: Option<String>,
     /// For people and models.
-    #[schema(max_length = 65_536)]
+    #[schema(max_length = 16_384)]
     description: Option<String>,
     /// Where the tool is, beginning with `http://` or `https://`; needed for a new tool, here or in `spec`.
     #[schema(max_length = 2_048, examples("https://api.stripe.com"))]
@@ -28,6 +28,7 @@ pub struct ToolIn {
     #[schema(max_length = 2_048)]
     token_url: Option<String>,
     /// For `OAuth2`, beside `token_url`: what is asked for.
+    #[schema(max_items = 256)]
     scopes: Option<Vec<String>>,
     /// In the place of the flat members: `{"description", "connection": {"baseUrl", "port", "scheme",
     /// "authentication": {"type", "apiKeyConfig": {"in", "name", "valuePrefix"}, "oauth2Config": {"tokenUrl",

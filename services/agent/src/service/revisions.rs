@@ -4,13 +4,11 @@ use super::{Service, revision_supervisor::RevisionHealth, view::masked};
 use crate::store::{AgentRecord, ImageFacts, Revision, StoredPhase};
 use hoistway_model::{
     Name, Result,
+    limits::MAX_LOOK_UP,
     redact::MASK,
     revision::{self as shown, Change, Diff, RevisionRef, RevisionState},
 };
 use std::collections::BTreeMap;
-
-/// The most revisions that one call lists.
-const MAX_LISTED: u32 = 1_000;
 
 impl Service {
     pub(super) async fn list_revisions(
@@ -26,7 +24,7 @@ impl Service {
             Some(other) => Some(self.store.find_revision(&record, other).await?.number),
             None => None,
         };
-        let revisions = self.store.revisions(&record, before, limit.min(MAX_LISTED)).await?;
+        let revisions = self.store.revisions(&record, before, limit.min(MAX_LOOK_UP)).await?;
         Ok(revisions.into_iter().map(|revision| self.shown_as_revision(&record, revision)).collect())
     }
 

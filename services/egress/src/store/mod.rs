@@ -19,6 +19,7 @@ use hoistway_kit::{
 use hoistway_model::{
     Error, Name, Result,
     egress::{BudgetNotice, Call, CallQuery, CallTarget},
+    limits::MAX_LOOK_UP,
 };
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -34,8 +35,6 @@ use std::{
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-/// The most calls that one query lists: the longest page of the API, and one that shows that there is another page.
-const MAX_LISTED: u32 = 1_001;
 /// Between two looks for surplus the table may grow by this part of what is kept.
 const SURPLUS: u64 = 10;
 
@@ -79,7 +78,7 @@ impl Store {
 
     /// Calls, newest first.
     pub(crate) async fn calls(&self, query: CallQuery) -> Result<Vec<Call>> {
-        let mut found = Entity::find().order_by_desc(Column::Id).limit(u64::from(query.limit.min(MAX_LISTED)));
+        let mut found = Entity::find().order_by_desc(Column::Id).limit(u64::from(query.limit.min(MAX_LOOK_UP)));
         if let Some(agent) = query.agent {
             found = found.filter(Column::Agent.eq(agent.as_str()));
         }

@@ -4,7 +4,7 @@ use super::buffering::{self, Unread};
 use crate::{Egress, forward::refusal::Refusal};
 use bytes::{Bytes, BytesMut};
 use hoistway_kit::quota::QuotaGrant;
-use hoistway_model::Name;
+use hoistway_model::{Name, limits::MAX_MODEL};
 use http::{HeaderMap, header};
 use hyper::body::Incoming;
 use serde::{
@@ -15,8 +15,6 @@ use std::{borrow::Cow, fmt};
 
 /// The largest request.
 const MAX_BODY: u64 = 32 << 20;
-/// The longest model identifier, in bytes.
-const MAX_MODEL: usize = 2048;
 
 /// A request that names a model, or none.
 #[derive(Debug)]

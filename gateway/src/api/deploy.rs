@@ -1,7 +1,10 @@
 //! `POST /api/deploy`: reads the request, hands it to the saga and waits as long as the caller wants to.
 
 use super::{
-    deploy_request::schema::{self, DeployBody},
+    deploy_request::{
+        self,
+        schema::{self, DeployBody},
+    },
     error::{ApiError, ApiResult, ErrorBody},
     links::ApiBase,
     query::Query,
@@ -334,7 +337,7 @@ fn id_text(id: DeploymentId) -> Result<HeaderValue> {
 
 async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (DeployRequest, Vec<String>))> {
     let state = state.clone();
-    body.read(move |bytes| DeployRequest::parse(bytes, &state.public_registry)).await
+    body.read(move |bytes| deploy_request::parse(bytes, &state.public_registry)).await
 }
 
 /// The operator's own bounds; the platform's are older than they.

@@ -1,5 +1,5 @@
 //! The body of a deploy as the API's document describes it, and its examples. What is described here is read by
-//! [`super::DeployRequest::parse`], which knows a little more than a schema can say.
+//! [`super::parse`], which knows a little more than a schema can say.
 
 use crate::api::config_fields::DeployConfig;
 use serde_json::{Value, json};

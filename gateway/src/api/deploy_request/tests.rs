@@ -1,13 +1,19 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::parse::NOT_SUPPORTED;
+use crate::{
+    api::openapi,
+    deploy::request::{DeployRequest, Source},
+    public_registry::PublicRegistry,
+};
 use hoistway_model::{
-    Digest, Name,
+    Code, Digest, Name, Result,
     tool::{BoundTool, Resolved},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 fn parse(body: Value) -> Result<(DeployRequest, Vec<String>)> {
-    DeployRequest::parse(body.to_string().as_bytes(), &PublicRegistry::new("127.0.0.1:5005"))
+    super::parse(body.to_string().as_bytes(), &PublicRegistry::new("127.0.0.1:5005"))
 }
 
 fn ok(body: Value) -> DeployRequest {
@@ -454,4 +460,37 @@ fn stored_bytes_and_fingerprints_of_earlier_versions_stay_good() {
     assert_eq!(DeployRequest::from_journal(journalled.as_bytes()).unwrap(), image);
     let canonical = r#"{"version":1,"agent":"a","source":{"image":"docker.io/library/x"},"system_prompt":"p","required_tools":[],"tools_to_create":[],"llm":[],"env":[],"identity_provider":null}"#;
     assert_eq!(String::from_utf8(image.canonical_revision()).unwrap(), canonical);
+}
+
+fn members_of(schema: &Value) -> Vec<String> {
+    schema["properties"].as_object().into_iter().flat_map(Map::keys).cloned().collect()
+}
+
+/// Every member name of the document is tried in every object of a deploy: the parser warns of exactly those that the
+/// object's schema does not have.
+#[test]
+fn the_parser_knows_the_members_of_the_schema_and_no_others() {
+    let document = openapi::document();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let names: BTreeSet<String> = schemas.values().flat_map(members_of).collect();
+    let wrap = |list: &str, item: Value| with(json!({ list: [item] }));
+    for (schema, object, place) in [
+        ("DeployRequest", built(json!({})), ""),
+        ("DeployTool", json!({"name": "t", "base_url": "https://a.example"}), "tools_to_create"),
+        ("DeployModel", json!({"provider": "openai", "model": "m"}), "llm_configs"),
+        ("DeployVariable", json!({"name": "A", "value": "1"}), "env"),
+    ] {
+        let known: BTreeSet<String> = members_of(&schemas[schema]).into_iter().collect();
+        assert!(known.len() > 2, "{schema}");
+        for name in names.iter().filter(|name| !NOT_SUPPORTED.iter().any(|(key, _)| key == name)) {
+            let mut object = object.clone();
+            object[name] = json!([]);
+            let path = if place.is_empty() { name.clone() } else { format!("{place}[0].{name}") };
+            let body = if place.is_empty() { object } else { wrap(place, object) };
+            let warnings = parse(body).map(|(_, warnings)| warnings).unwrap_or_default();
+            let is_unknown =
+                warnings.iter().any(|text| text.starts_with(&format!("unknown field \"{path}\" is ignored")));
+            assert_eq!(is_unknown, !known.contains(name), "{schema}.{name}: {warnings:?}");
+        }
+    }
 }

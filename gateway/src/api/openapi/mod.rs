@@ -26,7 +26,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 }
 
 /// The whole document.
-fn document() -> Value {
+pub(super) fn document() -> Value {
     let described: OpenApi =
         OpenApiRouter::with_openapi(OpenApiBuilder::new().info(InfoBuilder::new().build()).build())
             .merge(super::root_routes())

@@ -1,4 +1,4 @@
-//! What decides whether a request is let in, and what remembers that it was: keys, rates, the audit log.
+//! Access control and its records: API keys, rate limits, the audit log.
 
 use crate::{
     audit::AuditLog,
@@ -11,22 +11,22 @@ use hoistway_model::Result;
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio::sync::Semaphore;
 
-/// Requests beyond the limit that are for administrators alone.
+/// Requests beyond the limit that are reserved for administrators.
 const RESERVED: usize = 32;
-/// The bytes of large answers that wait to be sent, of all and of one key or user.
+/// The bytes of large answers that wait to be sent, in total and of one key or user.
 const MAX_ANSWERS: usize = 64 << 20;
 const MAX_OWN_ANSWERS: usize = 32 << 20;
 
 /// The bounds of [`Access`].
 #[derive(Debug, Clone)]
 pub struct AccessLimits {
-    /// Requests of each key, wrong keys of each address.
+    /// Request rates of each key, and wrong keys of each address.
     pub rates: Rates,
-    /// Requests that are answered at a time, streams included.
+    /// The most concurrent requests, streams included.
     pub max_requests: usize,
-    /// Keys that may be valid at a time, besides the installation's.
+    /// The most keys that are valid at a time, besides the installation's.
     pub max_keys: u32,
-    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    /// Reverse proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
@@ -37,42 +37,42 @@ impl Default for AccessLimits {
 }
 
 impl AccessLimits {
-    /// Requests of one key or user that are answered at a time.
+    /// The most concurrent requests of one key or user.
     pub fn max_own_requests(&self) -> usize {
         (self.max_requests / 4 * 3).max(1)
     }
 }
 
-/// Who is let in.
+/// Access control.
 #[derive(Debug)]
 pub struct Access {
-    /// The keys that open the API.
+    /// The API keys.
     pub keys: Keys,
     /// Proves to clients that this server has the installation's key.
     pub installation: InstallationKey,
-    /// Who changed what.
+    /// The log of changes.
     pub audit: AuditLog,
-    /// Addresses that show wrong keys.
+    /// Addresses that sent wrong keys.
     pub throttle: FailedAuthThrottle,
-    /// A permit for each request that is being answered.
+    /// A permit for each request in progress.
     pub requests: Arc<Semaphore>,
-    /// The same for each key and user: one has three quarters of them at most.
+    /// The same for each key and user, each with at most three quarters of the permits.
     pub own_requests: Arc<SharedQuota>,
-    /// A few more for keys with the scope `admin` alone, when there is no permit left.
+    /// More permits for keys with the scope `admin`, for when no other permit is left.
     pub reserved_requests: Arc<Semaphore>,
-    /// The memory that large answers take until they are sent, in bytes.
+    /// The memory of large answers until they are sent, in bytes.
     pub answers: Arc<SharedQuota>,
     /// See [`AccessLimits`].
     pub limits: AccessLimits,
 }
 
 impl Access {
-    /// Over a database of its own.
+    /// Returns access control over a separate database.
     pub async fn open(path: &Path, installation: ApiKey, limits: AccessLimits) -> Result<Self> {
         Ok(Self::new(&Journal::open(path).await?, installation, limits))
     }
 
-    /// Over the journal's database.
+    /// Returns access control over the journal's database.
     pub(crate) fn new(journal: &Journal, installation: ApiKey, limits: AccessLimits) -> Self {
         Self {
             installation: InstallationKey::of(installation.secret().expose()),

@@ -1,9 +1,9 @@
-//! The audit log: who changed what, when, from where, and how it ended. No request's content is ever in it.
+//! The audit log: changes with their caller, time, address and outcome. It never contains a request's content.
 //!
-//! Every change has a [`PendingAuditEntry`] from the moment its request is let in (`api/auth.rs`), so that no handler can forget
-//! it. The entry is written before the change begins and told the outcome before the answer leaves: a process that is
-//! killed between the two leaves the entry behind, `pending`. A deploy's entry is written by the journal, in the
-//! commits that accept and end the deployment, and so costs no flush of its own.
+//! Every change has a [`PendingAuditEntry`] from the moment its request is let through (`api/auth.rs`), so that no
+//! handler can omit it. The entry is written before the change begins and receives the outcome before the answer is
+//! sent: a process that is killed between the two leaves a `pending` entry behind. A deploy's entry is written by the
+//! journal, in the commits that accept and end the deployment, and so costs no flush of its own.
 
 pub mod entry;
 
@@ -27,23 +27,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest target and the longest user agent that are kept, in characters.
+/// The longest target and the longest user agent that are stored, in characters.
 const MAX_TEXT: usize = 200;
-/// The largest body that is searched for the name of what it makes.
+/// The largest body in bytes that is searched for the name of the resource that it creates.
 const MAX_NAMED: usize = 1 << 20;
-/// How often a refused action is written, for each key.
+/// The shortest time between two entries of a refused action, for each key.
 const REFUSALS_EVERY: Duration = Duration::from_secs(60);
-/// After this long nobody will tell an entry's outcome any more.
+/// The age in milliseconds after which no process will write an entry's outcome.
 const LOST_AFTER_MS: i64 = 60 * 60 * 1_000;
 
-/// Where the name of what is changed stands.
+/// The place of the changed resource's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditTarget {
     /// In the path, or nowhere.
     ByPath,
-    /// In this member of the body.
+    /// In the member `name` of the body.
     ByBody,
-    /// The journal knows it, and writes the entry.
+    /// In the journal, which writes the entry.
     ByJournal,
 }
 
@@ -51,35 +51,35 @@ pub enum AuditTarget {
 #[derive(Debug, Clone)]
 pub struct AuditLog {
     store: AuditStore,
-    /// When which key was refused which action.
+    /// The time of the last written refusal, by key and action.
     refusals: Arc<Mutex<HashMap<(String, String), Instant>>>,
 }
 
-/// What is known of a change when its request is let in.
+/// The data of a change when its request is let through.
 #[derive(Debug)]
 pub struct Change<'a> {
-    /// Who asks for it.
+    /// The caller.
     pub caller: &'a Caller,
-    /// What is to be done.
+    /// The action.
     pub action: &'static str,
-    /// What it is done to, if the path says so.
+    /// The name of the changed resource, if the path contains it.
     pub target: Option<String>,
-    /// Where the name stands.
+    /// The place of the name.
     pub named: AuditTarget,
     /// Where the request came from.
     pub address: Option<IpAddr>,
-    /// What the client calls itself.
+    /// The client's user agent.
     pub user_agent: Option<&'a str>,
 }
 
 impl AuditLog {
-    /// The log in a database.
+    /// Returns the log in a database.
     pub fn new(store: AuditStore) -> Self {
         Self { store, refusals: Arc::default() }
     }
 
-    /// Whether what a key may not do is to be written: once a minute for each key and action, so that refusals push out
-    /// little of what was done.
+    /// Whether a refused action is to be written: once a minute for each key and action, so that refusals displace few
+    /// entries of actual changes.
     pub fn is_news(&self, refused: &PendingAuditEntry) -> bool {
         let what = {
             let state = refused.lock();
@@ -94,7 +94,7 @@ impl AuditLog {
         true
     }
 
-    /// The pending entry of a change that somebody asks for. Nothing is written yet.
+    /// Returns the pending entry of a requested change. Nothing is written yet.
     pub fn pending_entry(&self, change: Change<'_>) -> Arc<PendingAuditEntry> {
         let entry = Entry {
             id: AuditId::mint(),
@@ -115,12 +115,12 @@ impl AuditLog {
         Arc::new(PendingAuditEntry { named: change.named, store: self.store.clone(), state })
     }
 
-    /// Entries, newest first.
+    /// Returns entries, newest first.
     pub async fn list(&self, filter: Filter, limit: u32) -> Result<Vec<Entry>> {
         self.store.list(filter, limit).await
     }
 
-    /// Forgets entries that are not to be kept, and gives those up whose process ended.
+    /// Removes entries beyond the retention, and marks those whose process ended as unknown.
     pub async fn tidy(&self, keep: Retention) -> Result<()> {
         self.store.give_up(now_ms() - LOST_AFTER_MS).await?;
         let Pruned { surplus, .. } = self.store.purge(keep).await?;
@@ -163,17 +163,17 @@ impl PendingAuditEntry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The id of the key that the request came with.
+    /// Returns the id of the request's key.
     pub fn key(&self) -> Arc<str> {
         self.lock().entry.key_id.as_str().into()
     }
 
-    /// Writes the intent, unless whoever reads the body or journals the deployment will do it.
+    /// Writes the intent, unless the body's reader or the journal will do it.
     pub async fn begin(&self) -> Result<()> {
         if self.named == AuditTarget::ByPath { self.write().await } else { Ok(()) }
     }
 
-    /// Writes the intent, now that the body that names what is changed is there.
+    /// Writes the intent with the resource's name from the body.
     pub async fn begin_with_body(&self, body: &[u8]) -> Result<()> {
         if self.named != AuditTarget::ByBody {
             return Ok(());
@@ -195,18 +195,18 @@ impl PendingAuditEntry {
         };
         let written = self.store.insert(&entry).await;
         if written.is_err() {
-            // Then the change is not made either; what is left to tell is that it failed.
+            // The change is not made either; its failure can still be written as a whole.
             self.lock().phase = Phase::New;
         }
         written
     }
 
-    /// Says more exactly what is changed than the request did: the id of what it made.
+    /// Sets a target that is more exact than the request's: the id of the created resource.
     pub fn set_target(&self, target: &str) {
         self.lock().entry.target = Some(cut(target));
     }
 
-    /// The entry for the journal to write in its own commit. `None` when somebody else has written it already.
+    /// Returns the entry for the journal to write in its own commit. `None` when it was already written.
     pub fn claim(&self, deployment: DeploymentId, agent: &str) -> Option<Entry> {
         let mut state = self.lock();
         if state.phase != Phase::New {
@@ -218,7 +218,7 @@ impl PendingAuditEntry {
         Some(state.entry.clone())
     }
 
-    /// The journal could not write it.
+    /// Reports that the journal could not write it.
     pub fn unclaim(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Journal {
@@ -231,7 +231,7 @@ impl PendingAuditEntry {
         self.lock().phase == Phase::Written
     }
 
-    /// Writes how it ended. Changes whose intent was never written, such as a refused one, are written whole.
+    /// Writes the outcome. A change whose intent was never written, such as a refused one, is written as a whole.
     pub async fn end(&self, outcome: Outcome, answer: Answered) -> Result<()> {
         let (entry, phase) = {
             let mut state = self.lock();
@@ -252,7 +252,7 @@ impl PendingAuditEntry {
     }
 }
 
-/// What was answered.
+/// The answer to a change.
 #[derive(Debug, Clone, Default)]
 pub struct Answered {
     /// The status.
@@ -267,17 +267,17 @@ tokio::task_local! {
     static CURRENT: Arc<PendingAuditEntry>;
 }
 
-/// Runs `future`, which makes the change, with its pending entry. A task that it spawns has none.
+/// Runs `future`, which makes the change, with its pending entry. Tasks that it spawns do not have the entry.
 pub async fn scope<F: Future>(pending_entry: Arc<PendingAuditEntry>, future: F) -> F::Output {
     CURRENT.scope(pending_entry, future).await
 }
 
-/// The pending entry of the change that the current task makes.
+/// Returns the pending entry of the change that the current task makes.
 pub fn current() -> Option<Arc<PendingAuditEntry>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-/// The name of what a body makes.
+/// Returns the name of the resource that a body creates.
 fn name_in(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Body<'a> {
@@ -291,7 +291,7 @@ fn name_in(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<Body<'_>>(body).ok()?.name.map(|name| cut(name.trim())).filter(|name| !name.is_empty())
 }
 
-/// Not too much of a text of the request, and nothing in it that a terminal acts upon.
+/// Returns the beginning of a request's text. Control characters, which terminals could interpret, are replaced.
 fn cut(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).take(MAX_TEXT).collect()
 }

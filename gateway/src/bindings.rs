@@ -1,5 +1,5 @@
-//! Gives agents the URLs of their tools as they are registered now: after a registration or a move, and at start, for
-//! what an earlier process did not get done.
+//! Gives agents the current URLs of their tools: after a registration or a move, and at start, to finish the work of an
+//! earlier process.
 
 use crate::state::AppState;
 use hoistway_kit::telemetry;
@@ -13,7 +13,7 @@ use std::{
 };
 use tracing::Instrument;
 
-/// A tool that moves again while agents follow it is followed so often.
+/// The most times that agents follow a tool that moves again meanwhile.
 const FOLLOW: usize = 10;
 
 /// Gives a tool's URL to the agents that lack it or have an older one, `replaces` among them, without making the
@@ -30,7 +30,7 @@ pub fn spread(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
     state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
 }
 
-/// What agents know of a tool.
+/// The properties of a tool that agents know.
 struct Called {
     name: Name,
     internal_url: String,
@@ -43,7 +43,7 @@ impl Called {
 }
 
 async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Result<()> {
-    // A deploy that is on its way looked the tool up before: it is no agent yet, and has this URL.
+    // A deploy in progress looked the tool up before: its agent does not exist yet, and will have this URL.
     let mut older: BTreeSet<String> = replaces.into_iter().collect();
     let mut last: Option<String> = None;
     for _ in 0..FOLLOW {
@@ -51,7 +51,7 @@ async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Resu
             Err(e) if e.code == Code::NotFound => return Ok(()),
             found => Called::of(found?),
         };
-        // Calls that changed the tool may come here in any order: the last word is the registry's.
+        // Calls that changed the tool may arrive here in any order: the registry's state counts.
         if last.as_ref() == Some(&tool.internal_url) {
             break;
         }
@@ -64,7 +64,7 @@ async fn follow(state: &AppState, name: &Name, replaces: Option<String>) -> Resu
     Ok(())
 }
 
-/// The URLs that agents have of a tool and that are not its own.
+/// Returns the URLs of a tool that agents have and that differ from its own.
 fn stale<'a>(bound: impl Iterator<Item = &'a BoundTool>, tool: &Called) -> BTreeSet<String> {
     let bound = bound.filter(|bound| bound.name == tool.name);
     bound.filter_map(|bound| bound.url.clone()).filter(|url| *url != tool.internal_url).collect()
@@ -73,7 +73,7 @@ fn stale<'a>(bound: impl Iterator<Item = &'a BoundTool>, tool: &Called) -> BTree
 async fn bind(state: &AppState, tool: &Called, older: &BTreeSet<String>) -> Result<()> {
     let name = &tool.name;
     let older = older.iter().filter(|url| **url != tool.internal_url).cloned().map(Some);
-    // Who has no URL gets one with any of them.
+    // An agent without a URL receives one with any of them.
     let mut calls: Vec<Option<String>> = older.collect();
     if calls.is_empty() {
         calls.push(None);
@@ -89,7 +89,7 @@ async fn bind(state: &AppState, tool: &Called, older: &BTreeSet<String>) -> Resu
     Ok(())
 }
 
-/// Looks for agents whose URLs are not those of their tools, and mends them.
+/// Finds agents whose URLs differ from those of their tools, and corrects them.
 pub async fn reconcile(state: &AppState) -> Result<()> {
     let bound = page::of_agents(&*state.agents, |agent| Some(agent.spec.tools)).await?;
     let tools = page::of_tools(&*state.tools, |tool| Some(Called::of(tool))).await?;

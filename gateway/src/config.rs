@@ -1,4 +1,4 @@
-//! The gateway's configuration: defaults, then a file, then `HOISTWAY_GATEWAY_*`, then flags.
+//! The gateway's configuration: defaults, then a file, then `HOISTWAY_GATEWAY_*` variables.
 
 use crate::{
     access::AccessLimits,
@@ -18,13 +18,13 @@ use std::{
 /// The name of the service, in configuration, logs and directories.
 pub const SERVICE: &str = "gateway";
 
-/// What an operator may set.
+/// The operator's settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The data directory of the installation; the gateway has the directory `gateway` in it.
+    /// The data directory of the installation; the gateway's data is in its directory `gateway`.
     pub data_dir: PathBuf,
-    /// Where the HTTP API listens. The default is loopback; anything else makes it reachable from outside.
+    /// The address of the HTTP API. The default is loopback; any other is reachable from outside.
     pub listen: SocketAddr,
     /// The tool registry's gRPC address.
     pub tool_registry: String,
@@ -36,45 +36,45 @@ pub struct Config {
     pub egress: String,
     /// `host:port` at which the API's users reach the platform's registry; part of every `image_uri`.
     pub public_registry: String,
-    /// The file with the API key; made at the first start when it is not there. Default: `api-key` in `data_dir`.
+    /// The file with the API key; created at the first start. Default: `api-key` in `data_dir`.
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
-    /// The file with the key of everything encrypted. Default: `master.key` in `data_dir`.
+    /// The file with the master key, which encrypts all secrets. Default: `master.key` in `data_dir`.
     pub master_key_file: Option<PathBuf>,
     /// The most bytes of one request body.
     pub max_body_bytes: usize,
-    /// How long a deployment may take before its point of no return, in seconds.
+    /// The time limit of a deployment before its point of no return, in seconds.
     pub deploy_deadline_seconds: u64,
-    /// How long an agent may take to answer an invoke, in seconds.
+    /// The time limit of an agent's answer to an invoke, in seconds.
     pub invoke_timeout_seconds: u64,
-    /// How many invokes of one agent run at a time.
+    /// The most concurrent invokes of one agent.
     pub invoke_concurrency: usize,
-    /// How many deployments of one agent may wait.
+    /// The most waiting deployments of one agent.
     pub deploy_queue: usize,
-    /// How long the records of ended deployments are kept, in days.
+    /// The time for which records of ended deployments are kept, in days.
     pub journal_days: u32,
-    /// How many records of ended deployments are kept.
+    /// The most records of ended deployments that are kept.
     pub journal_entries: u64,
-    /// How long the audit log's entries, and the records of keys that are no longer valid, are kept, in days.
+    /// The time for which entries of the audit log, and records of keys that are no longer valid, are kept, in days.
     pub audit_days: u32,
-    /// How many entries of the audit log are kept.
+    /// The most entries of the audit log that are kept.
     pub audit_entries: u64,
-    /// How often what is not to be kept is removed and images in use are told to the registry, in seconds.
+    /// The interval in seconds at which expired data is removed and the images in use are reported to the registry.
     pub tidy_seconds: u64,
-    /// Requests of one key in a second, invokes aside, and how many may come at once. 0 is no limit.
+    /// The requests of one key per second, without invokes. 0 is no limit.
     pub requests_per_second: u32,
-    /// See `requests_per_second`.
+    /// The most requests of one key at once.
     pub request_burst: u32,
-    /// Invokes of one key in a second, and how many may come at once. 0 is no limit.
+    /// The invokes of one key per second. 0 is no limit.
     pub invokes_per_second: u32,
-    /// See `invokes_per_second`.
+    /// The most invokes of one key at once.
     pub invoke_burst: u32,
-    /// Wrong keys from one address in a minute. 0 is no limit.
+    /// The wrong keys from one address per minute. 0 is no limit.
     pub failed_auth_per_minute: u32,
-    /// Requests that are answered at a time, streams included.
+    /// The most concurrent requests, streams included.
     pub max_requests: usize,
-    /// API keys that may be valid at a time.
+    /// The most API keys that are valid at a time.
     pub max_keys: u32,
     /// The most bytes of an agent's answer that is not streamed.
     pub max_answer_bytes: usize,
@@ -82,14 +82,14 @@ pub struct Config {
     pub max_source_files: usize,
     /// The most bytes of one source; 32 MiB at most.
     pub max_source_bytes: usize,
-    /// Hosts, as `HOST` or `HOST:PORT`, from which identity providers' keys may come over plain HTTP; this machine
-    /// always may.
+    /// Hosts, as `HOST` or `HOST:PORT`, from which identity providers' keys may be fetched over plain HTTP; this
+    /// machine is always permitted.
     pub identity_provider_http_hosts: Vec<String>,
     /// Origins, as `https://HOST`, whose web pages may call the API; `*` for all.
     pub allowed_origins: Vec<String>,
-    /// Reverse proxies whose `X-Forwarded-For` says where a request comes from.
+    /// Reverse proxies whose `X-Forwarded-For` is trusted for a request's address.
     pub trusted_proxies: Vec<IpAddr>,
-    /// How log lines look: human or json.
+    /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
 
@@ -138,12 +138,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The gateway's own directory.
+    /// Returns the gateway's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
     }
 
-    /// The bounds of the HTTP edge.
+    /// Returns the limits of the HTTP API.
     pub fn limits(&self) -> state::Limits {
         state::Limits {
             max_body: self.max_body_bytes,
@@ -157,7 +157,7 @@ impl Config {
         }
     }
 
-    /// What checks the tokens of agents' callers.
+    /// Returns the limits of end users' authentication.
     pub fn caller_limits(&self) -> CallerLimits {
         CallerLimits {
             plain_hosts: PlainHosts::new(&self.identity_provider_http_hosts),
@@ -166,7 +166,7 @@ impl Config {
         }
     }
 
-    /// Who may call, and how often.
+    /// Returns the limits of access control.
     pub fn access_limits(&self) -> AccessLimits {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let rates = Rates {
@@ -182,32 +182,32 @@ impl Config {
         }
     }
 
-    /// How much of the audit log is kept.
+    /// Returns the retention of the audit log.
     pub fn audit_kept(&self) -> Retention {
         Retention::new(days(self.audit_days), self.audit_entries)
     }
 
-    /// How many ended deployments are kept, and for how long.
+    /// Returns the retention of ended deployments.
     pub fn journal_kept(&self) -> Retention {
         Retention::new(days(self.journal_days), self.journal_entries)
     }
 
-    /// How often what is not to be kept is removed.
+    /// Returns the interval at which expired data is removed.
     pub fn tidy_every(&self) -> Duration {
         Duration::from_secs(self.tidy_seconds.max(1))
     }
 
-    /// The bounds of the saga.
+    /// Returns the limits of the saga.
     pub fn saga_limits(&self) -> saga::Limits {
         saga::Limits { deadline: self.deploy_deadline(), queue: self.deploy_queue }
     }
 
-    /// The time limit of one deployment.
+    /// Returns the time limit of one deployment.
     pub fn deploy_deadline(&self) -> Duration {
         Duration::from_secs(self.deploy_deadline_seconds)
     }
 
-    /// A file of this configuration, or its default place in the data directory.
+    /// Returns a configured file, or its default path in the data directory.
     pub fn file(&self, configured: &Option<PathBuf>, name: &str) -> PathBuf {
         configured.clone().unwrap_or_else(|| self.data_dir.join(name))
     }

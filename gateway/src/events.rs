@@ -30,14 +30,14 @@ mod deployments;
 
 pub use calls::{CALL_ENDED, CALLS_MISSED};
 
-/// Events that are kept.
+/// The number of events that are kept.
 pub const KEPT_EVENTS: usize = 4_096;
-/// Calls of agents that are kept for followers which read slowly.
+/// The number of agents' calls that are kept for slow followers.
 const KEPT_CALLS: usize = 1_024;
-/// The clients that may follow events and logs through one gateway, and the share of one key.
+/// The most clients that may follow events and logs through one gateway, and the share of one key.
 const MAX_FOLLOWERS: usize = 128;
 const MAX_OWN_FOLLOWERS: usize = 32;
-/// The longest text of an event.
+/// The longest text of an event, in characters.
 const MAX_TEXT: usize = 1_000;
 /// The first and the longest pause before a lost subscription is opened again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -47,7 +47,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 pub struct Event {
     /// Its place among this gateway's events.
     pub place: EventPosition,
-    /// Such as `deployment.succeeded`.
+    /// Its type, such as `deployment.succeeded`.
     pub kind: &'static str,
     /// Milliseconds since the epoch.
     pub time_ms: i64,
@@ -61,16 +61,16 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     events: Arc<Ring<Event>>,
-    /// Calls have a ring of their own: there may be so many that they would push out everything else.
+    /// Calls have a ring of their own: they may be so many that they would displace all other events.
     calls: Arc<Ring<Event>>,
     followers: Arc<SharedQuota>,
-    /// Deployments that have not ended, as they were published last.
+    /// The last published states of deployments that have not ended.
     deployments: Mutex<HashMap<DeploymentId, deployments::Published>>,
     metrics: Arc<GatewayMetrics>,
 }
 
 impl Events {
-    /// No events yet. Ended deployments and deleted agents are reported to `metrics`.
+    /// Returns a store without events. Ended deployments and deleted agents are reported to `metrics`.
     pub fn new(metrics: Arc<GatewayMetrics>) -> Arc<Self> {
         Arc::new(Self {
             events: Ring::new(KEPT_EVENTS),
@@ -94,7 +94,7 @@ impl Events {
         })
     }
 
-    /// The place of the newest event: a follower of the events after it misses nothing.
+    /// Returns the place of the newest event: a follower of the events after it misses nothing.
     pub fn last(&self) -> EventPosition {
         self.events.last()
     }
@@ -104,12 +104,12 @@ impl Events {
         self.events.follow(Some(after))
     }
 
-    /// The number of clients that follow events or logs.
+    /// Returns the number of clients that follow events or logs.
     pub fn followers(&self) -> usize {
         self.followers.given()
     }
 
-    /// The number of unfinished deployments that wait, run, or are undone.
+    /// Returns the number of unfinished deployments that wait, run, or are undone.
     pub fn deployments_by_state(&self) -> [(&'static str, usize); 3] {
         let deployments = self.deployments();
         let count = |state: &str| deployments.values().filter(|published| published.state == state).count();
@@ -164,9 +164,10 @@ impl Events {
         self.publish(kind, time, Some(&build.agent), data);
     }
 
-    /// Follows the agent service's events until `shutdown`. Events that it kept during an interruption follow afterwards.
+    /// Follows the agent service's events until `shutdown`. Events that it kept during an interruption follow
+    /// afterwards.
     pub async fn follow_agents(self: Arc<Self>, agents: Arc<dyn AgentService>, shutdown: CancellationToken) {
-        // Of no epoch: what the service has kept comes first.
+        // Of no epoch: the events that the service has kept come first.
         let after = EventPosition { epoch: 0, sequence: 0 };
         let take = |after: &mut EventPosition, event: AgentEvent| {
             let (from, at) = (std::mem::replace(after, event.place), event.place);
@@ -189,7 +190,7 @@ impl Events {
         self.calls.close();
     }
 
-    /// Publishes the changes of a deployment since it was published last.
+    /// Publishes the changes of a deployment since its last published state.
     pub(crate) fn deployment_changed(&self, record: &Record) {
         deployments::publish(self, record);
     }
@@ -199,8 +200,8 @@ impl Events {
     }
 }
 
-/// Follows a stream of another service until `shutdown`, and opens it again when it was lost. `position` is what both
-/// closures know of how far it was read.
+/// Follows a stream of another service until `shutdown`, and reopens it when it is lost. Both closures share
+/// `position`, the position in the stream.
 async fn follow<P, T, S, F>(
     mut position: P,
     open: impl Fn(&P) -> F,
@@ -236,7 +237,7 @@ pub enum ToolChange {
     Deleted,
 }
 
-/// The beginning of a text that may be long.
+/// Returns the beginning of a long text.
 fn short(text: &str) -> String {
     match text.char_indices().nth(MAX_TEXT) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -244,7 +245,7 @@ fn short(text: &str) -> String {
     }
 }
 
-/// The time of an event as it is shown.
+/// Returns the time of an event as answers show it.
 pub fn shown_time(event: &Event) -> String {
     rfc3339(event.time_ms)
 }

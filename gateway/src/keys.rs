@@ -1,7 +1,7 @@
-//! API keys: who may call, and what for.
+//! API keys and their scopes.
 //!
-//! The key in the installation's file opens everything and is checked in memory. Every other key is a row in the
-//! database and read for each request, so that a revocation holds from the next request on in every process that
+//! The key in the installation's file permits everything and is checked in memory. Every other key is a row in the
+//! database and is read for each request, so that a revocation holds from the next request on in every process that
 //! shares the database; that is one look-up by index, and there is no cache that could be stale.
 
 pub mod key;
@@ -29,23 +29,23 @@ use std::{
 
 /// The id, and the name, of the key in the installation's file.
 pub const INSTALLATION: &str = "installation";
-/// The last use of a key is told to the minute.
+/// The resolution of a key's last use, in milliseconds.
 const MINUTE_MS: i64 = 60_000;
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The key's id.
     pub id: Arc<str>,
     /// The key's name.
     pub name: Arc<str>,
-    /// What it may be used for.
+    /// The scopes of the key.
     pub scopes: Scopes,
     meter: Arc<Meter>,
 }
 
 impl Caller {
-    /// Refuses a caller whose key has not this scope, which `what` ("storing credentials", "this") needs.
+    /// Refuses a caller whose key lacks this scope, which `what` ("storing credentials", "this") needs.
     pub fn must_have(&self, scope: Scope, what: &str) -> Result<()> {
         if self.scopes.allow(scope) {
             return Ok(());
@@ -56,19 +56,19 @@ impl Caller {
     }
 }
 
-/// Which of a key's buckets a request counts against.
+/// The bucket of a key that a request counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateLimitKind {
-    /// That of invokes.
+    /// The bucket of invokes.
     Invokes,
-    /// That of everything else.
+    /// The bucket of all other requests.
     Requests,
-    /// One of its own for measurements, with the rate of requests: who looks takes nothing from who works.
+    /// A separate bucket for scrapes, with the rate of requests: monitoring takes nothing from other requests.
     Scrapes,
 }
 
 impl RateLimitKind {
-    /// What is counted, and the setting that limits it.
+    /// Returns the name of the counted requests, and the setting that limits them.
     pub const fn named(self) -> (&'static str, &'static str) {
         match self {
             Self::Invokes => ("invokes", "invokes_per_second"),
@@ -78,7 +78,7 @@ impl RateLimitKind {
     }
 }
 
-/// What one key has used; kept in memory only.
+/// The use of one key; kept in memory only.
 #[derive(Debug, Default)]
 struct Meter {
     requests: Bucket,
@@ -88,7 +88,7 @@ struct Meter {
     written: AtomicI64,
 }
 
-/// The keys that open the API.
+/// The API keys.
 #[derive(Clone)]
 pub struct Keys(Arc<Inner>);
 
@@ -108,14 +108,14 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// The installation's key, and those in the database, of which `max_keys` may be valid at a time.
+    /// Returns the installation's key, and those in the database, of which `max_keys` may be valid at a time.
     pub fn new(installation: ApiKey, store: KeyStore, rates: Rates, max_keys: u32) -> Self {
         let (meters, clock) = (Mutex::default(), Clock::default());
         Self(Arc::new(Inner { installation, store, meters, rates, clock, max_keys }))
     }
 
-    /// Whose key `presented` is. Whatever is wrong with it is [`Code::Unauthenticated`]; any other code means that the
-    /// keys could not be read.
+    /// Returns the owner of the key `presented`. [`Code::Unauthenticated`] for every invalid key; any other code means
+    /// that the keys could not be read.
     pub async fn authenticate(&self, presented: &str) -> Result<Caller> {
         let refused = |why: &str| Error::new(Code::Unauthenticated, why);
         if self.0.installation.verify(presented) {
@@ -124,7 +124,7 @@ impl Keys {
         if !api_key::is_well_formed(presented) {
             return Err(refused("the API key is not valid"));
         }
-        // The prefix finds the row; whether it is the key is told by the hash, in constant time.
+        // The row is found by the prefix; the key is verified by its hash, in constant time.
         let candidates = self.0.store.with_prefix(api_key::shown(presented)).await?;
         let found = candidates.into_iter().find(|(_, hash)| hash.matches(presented));
         let Some((key, _)) = found else { return Err(refused("the API key is not valid")) };
@@ -153,7 +153,7 @@ impl Keys {
         Some((bucket.take(rate, self.0.clock.now()), rate))
     }
 
-    /// Makes a key. This is the only time that it can be seen.
+    /// Creates a key, and returns its secret, which is not stored.
     pub async fn create(&self, new: NewKey, by: &Caller) -> Result<(Key, Secret)> {
         let secret = api_key::mint()?;
         let key = Key {
@@ -171,7 +171,7 @@ impl Keys {
         Ok((key, secret))
     }
 
-    /// Revokes a key; from the next request on nothing opens for it. Doing it again changes nothing.
+    /// Revokes a key, from the next request on. Repeating it changes nothing.
     pub async fn revoke(&self, id: &str) -> Result<()> {
         if id == INSTALLATION {
             let text = "this is the key in the installation's file: to replace it, stop Hoistway, remove the file \
@@ -186,7 +186,7 @@ impl Keys {
         Ok(())
     }
 
-    /// One key.
+    /// Returns one key.
     pub async fn get(&self, id: &str) -> Result<Key> {
         if id == INSTALLATION {
             return Ok(self.installation());
@@ -196,7 +196,8 @@ impl Keys {
         found.map(|key| self.with_last_use(key)).ok_or_else(|| no_such_key(id))
     }
 
-    /// The newest keys before `before`, newest first; the installation's own, which was there before all others, last.
+    /// Returns the newest keys before `before`, newest first; the installation's key, which is older than all others,
+    /// comes last.
     pub async fn list(&self, before: Option<&str>, limit: u32) -> Result<Vec<Key>> {
         if before == Some(INSTALLATION) {
             return Ok(Vec::new());
@@ -230,7 +231,7 @@ impl Keys {
         key
     }
 
-    /// Writes the last uses that are not written yet: now and then, and at the end.
+    /// Writes the last uses that are not written yet: periodically, and at the end.
     pub async fn write_last_uses(&self) -> Result<()> {
         let meters: Vec<_> = self.lock().iter().map(|(id, meter)| (id.clone(), meter.clone())).collect();
         let (mut uses, mut written) = (Vec::new(), Vec::new());
@@ -248,8 +249,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Forgets keys that were revoked or expired before `before` (milliseconds since the epoch), and those of them that
-    /// are more than there may be valid ones, oldest first.
+    /// Removes keys that were revoked or expired before `before` (milliseconds since the epoch), and, oldest first,
+    /// those of them that exceed the limit of valid keys.
     pub async fn purge(&self, before: i64) -> Result<()> {
         for id in self.0.store.purge(before, now_ms(), self.0.max_keys).await? {
             self.lock().remove(&id);

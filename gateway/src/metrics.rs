@@ -1,4 +1,4 @@
-//! Measurements of this gateway: requests, invokes and deployments.
+//! Metrics of this gateway: requests, invokes and deployments.
 
 use hoistway_kit::metrics::{self, Counter, Histogram};
 use hoistway_model::{
@@ -26,7 +26,7 @@ pub struct GatewayMetrics {
     step_durations: Histogram,
 }
 
-/// Values that are read when measurements are collected.
+/// Values that are read when metrics are collected.
 #[derive(Debug)]
 pub struct Gauges {
     /// The invokes of each agent that are being answered.
@@ -38,7 +38,7 @@ pub struct Gauges {
 }
 
 impl GatewayMetrics {
-    /// Nothing measured yet. `database` is the journal's file.
+    /// Returns metrics without any values. `database` is the journal's file.
     pub fn new(database: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             database,
@@ -76,19 +76,19 @@ impl GatewayMetrics {
         })
     }
 
-    /// Counts an answered request. `route` is the pattern that it matched, so that requests cannot make new series.
+    /// Counts an answered request. `route` is the pattern that it matched, so that requests cannot create new series.
     pub fn request_answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let known =
             [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
         let method = if known.contains(method) { method.as_str() } else { "other" };
-        // Both names of the API are one.
+        // `/api/v1` and `/api` are counted as one.
         let v1 = route.strip_prefix("/api/v1/").map(|rest| format!("/api/{rest}"));
         let route = v1.as_deref().unwrap_or(route);
         self.requests.inc(&[method, route, status.as_str()]);
         self.request_durations.observe(&[method, route], took);
     }
 
-    /// Begins to measure an invoke; dropping the timer ends it.
+    /// Starts to measure an invoke; dropping the timer ends it.
     pub fn invoke_began(self: &Arc<Self>, agent: &Name) -> InvokeTimer {
         InvokeTimer { metrics: Arc::clone(self), agent: agent.clone(), began: Instant::now(), outcome: "client_gone" }
     }
@@ -99,18 +99,18 @@ impl GatewayMetrics {
         self.deployment_durations.observe(&[outcome], took);
     }
 
-    /// Measures a step of a deployment that ended.
+    /// Records the duration of a step of a deployment.
     pub fn deployment_step_ended(&self, step: &str, took: Duration) {
         self.step_durations.observe(&[step], took);
     }
 
-    /// Drops the series of a deleted agent.
+    /// Removes the series of a deleted agent.
     pub fn forget_agent(&self, agent: &Name) {
         self.invokes.forget(agent.as_str());
         self.invoke_durations.forget(agent.as_str());
     }
 
-    /// Collects all measurements. It reads files, so it must not run on a thread of the runtime.
+    /// Collects all metrics. It reads files, so it must not run on a thread of the runtime.
     pub fn collect(&self, gauges: Gauges) -> Metrics {
         let Gauges { invokes_in_flight, deployments, followers } = gauges;
         let in_flight = invokes_in_flight.into_iter();
@@ -162,7 +162,7 @@ impl InvokeTimer {
 impl Drop for InvokeTimer {
     fn drop(&mut self) {
         let agent = self.agent.as_str();
-        // An unknown agent must not make new series.
+        // An unknown agent must not create new series.
         if self.outcome != "not_found" {
             self.metrics.invokes.inc(&[agent, self.outcome]);
             self.metrics.invoke_durations.observe(&[agent], self.began.elapsed());

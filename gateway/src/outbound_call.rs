@@ -65,7 +65,7 @@ pub struct CallOut {
 }
 
 impl CallOut {
-    /// Its id.
+    /// Returns its id.
     pub fn id(&self) -> &str {
         &self.id
     }

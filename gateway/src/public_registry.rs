@@ -1,29 +1,29 @@
-//! The two names of the platform's parts: the one that is stored, and the one that the API's users know.
+//! The two names of the platform's registry: the stored one, and the one for the API's users.
 
 use hoistway_model::{
     build::BuiltImage,
     image::{ImageRef, PLATFORM_REGISTRY},
 };
 
-/// What the API's users call the platform's parts.
+/// The public name of the platform's registry.
 #[derive(Debug, Clone)]
 pub struct PublicRegistry {
     registry: String,
 }
 
 impl PublicRegistry {
-    /// `registry` is the `host:port` at which the API's users reach the platform's registry.
+    /// Returns the mapping for `registry`, the `host:port` at which the API's users reach the platform's registry.
     pub fn new(registry: impl Into<String>) -> Self {
         Self { registry: registry.into() }
     }
 
-    /// The registry's `host:port`.
+    /// Returns the registry's `host:port`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// An image as it is stored: the platform's registry under its symbolic name, by whichever of its names the
-    /// request called it.
+    /// Returns an image as it is stored: with the symbolic name of the platform's registry, whichever of its names the
+    /// request contains.
     pub fn to_symbolic(&self, image: ImageRef) -> ImageRef {
         let port = |host: &str| host.rsplit_once(':').map(|(_, port)| port.to_owned());
         let loopback = ["localhost:", "127.0.0.1:", "[::1]:"].iter().any(|alias| image.host.starts_with(alias));
@@ -32,12 +32,12 @@ impl PublicRegistry {
         if ours { image.with_host(PLATFORM_REGISTRY) } else { image }
     }
 
-    /// An image as it is shown: `HOST/REPOSITORY:TAG` that the API's user can pull.
+    /// Returns an image as it is shown: `HOST/REPOSITORY:TAG` that the API's user can pull.
     pub fn show_image(&self, image: &ImageRef) -> String {
         if image.is_platform() { image.with_host(&self.registry).display_tagged() } else { image.display_tagged() }
     }
 
-    /// `image_uri` of a built image.
+    /// Returns the `image_uri` of a built image.
     pub fn image_uri(&self, image: &BuiltImage) -> String {
         format!("{}/{}:{}", self.registry, image.repository, image.tag)
     }

@@ -1,6 +1,6 @@
-//! An interpreter or Hoistway itself that was upgraded under its agents: those whose images are outdated are built again,
-//! each from the source that its image keeps, by a deployment like any other. They are looked for whenever the agent
-//! service has been found anew, because nothing but a start of that service brings another interpreter or layout.
+//! Rebuilds of agents whose images are outdated after an upgrade of the interpreter or of Hoistway, each from the
+//! source that its image contains, by an ordinary deployment. Agents are checked whenever the connection to the agent
+//! service is new, because only a start of that service brings another interpreter or layout.
 
 use crate::{
     deploy::Deployer,
@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How long to wait before asking again what could not be answered.
+/// The first and the longest pause before a failed check is repeated.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// Runs until `shutdown`.
@@ -38,9 +38,9 @@ pub async fn run(
     shutdown.run_until_cancelled(work).await;
 }
 
-/// Begins what is to be done; an error is a passing one. One that was begun already is joined.
+/// Starts the rebuilds; an error is transient. A rebuild in progress is joined.
 async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()> {
-    // What is stopped is built when it is started.
+    // A stopped agent is rebuilt when it is started.
     let outdated = |agent: &Agent| agent.needs_rebuild && agent.phase != Phase::Stopped;
     for agent in page::of_agents(agents, |agent| outdated(&agent).then_some(agent.name)).await? {
         match deployer

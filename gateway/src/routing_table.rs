@@ -1,9 +1,9 @@
-//! The routing table: where each agent's invokes go, fed by the agent service.
+//! The routing table: the target of each agent's invokes, received from the agent service.
 //!
-//! A redeploy loses no request because of an order that both sides keep. The agent service tells every gateway the new
-//! route and ends the old revision only when each of them said that it uses nothing older. A gateway says so once the
-//! table has the new route and every invoke that had picked the old one has its connection, which the old revision
-//! then serves to its end.
+//! A redeploy loses no request because both sides keep an order. The agent service sends every gateway the new route
+//! and ends the old revision only when each of them has acknowledged that it uses nothing older. A gateway acknowledges
+//! once the table has the new route and every invoke that had picked the old one has its connection, which the old
+//! revision then serves to its end.
 
 use futures_util::StreamExt;
 use hoistway_kit::backoff::Backoff;
@@ -23,9 +23,9 @@ use std::{
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// How long to wait before the subscription is tried again, at first and at most.
+/// The first and the longest pause before the subscription is tried again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-/// How many changes may wait for the invokes that picked what they replaced.
+/// The most changes that may wait for invokes that picked the replaced targets.
 const UNACKNOWLEDGED: usize = 256;
 
 /// The routing table of one gateway.
@@ -34,18 +34,18 @@ pub struct RoutingTable(Arc<Inner>);
 
 struct Inner {
     agents: Arc<dyn AgentService>,
-    /// This gateway, as the agent service knows it.
+    /// The id of this gateway for the agent service.
     watcher: String,
     table: Mutex<HashMap<Name, Entry>>,
-    /// Counts the changes; zero until the first snapshot is in.
+    /// The number of changes; zero until the first snapshot has arrived.
     changes: watch::Sender<u64>,
-    /// Counts the snapshots.
+    /// The number of snapshots.
     subscriptions: watch::Sender<u64>,
 }
 
 struct Entry {
     route: Route,
-    /// Read-locked from picking this entry's target to having a connection to it.
+    /// Read-locked from picking this entry's target until it is connected.
     connecting: Arc<RwLock<()>>,
     running: Arc<AtomicUsize>,
 }
@@ -60,37 +60,37 @@ impl Entry {
     }
 }
 
-/// What the table says about an agent.
+/// The table's result for an agent.
 #[derive(Debug)]
 pub enum RouteLookup {
-    /// It is not in the table.
+    /// The agent is not in the table.
     Unknown,
-    /// It cannot answer now, and why.
+    /// The agent cannot answer now, with the reason.
     NotReady(String),
-    /// It can.
+    /// The agent can answer.
     Ready(PickedTarget),
 }
 
-/// Whom an agent answers.
+/// The callers that an agent answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessPolicy {
-    /// Whoever has an API key.
+    /// All callers with an API key.
     Keys,
-    /// Users for whom this identity provider vouches; nobody when the agent service does not say which.
+    /// Users that this identity provider authenticates; nobody when the agent service does not specify one.
     Users(Option<Name>),
 }
 
-/// A target, and the promise to connect to it soon: hold it until there is a connection, and no longer.
+/// A target to connect to soon: held until it is connected, and no longer.
 #[derive(Debug)]
 pub struct PickedTarget {
-    /// Where to connect to.
+    /// The target.
     pub target: Target,
-    /// Whom it answers.
+    /// Its permitted callers.
     pub access_policy: AccessPolicy,
     _connecting: OwnedRwLockReadGuard<()>,
 }
 
-/// One of the invokes that an agent may have at a time.
+/// One of an agent's concurrent invokes.
 #[derive(Debug)]
 pub struct Slot(Arc<AtomicUsize>);
 
@@ -101,14 +101,14 @@ impl Drop for Slot {
 }
 
 impl RoutingTable {
-    /// An empty table; [`RoutingTable::run`] fills it.
+    /// Returns an empty table; [`RoutingTable::run`] fills it.
     pub fn new(agents: Arc<dyn AgentService>) -> Self {
         let watcher = uuid::Uuid::now_v7().to_string();
         let (changes, subscriptions) = (watch::Sender::new(0), watch::Sender::new(0));
         Self(Arc::new(Inner { agents, watcher, table: Mutex::default(), changes, subscriptions }))
     }
 
-    /// Follows the agent service until `shutdown`. While it is away the table stays as it was.
+    /// Follows the agent service until `shutdown`. While it is unavailable the table stays as it was.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut backoff = BACKOFF;
         loop {
@@ -125,26 +125,26 @@ impl RoutingTable {
         }
     }
 
-    /// Whether there was a snapshot, so that what is missing in the table does not exist.
+    /// Whether there was a snapshot, so that an agent missing from the table does not exist.
     pub fn is_filled(&self) -> bool {
         *self.0.changes.borrow() > 0
     }
 
-    /// Tells of every subscription that has begun: then the agent service may be another than before.
+    /// Returns a receiver that reports every new subscription: the agent service may be another one than before.
     pub fn subscriptions(&self) -> watch::Receiver<u64> {
         self.0.subscriptions.subscribe()
     }
 
-    /// Tells of every later change of the table.
+    /// Returns a receiver that reports every later change of the table.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
-    /// Where an invoke of `agent` goes now.
+    /// Returns the present target of an invoke of `agent`.
     pub fn pick(&self, agent: &Name) -> RouteLookup {
         let table = self.table();
         let Some(entry) = table.get(agent) else { return RouteLookup::Unknown };
-        // Nobody waits to write-lock an entry that is in the table, so this never fails while the table is held.
+        // Only locks of entries that left the table are write-locked, so this never fails while the table is locked.
         match (&entry.route.target, entry.connecting.clone().try_read_owned()) {
             (Some(target), Ok(guard)) if entry.route.ready => RouteLookup::Ready(PickedTarget {
                 target: target.clone(),
@@ -155,12 +155,12 @@ impl RoutingTable {
         }
     }
 
-    /// Whom `agent` answers now; `None` when it is not in the table.
+    /// Returns the present access policy of `agent`; `None` when it is not in the table.
     pub fn access_policy(&self, agent: &Name) -> Option<AccessPolicy> {
         self.table().get(agent).map(Entry::access_policy)
     }
 
-    /// A place among the `limit` invokes that `agent` may have at a time, if one is free.
+    /// Returns a slot among the `limit` concurrent invokes of `agent`, if one is free.
     pub fn slot(&self, agent: &Name, limit: usize) -> Option<Slot> {
         let running = self.table().get(agent)?.running.clone();
         let more = |n: usize| (n < limit).then_some(n + 1);
@@ -168,23 +168,23 @@ impl RoutingTable {
         Some(Slot(running))
     }
 
-    /// How many invokes each agent has in flight.
+    /// Returns the number of invokes in flight of each agent.
     pub fn in_flight(&self) -> Vec<(Name, usize)> {
         let table = self.table();
         table.iter().map(|(name, entry)| (name.clone(), entry.running.load(Ordering::Acquire))).collect()
     }
 
-    /// Takes an agent out that was deleted through this gateway: its route's removal may still be on the way.
+    /// Removes an agent that was deleted through this gateway: its route's removal may not have arrived yet.
     pub fn forget(&self, agent: &Name) {
         self.table().remove(agent);
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Name, Entry>> {
-        // The table is whole after every statement, whatever panicked.
+        // The table is consistent after every statement, even after a panic.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows one subscription; ends with the reason why it ended.
+    /// Follows one subscription; returns the reason of its end.
     async fn follow(&self) -> Result<()> {
         let mut events = self.0.agents.watch_routes(self.0.watcher.clone()).await?;
         let (applied, to_acknowledge) = mpsc::channel(UNACKNOWLEDGED);
@@ -218,7 +218,7 @@ impl RoutingTable {
         Ok(())
     }
 
-    /// Puts a change into the table. What comes back are the locks of targets that are in it no more.
+    /// Applies a change to the table. Returns the locks of targets that are no longer in it.
     fn apply(&self, event: RouteEvent) -> Vec<Arc<RwLock<()>>> {
         let mut retired = Vec::new();
         {
@@ -248,7 +248,7 @@ fn entry(route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>
     let Some(before) = before else {
         return Entry { route, connecting: Arc::default(), running: Arc::default() };
     };
-    // A lock stands for a target: whoever connects to one that stays must still be waited for when it goes.
+    // A lock belongs to a target: connections to a target that stays must still be waited for when it is removed.
     let connecting = if before.route.target == route.target {
         before.connecting
     } else {

@@ -1,5 +1,4 @@
-//! Puts the gateway together and serves it; the same for its own binary, for the whole stack in one process and for
-//! tests.
+//! Assembles the gateway and serves it; the same for its own binary, for the whole stack in one process and for tests.
 
 use crate::{
     access::Access,
@@ -39,29 +38,29 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long requests in flight may go on after a shutdown began.
+/// The longest time for requests in flight after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How often the last uses of keys are written.
+/// The interval at which the last uses of keys are written.
 const WRITE_USES_EVERY: Duration = Duration::from_secs(5 * 60);
-/// How soon tidying is tried again when a service did not answer; each time after a longer pause.
+/// The first pause before tidying is retried when a service did not answer; it grows each time.
 const TIDY_AGAIN: Duration = Duration::from_secs(10);
 
-/// What the gateway works with.
+/// The gateway's dependencies.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The services.
     pub services: Services,
     /// Egress, which no deploy calls.
     pub egress: Arc<dyn EgressService>,
-    /// The key of journalled requests.
+    /// The key that encrypts journalled requests.
     pub master_key: MasterKey,
-    /// The key that opens the API.
+    /// The installation's API key.
     pub api_key: ApiKey,
-    /// The key of statements about invokes.
+    /// The key that signs statements about invokes.
     pub invoke_statements: InvokeStatementKey,
 }
 
-/// What is kept of records, and how often the rest is removed.
+/// The retention of records, and the interval of their removal.
 #[derive(Debug, Clone, Copy)]
 struct CleanupConfig {
     every: Duration,
@@ -81,7 +80,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Opens the journal and takes up the deployments that an earlier process left unfinished.
+    /// Opens the journal and resumes the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
@@ -126,8 +125,7 @@ impl Gateway {
         Ok(Self { state, router, saga, journal, tidying, shutdown })
     }
 
-    /// Answers requests until the shutdown token is cancelled; then lets what is
-    /// in flight end.
+    /// Answers requests until the shutdown token is cancelled; then waits for those in flight.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
         let Self { state, router, saga, journal, tidying, shutdown } = self;
         let subscriptions = state.routes.subscriptions();
@@ -154,8 +152,8 @@ impl Gateway {
     }
 }
 
-/// Seals anew, after a rotation of the master key, what old keys have sealed; for a gateway that does not run. Opening
-/// the gateway does it as well.
+/// Seals again, after a rotation of the master key, the data that was sealed with old keys; for a gateway that does not
+/// run. Opening the gateway does it as well.
 pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
     let journal = Journal::open(&config.service_dir().join("gateway.db")).await?;
     let resealed = saga::reseal(&journal, key).await;
@@ -163,8 +161,8 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
     resealed
 }
 
-/// Now and then: forgets old deployments, releases the tools of agents whose deletion was cut off in the middle,
-/// lets the images go that no agent uses, and gives agents the URLs of tools that moved without them.
+/// Periodically removes old deployments, releases the tools of agents whose deletion was interrupted, releases the
+/// images that no agent uses, and gives agents the URLs of tools whose moves they have missed.
 async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(tidying.every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,7 +173,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, sh
             journal.purge(tidying.journal).await?;
             state.access.audit.tidy(tidying.audit).await?;
             state.access.keys.purge(ago(tidying.audit.time)).await?;
-            // In this order: whoever is bound and is not an agent afterwards will not become one.
+            // In this order: a name that is bound and is not an agent afterwards will not become one.
             let bound = state.tools.bound_agents().await?;
             let agents: BTreeSet<Name> =
                 page::of_agents(&*state.agents, |agent| Some(agent.name)).await?.into_iter().collect();
@@ -196,7 +194,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, sh
     }
 }
 
-/// Now and then, rarely: writes when keys were used last.
+/// Periodically writes the last uses of keys.
 async fn write_last_uses(state: Arc<AppState>, shutdown: CancellationToken) {
     let mut every = tokio::time::interval(WRITE_USES_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -207,7 +205,7 @@ async fn write_last_uses(state: Arc<AppState>, shutdown: CancellationToken) {
     }
 }
 
-/// Ready when every service answers: a deploy needs them all, and what it starts needs egress.
+/// Ready when every service answers: a deploy needs them all, and a started agent needs egress.
 #[derive(Debug)]
 struct Ready {
     services: Services,

@@ -1,4 +1,4 @@
-//! What every handler can reach.
+//! The state that all handlers share.
 
 use crate::{
     access::Access, deploy::Deployer, events::Events, metrics::GatewayMetrics, oidc::Callers,
@@ -29,41 +29,42 @@ pub struct AppState {
     pub egress: Arc<dyn EgressService>,
     /// The deploy saga.
     pub deployer: Arc<dyn Deployer>,
-    /// Where agents' invokes go.
+    /// The targets of agents' invokes.
     pub routes: RoutingTable,
-    /// Who may call.
+    /// Access control.
     pub access: Access,
-    /// Who agents' callers are.
+    /// Authentication of agents' end users.
     pub callers: Callers,
-    /// The key of what egress is told about invokes.
+    /// The key that signs statements to egress about invokes.
     pub invoke_statements: InvokeStatementKey,
-    /// What things are called outside.
+    /// The public names of images.
     pub public_registry: PublicRegistry,
-    /// Bounds on what one caller can ask for.
+    /// Limits of one caller's requests.
     pub limits: Limits,
-    /// The memory that request bodies may take together; see [`crate::api::request_body::budget`].
+    /// The memory of all request bodies; see [`crate::api::request_body::budget`].
     pub bodies: Arc<SharedQuota>,
-    /// For whole lists, each in memory while it is made.
+    /// The permits of whole lists, which are in memory while they are made.
     pub lists: Lists,
-    /// What was measured last, and when that was begun.
+    /// The last collected metrics, and the time at which that collection began.
     pub scraped: Mutex<Option<(Instant, Bytes)>>,
-    /// For deploys with large sources, one at a time until it is accepted.
+    /// The permit of deploys with large sources: one at a time until it is accepted.
     pub large_deploys: LargeDeploys,
-    /// What `/readyz` asks.
+    /// The check behind `/readyz`.
     pub ready: Arc<dyn ReadyCheck>,
     /// Events for clients that follow them.
     pub events: Arc<Events>,
     /// Measurements of this gateway.
     pub metrics: Arc<GatewayMetrics>,
-    /// Cancelled when the gateway shuts down: ends the answers that follow something.
+    /// Cancelled when the gateway shuts down: ends the answers that follow a stream.
     pub closing: CancellationToken,
-    /// Room for what makes room, on a full disk.
+    /// Reserved disk space for changes that free disk space.
     pub reserve: Reserve,
-    /// Work that goes on after its answer; wait for it when shutting down.
+    /// Work that goes on after its answer; a shutdown waits for it.
     pub tasks: TaskTracker,
 }
 
-/// A copy of a source is in the request, the work, what is hashed and what is sealed: of one deploy at a time.
+/// Limits large deploys to one at a time: the source is in memory as the request, the work, the hashed bytes and the
+/// sealed bytes.
 #[derive(Debug)]
 pub struct LargeDeploys(Arc<Semaphore>);
 
@@ -74,13 +75,13 @@ impl Default for LargeDeploys {
 }
 
 impl LargeDeploys {
-    /// Waits for those that came before.
+    /// Waits for earlier large deploys.
     pub async fn acquire(&self) -> Result<OwnedSemaphorePermit> {
         self.0.clone().acquire_owned().await.map_err(|e| Error::internal("waiting for other deploys", e))
     }
 }
 
-/// So many whole lists are made at a time; the others wait, and nothing of them is in memory yet.
+/// Limits the whole lists that are made at a time; the others wait before they take any memory.
 #[derive(Debug)]
 pub struct Lists(Semaphore);
 
@@ -91,7 +92,7 @@ impl Default for Lists {
 }
 
 impl Lists {
-    /// The place of one list, as soon as there is one.
+    /// Waits for the permit of one list.
     pub async fn place(&self) -> Result<SemaphorePermit<'_>> {
         self.0.acquire().await.map_err(|e| Error::internal("waiting for other lists", e))
     }
@@ -104,18 +105,18 @@ pub trait ReadyCheck: fmt::Debug + Send + Sync + 'static {
     async fn check(&self) -> Result<()>;
 }
 
-/// Bounds on what one caller can ask for.
+/// Limits of one caller's requests.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The most bytes of one request body.
     pub max_body: usize,
-    /// How long an answer to `POST /deploy` waits when the caller does not say; public clients give up at 30 s.
+    /// The default wait of an answer to `POST /deploy`; public clients give up at 30 s.
     pub deploy_wait: Duration,
-    /// The longest that a caller may ask an answer to wait: the deployment's own deadline.
+    /// The longest wait that a caller may request: the deployment's own deadline.
     pub deploy_deadline: Duration,
-    /// How long an agent may take to answer an invoke, streams included.
+    /// The time limit of an agent's answer to an invoke, streams included.
     pub invoke_timeout: Duration,
-    /// How many invokes of one agent run at a time.
+    /// The most concurrent invokes of one agent.
     pub invoke_concurrency: usize,
     /// The most bytes of an agent's answer that is not streamed.
     pub max_answer: usize,

@@ -1,5 +1,5 @@
-//! `/api/agents/{name}/app/…`: the other routes of an agent that is a web application, for whoever may invoke it. They
-//! count as invokes do: in rate, concurrency, time and measurements.
+//! `/api/agents/{name}/app/…`: the other routes of an agent that is a web application, for every caller that may invoke
+//! it. These requests count as invokes: in rate, concurrency, time limits and metrics.
 
 use super::{
     agents::schema::AnyJson,
@@ -26,11 +26,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use std::{convert::Infallible, sync::Arc};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// Where callers find the application, as it is told.
+/// The request header with the application's root path as callers see it.
 const ROOT: HeaderName = HeaderName::from_static("x-hoistway-app-root");
-/// By what the runner tells the application's answers from its own.
+/// The header that distinguishes the application's answers from the runner's.
 const ANSWER: HeaderName = HeaderName::from_static("x-hoistway-answer");
-/// What is about one connection alone, beside what `Connection` names.
+/// Hop-by-hop headers, besides those that `Connection` lists.
 const OF_CONNECTION: [&str; 9] = [
     "connection",
     "keep-alive",
@@ -42,7 +42,8 @@ const OF_CONNECTION: [&str; 9] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// What of a request is not for the application: the caller's credentials, and what only the gateway may say.
+/// Request headers that are not passed to the application: the caller's credentials, and headers that only the gateway
+/// may set.
 const NOT_ASKED: [&str; 13] = [
     "authorization",
     KEY_HEADER,
@@ -51,7 +52,7 @@ const NOT_ASKED: [&str; 13] = [
     "expect",
     "forwarded",
     "host",
-    // WSGI would have it as the variable that names a proxy.
+    // WSGI would turn it into the variable for a proxy (`HTTP_PROXY`).
     "proxy",
     "traceparent",
     "tracestate",
@@ -60,8 +61,8 @@ const NOT_ASKED: [&str; 13] = [
     REQUEST_ID,
 ];
 const NOT_ASKED_PREFIXES: [&str; 3] = ["x-end-user-", "x-forwarded-", "x-hoistway-"];
-/// What of an answer is not for callers: what would hold for the whole origin, which all agents share, what speaks to a
-/// proxy in front, and what the gateway says itself.
+/// Answer headers that are not passed to callers: those that apply to the whole origin, which all agents share, those
+/// for a proxy in front, and those that the gateway sets itself.
 const NOT_ANSWERED: [&str; 21] = [
     "accept-ch",
     "alt-svc",
@@ -86,10 +87,10 @@ const NOT_ANSWERED: [&str; 21] = [
     "x-sendfile",
 ];
 const NOT_ANSWERED_PREFIXES: [&str; 5] = ["access-control-", "hoistway-", "x-accel-", "x-hoistway-", REQUEST_ID];
-/// Pages of agents have an origin of their own in browsers: this one is the platform's, and all agents'.
+/// Puts agents' pages into an opaque origin in browsers: this origin belongs to the platform and all agents.
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-downloads allow-forms allow-popups allow-scripts");
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .routes(routes!(app_route))
@@ -153,12 +154,12 @@ pub async fn app_route(
         }
     };
     let outcome = if head.status.is_server_error() { Code::AgentError.as_str() } else { "ok" };
-    // Nothing can be put between events that are compressed.
+    // Comments cannot be inserted between compressed events.
     let is_events = head.headers.get(header::CONTENT_TYPE).is_some_and(is_event_stream)
         && !head.headers.contains_key(header::CONTENT_ENCODING);
     let body = if begun.body.is_end_stream() {
         timer.set_outcome(outcome);
-        // Of an answer to HEAD nobody must think that what is not there is its length.
+        // The empty stream keeps the server from sending a length for an answer to HEAD.
         if is_head { Body::from_stream(stream::empty::<Result<Vec<u8>, Infallible>>()) } else { Body::empty() }
     } else {
         let mut chunks = Chunks::new(begun, is_events, timer);
@@ -170,13 +171,14 @@ pub async fn app_route(
     Ok(response)
 }
 
-/// The application's root is a directory, so that what it names relatively is below it.
+/// Redirects to the application's root as a directory, so that its relative links resolve below it.
 async fn root(Extension(OriginalUri(asked)): Extension<OriginalUri>) -> Response {
     let query = asked.query().map(|query| format!("?{query}")).unwrap_or_default();
     (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("app/{query}"))]).into_response()
 }
 
-/// The agent, and what it is sent. `asked` is the whole address, `below` that without what stands before `/agents`.
+/// Returns the agent and the request for it. `asked` is the whole address, `below` the address without the part before
+/// `/agents`.
 fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Result<(Name, Outgoing)> {
     let mut segments = below.path().splitn(5, '/').skip(2);
     let (name, rest) = (segments.next().unwrap_or_default(), segments.nth(1).unwrap_or_default());
@@ -190,7 +192,7 @@ fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Re
     let root = asked.path().strip_suffix(rest).and_then(|root| root.strip_suffix('/')).unwrap_or_default();
     let root = HeaderValue::from_str(root).map_err(|e| Error::internal("passing the request on", e))?;
     let mut passed = passed_on(headers, &NOT_ASKED, &NOT_ASKED_PREFIXES);
-    // WSGI and CGI write `-` as `_`: the application would take such a header for one that only we may send.
+    // WSGI and CGI map `-` to `_`: the application would take such a header for one that only the gateway may set.
     let doubtful: Vec<HeaderName> = passed.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
     for name in doubtful {
         passed.remove(name);
@@ -199,7 +201,7 @@ fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Re
     Ok((agent, Outgoing { method, target: format!("/app/{rest}{query}"), headers: passed }))
 }
 
-/// The head of the application's answer, and the rest of it.
+/// Returns the head of the application's answer, and the rest of it.
 async fn begin(
     state: &AppState,
     agent: Name,
@@ -221,7 +223,8 @@ async fn begin(
     .into())
 }
 
-/// The runner has no such route: the agent is no application, or the runner is older than this.
+/// The error when the runner has no such route: the agent is no web application, or its runner is older than these
+/// routes.
 fn not_an_application(agent: &Name, said: &[u8]) -> Error {
     let says = |code: &str| serde_json::from_slice::<serde_json::Value>(said).is_ok_and(|said| said["code"] == code);
     let text = if says("no_application") {
@@ -232,18 +235,18 @@ fn not_an_application(agent: &Name, said: &[u8]) -> Error {
     Error::new(Code::NotFound, text)
 }
 
-/// The headers of an answer as the caller gets them.
+/// Returns the headers of an answer for the caller.
 fn answered(given: &HeaderMap, is_events: bool) -> HeaderMap {
     let mut headers = passed_on(given, &NOT_ANSWERED, &NOT_ANSWERED_PREFIXES);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Beside the application's own policy: both hold.
+    // Added to the application's own policy: both apply.
     headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX);
     if is_events {
-        // Comments come between its events.
+        // The gateway inserts comments between its events.
         headers.remove(header::CONTENT_LENGTH);
         headers.extend(streaming::unbuffered());
     }
-    // A cache knows nothing of a key in a header of ours.
+    // Caches do not know that the key header carries a credential.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     headers
 }
@@ -252,7 +255,7 @@ fn is_event_stream(kind: &HeaderValue) -> bool {
     kind.as_bytes().get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The headers that pass through, in either direction.
+/// Returns the headers that are passed on, in either direction.
 fn passed_on(given: &HeaderMap, but: &[&str], prefixes: &[&str]) -> HeaderMap {
     let named: Vec<String> = given
         .get_all(header::CONNECTION)

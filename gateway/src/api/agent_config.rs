@@ -1,4 +1,4 @@
-//! `/api/agents/{name}/config`: what can be changed without a build.
+//! `/api/agents/{name}/config`: the configuration that can be changed without a build.
 
 use super::{
     config_fields::{self, CHANGEABLE, ConfigChangeBody, ConfigOut, llm::NamedProvider},
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(get, put, patch))
 }
@@ -41,7 +41,7 @@ pub struct AgentConfig {
     namespace: &'static str,
     /// Its image.
     image: String,
-    /// What the agent's code runs on.
+    /// The runtime of the agent's code.
     runtime: &'static str,
     #[serde(flatten)]
     config: ConfigOut,
@@ -51,7 +51,7 @@ pub struct AgentConfig {
     required_tools: Vec<String>,
     /// Always empty: policies are not supported.
     policies: Vec<String>,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -71,7 +71,7 @@ pub struct ConfigBody {
 
 /// Get an agent's configuration
 ///
-/// What can be changed without a build, in the words of the public SDK.
+/// The configuration that can be changed without a build, in the words of the public SDK.
 #[utoipa::path(get, path = "/agents/{name}/config", operation_id = "get_agent_config", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
 ), responses((status = 200, body = AgentConfig, description = "The configuration")))]
@@ -82,8 +82,8 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 
 /// Change an agent's configuration
 ///
-/// What is given replaces what was there, the rest stays. A change makes a new revision with the same image, which is
-/// swapped in without losing a request; nothing changed makes none.
+/// Members that are given replace those that were there, the rest stays. A change makes a new revision with the same
+/// image, which is swapped in without losing a request; nothing changed makes none.
 #[utoipa::path(put, path = "/agents/{name}/config", operation_id = "update_agent_config", tag = "agents", params(
     ("name" = String, Path, description = "The agent's name"),
     ("wait" = Option<String>, Query, description = "`ready` (default) or `none`"),
@@ -151,7 +151,7 @@ fn parse(
         let instead = "name the tools that the agent may call in required_tools";
         return Err(complaint("policies", "policies is not supported").with_details([instead.to_owned()]));
     }
-    // Whoever sends back what GET answered means no harm; whoever expects these to change is told.
+    // An unchanged value from a GET answer is ignored silently; a changed one with a warning.
     for (key, present) in [
         ("agent_name", agent.name.to_string()),
         ("image", state.public_registry.show_image(&agent.spec.image)),
@@ -179,7 +179,7 @@ fn parse(
     Ok((ConfigChange { agent: agent.name.clone(), config, required_tools }, named))
 }
 
-/// What agents are written in.
+/// The language of agents.
 const RUNTIME: &str = "python";
 
 async fn shape(state: &AppState, agent: Agent, warnings: Vec<String>) -> Result<AgentConfig> {

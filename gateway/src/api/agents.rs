@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How often, and how long apart, a deleted agent's bindings are released when the registry is away.
+/// The number of attempts, and the pause between them, to release a deleted agent's bindings while the registry is
+/// unavailable.
 const RELEASE_TRIES: u32 = 5;
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, delete))
 }
@@ -46,7 +47,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 
 /// Get an agent
 ///
-/// What one agent is made of, and how it is.
+/// The specification and the status of one agent.
 #[utoipa::path(
     get,
     path = "/agents/{name}",
@@ -76,12 +77,12 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
 )]
 pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult<Json<Value>> {
     let name = name.name("agent")?;
-    // A deploy that was accepted before comes to its end first, by itself or not. A caller that hangs up must not leave the
-    // second half undone.
+    // An earlier accepted deploy ends first, by itself or cancelled. The work goes on when the caller hangs up, so that
+    // it is not left half done.
     let lease = state.deployer.lease(name.clone(), Urgency::Cancel, state.limits.deploy_wait).await?;
     let was_there = lease.cancelled_others();
     match to_its_end(&state, lease, delete_whole(state.clone(), name)).await {
-        // Its first deploy was cancelled for it, and nothing of it is left.
+        // Its first deploy was cancelled for the deletion, and nothing of it is left.
         Err(e) if e.code == Code::NotFound && was_there => {}
         done => done?,
     }
@@ -89,7 +90,7 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
 }
 
 async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
-    // One that is gone already may have been cut off in the middle of its deletion: the rest is done all the same.
+    // An agent that does not exist may be left of an interrupted deletion: the rest is done all the same.
     let (delete, reserve) = (Operation::new(), &state.reserve);
     let deleted = reserve.for_freeing(|| state.agents.delete_agent(delete.clone(), name.clone())).await;
     if deleted.as_ref().is_err_and(|e| e.code != Code::NotFound) {
@@ -100,7 +101,7 @@ async fn delete_whole(state: Arc<AppState>, name: Name) -> Result<()> {
     for tries in 1.. {
         match reserve.for_freeing(|| state.tools.release_agent(release.clone(), name.clone())).await {
             Err(e) if e.code.is_transient() && tries < RELEASE_TRIES => tokio::time::sleep(RELEASE_PAUSE * tries).await,
-            // Nothing to release is as good as released.
+            // There is nothing to release.
             Err(e) if e.code == Code::NotFound => break,
             Err(e) => {
                 return Err(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list))
 }
@@ -32,10 +32,10 @@ pub struct EntryView {
     created_at: String,
     /// The key that was used.
     key: KeyRef,
-    /// What was done.
+    /// The action.
     #[schema(examples("agent.deploy"))]
     action: String,
-    /// What it was done to: a name or an id.
+    /// The name or id of the changed resource.
     target: Option<String>,
     /// The deployment, if it is one.
     deployment: Option<String>,
@@ -48,7 +48,7 @@ pub struct EntryView {
     code: Option<String>,
     /// Where the request came from.
     address: Option<String>,
-    /// What the client calls itself.
+    /// The client's user agent.
     user_agent: Option<String>,
     /// The request's id.
     request_id: String,

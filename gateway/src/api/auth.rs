@@ -1,6 +1,7 @@
-//! Who may call. Asked before anything else of a request for what is guarded is looked at, its path and method included:
-//! room, key, rate, scope, in this order. An invoke may show its user's token in place of a key, if the agent has an
-//! identity provider, and must show it if it has. What changes something is let through with its entry in the audit log.
+//! Authentication and authorization. For guarded paths this runs before anything else of a request is processed, its
+//! path and method included: room, key, rate, scope, in this order. An invoke may carry its user's token instead of a
+//! key if the agent has an identity provider, and must then carry one. A change is let through with an entry in the
+//! audit log.
 
 use super::{
     bearer,
@@ -33,27 +34,27 @@ use std::{
 };
 use tracing::Instrument;
 
-/// The other header that public clients send their key in.
+/// The other header in which public clients send their key.
 pub const KEY_HEADER: &str = "x-runagents-api-key";
-/// How many keys of one request are tried.
+/// The number of keys of one request that are tried.
 const MAX_KEYS: usize = 4;
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// The header that names the deployment of an answer.
+/// The answer header with the deployment's id.
 const DEPLOYMENT: &str = "hoistway-deployment";
-/// How the rate of a key stands (draft-ietf-httpapi-ratelimit-headers).
+/// The header with the state of the key's rate limit (draft-ietf-httpapi-ratelimit-headers).
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Who a request is from, in its extensions: a key's id or a user's. What all share is counted by it.
+/// The key or user of a request, by id, in the request's extensions. Shared quotas are counted by it.
 #[derive(Debug, Clone)]
 pub struct Holder(pub Arc<str>);
 
-/// Whether what is at `path` needs a key.
+/// Whether `path` needs a key.
 pub fn is_guarded(path: &str) -> bool {
     path == "/api" || path.starts_with("/api/") || path == "/metrics"
 }
 
-/// Lets in whoever shows a valid key that may do what the request asks for.
+/// Passes requests with a valid key that permits them.
 pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     if !is_guarded(request.uri().path()) {
         return next.run(request).await;
@@ -61,7 +62,7 @@ pub async fn guard(State(state): State<Arc<AppState>>, request: Request, next: N
     let access = &state.access;
     let (room, reserved) = match access.requests.clone().try_acquire_owned() {
         Ok(room) => (room, false),
-        // Whoever can end what takes all the room gets in.
+        // An administrator, who can end the requests that take all the room, gets a reserved permit.
         Err(_) => match access.reserved_requests.clone().try_acquire_owned() {
             Ok(room) => (room, true),
             Err(_) => return full(&state).into_response(),
@@ -77,7 +78,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
     let permission = permissions::permission(request.method(), pattern.as_ref().map(MatchedPath::as_str));
     let meters = permission.map_or(RateLimitKind::Requests, |permission| permission.meters);
     let invoke = meters == RateLimitKind::Invokes;
-    // Of an invoke: which agent, and the token that it shows.
+    // For an invoke: the agent, and the token of the request.
     let named = |pattern: &MatchedPath| permissions::target(pattern.as_str(), request.uri().path());
     let agent = pattern.as_ref().filter(|_| invoke).and_then(named).and_then(|name| Name::parse("name", &name).ok());
     let token = if invoke { end_user::token(request.headers())? } else { None };
@@ -119,7 +120,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
                 (Who::User(user), Some(token)) => InvokeCaller::of_user(token, user),
                 (_, token) => InvokeCaller::of_key(token),
             };
-            // What is not in the table yet is asked for when it is.
+            // An agent that is not in the table yet is looked up later.
             if let Some((agent, access_policy)) =
                 agent.as_ref().and_then(|agent| Some((agent, state.routes.access_policy(agent)?)))
             {
@@ -147,7 +148,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
         let answered = answered(&response);
         let refused = answered.code == Some(Code::PermissionDenied) && !pending_entry.is_open();
         let is_known = refused && !state.access.audit.is_news(&pending_entry);
-        // A task of its own: a caller that hangs up now must not leave it half written.
+        // A separate task: a caller that hangs up now does not leave the record half written.
         if !is_known {
             let ended = state.tasks.spawn(async move { end(&pending_entry, answered).await }.in_current_span());
             ended.await.map_err(|e| Error::internal("writing the audit log", e))?;
@@ -159,7 +160,7 @@ async fn admit(state: &Arc<AppState>, mut request: Request, next: Next, reserved
     Ok(PermitBody::wrap(response, (own_room, memory)))
 }
 
-/// Makes a change: first its entry, then what it does.
+/// Makes a change: writes its entry first, then runs the handler.
 async fn changed(
     state: &Arc<AppState>,
     pending_entry: &Arc<PendingAuditEntry>,
@@ -190,17 +191,17 @@ fn answered(response: &Response) -> Answered {
 async fn end(pending_entry: &PendingAuditEntry, answered: Answered) {
     let failed = answered.status.is_some_and(|status| status >= 400);
     let outcome = if failed { Outcome::Failure } else { Outcome::Success };
-    // Too many requests are no attempt at anything, and the log must not grow by them.
+    // A request over the rate is not an attempt at a change, and must not grow the log.
     if answered.code == Some(Code::ResourceExhausted) && !pending_entry.is_open() {
         return;
     }
     if let Err(e) = pending_entry.end(outcome, answered).await {
-        // The change is made, or refused, all the same, and its intent is on record.
+        // The change is made, or refused, all the same, and its intent is recorded.
         tracing::error!(cause = e.chain(), "the audit log could not be told how a change ended: {e}");
     }
 }
 
-/// Tells the audit log when a change is cut off in the middle: its caller hung up, or its handler panicked.
+/// Records in the audit log that a change was interrupted: its caller hung up, or its handler panicked.
 struct CutOff(Option<(Arc<PendingAuditEntry>, Arc<AppState>)>);
 
 impl CutOff {
@@ -243,11 +244,11 @@ fn pending_entry(
     Some(state.access.audit.pending_entry(Change { caller, action, target, named, address, user_agent }))
 }
 
-/// Who sends a request.
+/// The sender of a request.
 enum Who {
-    /// Whoever has this key.
+    /// The holder of this key.
     Key(Caller),
-    /// A user of the agent's, with no key.
+    /// A user of the agent, without a key.
     User(EndUser),
 }
 
@@ -269,7 +270,7 @@ async fn identify(
     let access_policy = match agent {
         None => None,
         Some(agent) => match state.routes.access_policy(agent) {
-            // Its route may be on its way.
+            // Its route may not have arrived yet.
             None => match state.agents.get_agent(agent.clone()).await {
                 Ok(found) => found.spec.config.identity_provider.map(|provider| AccessPolicy::Users(Some(provider))),
                 Err(e) if e.code == Code::NotFound => None,
@@ -306,7 +307,7 @@ async fn authenticate(state: &AppState, keys: Vec<&str>, address: Option<IpAddr>
     Err(failed(state, address, challenge(wrong)))
 }
 
-/// Counts a key or token that is not right, and is the answer to it.
+/// Counts a wrong key or token, and returns the error for it.
 fn failed(state: &AppState, address: Option<IpAddr>, wrong: ApiError) -> ApiError {
     match address.and_then(|address| state.access.throttle.failed(address)) {
         None => wrong,
@@ -321,7 +322,7 @@ fn challenge(error: Error) -> ApiError {
     ApiError::from(error).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
-/// Every key that a request shows, in whichever header, however often.
+/// Returns all keys of a request, from both headers.
 fn presented(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let readable = |value: &HeaderValue| value.to_str().ok().map(str::trim).filter(|text| !text.is_empty()).is_some();
     let bearers = bearer::bearers(headers);
@@ -333,8 +334,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// Where a request comes from: its peer, or whom a trusted proxy names. Of several that it names the last counts that
-/// is not a trusted proxy itself; what stands before it anybody may have written.
+/// Returns the client's address: the peer, or the address from a trusted proxy's header. Of several addresses in the
+/// header the last one that is not a trusted proxy counts; the client can have written those before it.
 fn client_address(state: &AppState, request: &Request) -> Option<IpAddr> {
     let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
     let peer = peer.ip().to_canonical();
@@ -395,7 +396,7 @@ fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: RateLimi
     }
 }
 
-/// Whole seconds, rounded up.
+/// Returns whole seconds, rounded up.
 fn seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }

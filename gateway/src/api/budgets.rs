@@ -23,15 +23,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The most of a limit that is no money.
+/// The largest value of a limit that is not an amount of money.
 const MOST: i64 = 1_000_000_000_000_000;
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(get, put, delete))
 }
 
-/// How much of models an agent may use: at least one limit. Days are those of UTC, months those of the calendar.
+/// The limits on an agent's use of models: at least one. Days are those of UTC, months those of the calendar.
 #[derive(ToSchema)]
 #[schema(as = Budget)]
 #[expect(dead_code, reason = "the members are read one by one; this describes them")]
@@ -42,9 +42,9 @@ struct BudgetIn {
     /// Tokens in a month.
     #[schema(minimum = 1)]
     tokens_per_month: Option<i64>,
-    /// What calls of models with a price cost on a day, in the currency of the prices.
+    /// The cost of calls of models with a price on a day, in the currency of the prices.
     cost_per_day: Option<Amount>,
-    /// What they cost in a month.
+    /// The cost in a month.
     cost_per_month: Option<Amount>,
     /// Calls in a minute of the clock.
     #[schema(examples(60), minimum = 1)]
@@ -61,26 +61,26 @@ pub struct BudgetOut {
     /// The limits, as they were set.
     #[schema(value_type = Object, examples(json!({"tokens_per_day": 1_000_000})))]
     budget: BTreeMap<&'static str, Amount>,
-    /// How much of each is used.
+    /// The use of each limit.
     limits: Vec<LimitOut>,
     /// Models that the agent called this month and that had no price: their calls are in no cost.
     unpriced_models: Vec<String>,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// How much of a limit is used.
+/// The use of a limit.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = BudgetLimitUse)]
 pub struct LimitOut {
     /// Which.
     #[schema(examples("tokens_per_day"))]
     limit: &'static str,
-    /// How much may be used.
+    /// The limit's value.
     most: Amount,
-    /// How much is.
+    /// The amount used.
     used: Amount,
     /// The part that is used; more than 1 when calls in flight went beyond.
     #[schema(examples(0.82))]
@@ -92,8 +92,8 @@ pub struct LimitOut {
 
 /// Get an agent's budget
 ///
-/// How much of models the agent may use, and how much it has used; without a budget there are no limits. A budget belongs to the agent's
-/// name: it stays when the agent is deleted, and with it what was used.
+/// The limits on the agent's use of models, and its use of them; without a budget there are no limits. A budget belongs
+/// to the agent's name: it stays when the agent is deleted, and with it what was used.
 #[utoipa::path(
     get, path = "/agents/{name}/budget", tag = "usage", operation_id = "get_agent_budget",
     params(("name" = String, Path, description = "The agent's name")),
@@ -136,7 +136,7 @@ pub async fn put(State(state): State<Arc<AppState>>, name: Segment, body: WholeB
     Ok(Json(BudgetOut { warnings, ..shape(agent, budget) }))
 }
 
-/// Which limits stop the agent at once.
+/// Returns the warnings about limits that stop the agent at once.
 fn used_up(limits: &[LimitUse]) -> Vec<String> {
     let full = limits.iter().filter(|at| at.used >= at.most);
     let warning = |LimitUse { limit, most, used, resets_at }: &LimitUse| {
@@ -163,7 +163,7 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     Ok(Json(DELETED))
 }
 
-/// Why there is no budget: there is no such agent, or it has none.
+/// Returns the error for a missing budget: there is no such agent, or it has none.
 async fn missing(state: &AppState, agent: Name) -> Error {
     match state.agents.get_agent(agent.clone()).await {
         Ok(_) => {
@@ -185,7 +185,7 @@ fn parse(body: &[u8]) -> Result<Budget> {
         };
         limits.extend(most.map(|most| (limit, most)));
     }
-    // A limit that is misspelt would not be enforced.
+    // A misspelt limit would not be enforced.
     given.refuse_unknown()?;
     Budget::new(limits)
 }

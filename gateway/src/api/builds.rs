@@ -17,7 +17,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get))
 }
@@ -92,7 +92,7 @@ pub async fn list(
     let before = query.text("before").map(str::to_owned);
     let wanted = BuildQuery { agent: query.name("agent")?, before, limit: page.look_up() };
     let builds = state.builds.list_builds(wanted).await?;
-    // One image may have been built several times: attempts have an order, images have none.
+    // One image may have several builds: attempts are ordered, images are not.
     let shown: Vec<BuildOut> = builds.into_iter().map(|build| shape(build, &state.public_registry)).collect();
     Ok(page.answer(&uri, shown, |build| &build.attempt))
 }

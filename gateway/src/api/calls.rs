@@ -11,16 +11,16 @@ use hoistway_model::{Code, Name, Result, egress::CallQuery};
 use std::sync::Arc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
 /// List an agent's outbound calls
 ///
-/// What the agent called through egress and what came of it, newest first, page by page: calls of its tools, refused ones
-/// among them, and of other hosts where its network is open. A call is recorded when it has ended. Records outlive their
-/// agent, and are listed for as long as they are kept.
+/// The agent's calls through egress and their outcomes, newest first, page by page: calls of its tools, refused ones
+/// among them, and of other hosts where its network is open. A call is recorded when it has ended. Records outlive
+/// their agent, and are listed for as long as they are kept.
 #[utoipa::path(
     get, path = "/agents/{name}/calls", tag = "agents", operation_id = "list_agent_calls",
     params(
@@ -55,7 +55,7 @@ pub async fn list(
     Ok(page.answer(&uri, calls.into_iter().map(CallOut::from).collect(), CallOut::id))
 }
 
-/// Fails for an agent that neither exists nor has left records.
+/// Fails for an agent that neither exists nor has records.
 async fn check_known(state: &AppState, agent: Name) -> Result<()> {
     match state.agents.get_agent(agent.clone()).await {
         Err(e) if e.code == Code::NotFound => {

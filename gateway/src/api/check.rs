@@ -23,11 +23,11 @@ pub struct CheckOut {
     /// Milliseconds until the head of that answer, an access token's included.
     #[schema(required, examples(120))]
     latency_ms: Option<u64>,
-    /// What was checked, in order. What could not be checked is not there.
+    /// The checks, in order, without those that could not be made.
     checks: Vec<CheckStepOut>,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CheckStep)]
 pub struct CheckStepOut {
@@ -38,7 +38,7 @@ pub struct CheckStepOut {
     /// Whether it is as it should be.
     #[schema(examples(false))]
     ok: bool,
-    /// What was found, and what to do.
+    /// The finding, and advice.
     #[schema(examples(
         "the tool answered 401: the credential was not accepted; PUT /api/tools/stripe-api/credentials stores another one"
     ))]

@@ -1,5 +1,5 @@
-//! An agent's configuration in the public API: how a deploy and a change say it, and how it is shown. Whatever is
-//! added to [`AgentConfig`] has its public side here.
+//! An agent's configuration in the public API: the members of a deploy and of a change, and the form in answers. Every
+//! member of [`AgentConfig`] has its public side here.
 
 pub mod env;
 pub mod llm;
@@ -18,10 +18,10 @@ use llm::NamedProvider;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// What a deploy says of the agent itself.
+/// The configuration of the agent in a deploy.
 #[derive(Debug, ToSchema)]
 pub struct DeployConfig {
-    /// What the agent finds in the variable `SYSTEM_PROMPT`.
+    /// The value of the agent's variable `SYSTEM_PROMPT`.
     pub system_prompt: Option<String>,
     /// The models that the agent uses, each role at most once.
     #[schema(max_items = 4)]
@@ -31,19 +31,20 @@ pub struct DeployConfig {
     /// Variables of the agent's environment, no name twice. Answers mask their values, logs and errors those that are secret.
     #[schema(max_items = 1000)]
     pub env: Option<Vec<DeployVariable>>,
-    /// What the agent is written with, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`, `smolagents`,
-    /// `llamaindex`, `autogen`, `google-adk`, `strands`, `mcp`, `fastapi`, `starlette`, `flask`, `django` or `custom`. It is shown with
-    /// the agent; another one is shown too, with a warning.
+    /// The framework of the agent, in any letter case: `langchain`, `langgraph`, `crewai`, `openai`, `pydantic-ai`,
+    /// `smolagents`, `llamaindex`, `autogen`, `google-adk`, `strands`, `mcp`, `fastapi`, `starlette`, `flask`, `django`
+    /// or `custom`. It is shown with the agent; another one is shown too, with a warning.
     #[schema(examples("langchain"))]
     pub framework: Option<String>,
     /// The name of a registered identity provider that authenticates the agent's callers.
     pub identity_provider: Option<String>,
-    /// What the agent is for, in words for people. It is shown with the agent, which finds it in `AGENT_DESCRIPTION`.
+    /// The purpose of the agent, in words for people. It is shown with the agent, which finds it in
+    /// `AGENT_DESCRIPTION`.
     #[schema(examples("Answers questions about the weather"))]
     pub description: Option<String>,
 }
 
-/// Reads what a deploy says, and where in its body each model was.
+/// Reads a deploy's configuration; returns with it the path of each model in the body.
 pub fn of_deploy(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfig, Vec<String>)> {
     let system_prompt = variable(root, SYSTEM_PROMPT)?.unwrap_or_default();
     let description = variable(root, DESCRIPTION)?.unwrap_or_default();
@@ -55,7 +56,7 @@ pub fn of_deploy(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Agent
     Ok((AgentConfig { system_prompt, llm, env, identity_provider, framework, description }, llm_paths))
 }
 
-/// A member whose text the agent finds in a variable.
+/// A member whose text the agent receives in a variable.
 type InVariable = (&'static str, &'static str);
 const SYSTEM_PROMPT: InVariable = ("system_prompt", platform::SYSTEM_PROMPT);
 const DESCRIPTION: InVariable = ("description", platform::AGENT_DESCRIPTION);
@@ -66,7 +67,7 @@ fn variable(root: &mut Object, (member, variable): InVariable) -> Result<Option<
     Ok(text)
 }
 
-/// A framework's public name. One that is not known is kept as it is.
+/// Returns a framework's public name. An unknown name is kept unchanged, with a warning.
 fn known_framework(text: &str, warnings: &mut Vec<String>) -> String {
     if let Some(known) = Framework::parse(text) {
         return known.as_str().to_owned();
@@ -78,7 +79,7 @@ fn known_framework(text: &str, warnings: &mut Vec<String>) -> String {
     text
 }
 
-/// What a change says of the configuration: what is given replaces what was there, the rest stays.
+/// A change of the configuration: what is given replaces what was there, the rest stays.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "`of_change` reads it; this describes it")]
 pub struct ConfigChangeBody {
@@ -89,14 +90,14 @@ pub struct ConfigChangeBody {
     /// Every model of the agent.
     #[schema(max_items = 4)]
     llm_configs: Option<Vec<ModelChange>>,
-    /// What the agent is for; an empty string removes it.
+    /// The purpose of the agent; an empty string removes it.
     description: Option<String>,
 }
 
-/// What a change can name.
+/// The members that a change can have.
 pub const CHANGEABLE: &str = "system_prompt, identity_provider, llm_configs, description";
 
-/// Reads what a change says, and the registered providers that it names.
+/// Reads a change, and the registered providers that it refers to.
 pub fn of_change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(AgentConfigChange, Vec<NamedProvider>)> {
     let (system_prompt, description) = (variable(root, SYSTEM_PROMPT)?, variable(root, DESCRIPTION)?);
     let identity_provider = match root.string("identity_provider")? {
@@ -121,16 +122,16 @@ pub struct SpecConfig {
     /// The identity provider that authenticates its callers; null when there is none.
     #[schema(required)]
     identity_provider: Option<String>,
-    /// What it is written with, as it was deployed; null when nothing was said.
+    /// The agent's framework, as it was deployed; null when none was given.
     #[schema(required, examples("langgraph"))]
     framework: Option<String>,
-    /// What it is for; empty when nothing was said.
+    /// The agent's purpose; empty when none was given.
     #[schema(examples("Answers questions about the weather"))]
     description: String,
 }
 
 impl SpecConfig {
-    /// A configuration with these variables, whose values are masked where they must be.
+    /// Returns a configuration with these variables; secret values are masked.
     pub fn of(config: AgentConfig, env: impl IntoIterator<Item = (String, String)>) -> Self {
         let models = config.llm.into_iter();
         Self {
@@ -155,12 +156,12 @@ pub struct ConfigOut {
     identity_provider: String,
     /// Its models, each role at most once.
     llm_configs: Vec<ModelConfig>,
-    /// What it is for; may be empty.
+    /// The agent's purpose; may be empty.
     description: String,
 }
 
 impl ConfigOut {
-    /// A configuration, with what is known of the registered providers of its models.
+    /// Returns a configuration with the known data of its models' registered providers.
     pub async fn of(state: &AppState, config: AgentConfig) -> Result<Self> {
         let mut llm_configs = Vec::with_capacity(config.llm.len());
         for model in config.llm {
@@ -194,12 +195,12 @@ pub struct DeployModel {
     /// The model, as its provider calls it.
     #[schema(max_length = 2048, examples("gpt-4o-mini"))]
     pub model: String,
-    /// What the model is for. Letter case does not matter, and `default` means `chat`. Default: `chat`.
+    /// The use of the model. Letter case does not matter, and `default` means `chat`. Default: `chat`.
     #[schema(inline)]
     pub role: Option<DeployRole>,
 }
 
-/// What a model is for.
+/// The use of a model.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub enum DeployRole {
@@ -266,7 +267,7 @@ pub struct ModelConfig {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AgentModel)]
 pub struct ModelOut {
-    /// What it is for: `chat`, `embedding`, `classify` or `reranking`.
+    /// The use of the model: `chat`, `embedding`, `classify` or `reranking`.
     #[schema(examples("chat"))]
     role: &'static str,
     /// `openai`, `anthropic`, `bedrock`, `ollama` or a registered provider's name.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use url::Url;
 
-/// How long a browser may remember what is allowed.
+/// The time for which a browser may cache the answer to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The layer that answers preflights and marks answers for the origins in the setting `allowed_origins`, `*` being every
-/// one; nothing when there are none. Cookies are no credentials here, so none are allowed.
+/// Returns the layer that answers preflights and marks answers for the origins in the setting `allowed_origins`, where
+/// `*` stands for every origin; `None` when there are no origins. The API does not use cookies, so none are allowed.
 pub fn layer(allowed_origins: &[String]) -> Result<Option<CorsLayer>> {
     if allowed_origins.is_empty() {
         return Ok(None);
@@ -51,7 +51,7 @@ pub fn layer(allowed_origins: &[String]) -> Result<Option<CorsLayer>> {
     Ok(Some(layer.max_age(MAX_AGE)))
 }
 
-/// An origin as browsers send it: scheme, host and a port that is not the scheme's.
+/// Parses an origin as browsers send it: scheme, host and a port that is not the scheme's default.
 fn parse(origin: &str) -> Result<HeaderValue, String> {
     let url = Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let normalised = url.map(|url| url.origin().ascii_serialization());
@@ -64,7 +64,7 @@ fn parse(origin: &str) -> Result<HeaderValue, String> {
     }
 }
 
-/// Answers a preflight with 204: there is nothing to read in it.
+/// Answers a preflight with 204: it has no body.
 pub async fn no_content(request: Request, next: Next) -> Response {
     let asks =
         request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);

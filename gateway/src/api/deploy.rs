@@ -1,4 +1,4 @@
-//! `POST /api/deploy`: reads the request, hands it to the saga and waits as long as the caller wants to.
+//! `POST /api/deploy`: reads the request, passes it to the saga and waits as long as the caller requested.
 
 use super::{
     deploy_request::{
@@ -32,10 +32,10 @@ use tokio::{sync::watch, time::timeout};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// What the answer waits for.
+/// The event that the answer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Wait {
-    /// The new revision answers, or it is known why not.
+    /// The new revision answers, or has failed.
     #[default]
     Ready,
     /// The image is built.
@@ -57,17 +57,17 @@ impl FromStr for Wait {
     }
 }
 
-/// How to deploy.
+/// The options of a deploy.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the parameters are read one by one; this describes them")]
 struct Parameters {
-    /// What the answer waits for: `ready`, the agent answers; `built`, its image is built; `none`, the deploy is
-    /// checked and accepted. Letter case does not matter. Default: `ready`.
+    /// The event that the answer waits for: `ready`, the agent answers; `built`, its image is built; `none`, the deploy
+    /// is checked and accepted. Letter case does not matter. Default: `ready`.
     #[param(inline)]
     wait: Option<WaitFor>,
-    /// How many seconds the answer waits at most. The default is 25, and the most is the time limit of a deployment,
-    /// 900 unless the operator set another. The deploy goes on when the waiting ends.
+    /// The most seconds that the answer waits. The default is 25, and the most is the time limit of a deployment, 900
+    /// unless the operator set another. The deploy goes on when the waiting ends.
     #[param(minimum = 0, maximum = 900)]
     timeout: Option<u32>,
     /// Refuses a deploy that requires tools which are not registered, instead of a warning.
@@ -107,7 +107,7 @@ struct Created {
     #[schema(value_type = String, required = false, examples("127.0.0.1:29085/hello:0c67cd1d8fc8"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_uri: Option<String>,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -126,13 +126,13 @@ pub struct Underway {
     /// The deployment, for `GET /api/deployments/{id}`.
     #[schema(value_type = String, format = "uuid")]
     deployment: DeploymentId,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(deploy))
 }
@@ -257,12 +257,12 @@ pub struct WaitOptions {
 }
 
 impl WaitOptions {
-    /// Waits for a ready agent for so long.
+    /// Returns a wait of at most `patience` for a ready agent.
     pub fn up_to(patience: Duration, base: ApiBase) -> Self {
         Self { wait: Wait::default(), patience, base }
     }
 
-    /// From `?wait=` and `?timeout=`.
+    /// Reads `?wait=` and `?timeout=`.
     pub fn of(state: &AppState, base: ApiBase, query: &Query) -> Result<Self> {
         let longest = u32::try_from(state.limits.deploy_deadline.as_secs()).unwrap_or(u32::MAX);
         let wait = query.one_of::<Wait>("wait")?.unwrap_or_default();
@@ -271,18 +271,19 @@ impl WaitOptions {
     }
 }
 
-/// A deployment of which enough is known to answer.
+/// A deployment that is far enough to answer.
 #[derive(Debug)]
 pub struct Done {
-    /// How far it is.
+    /// The progress of the deployment.
     pub seen: Progress,
-    /// Everything worth saying.
+    /// All warnings.
     pub warnings: Vec<String>,
     /// The headers of the answer.
     pub headers: [(header::HeaderName, HeaderValue); 2],
 }
 
-/// Has `work` carried out and waits for it as asked. Not done in time: the answer that says where to look.
+/// Has `work` carried out and waits for it as requested. Returns the answer with the deployment's id if it is not done
+/// in time.
 pub async fn carry_out(
     state: &AppState,
     work: DeploymentKind,
@@ -312,7 +313,7 @@ async fn carry_out_strictly(
         Some(Err(error)) => {
             return Err(ApiError::after_work_started(error.clone()).with_header(DEPLOYMENT, id_text(id)?));
         }
-        // Only a deploy has something to tell before its revision is up.
+        // Only a deploy has results to report before its revision is up.
         None if !is_deploy || !seen.is_built() => return underway(base, agent, id, warnings).map(Err),
         Some(Ok(outcome)) => {
             warnings.extend(outcome.pending.as_ref().map(|reason| format!("the agent is Pending: {reason}")));
@@ -328,7 +329,7 @@ async fn carry_out_strictly(
     Ok(Ok(Done { seen, warnings, headers }))
 }
 
-/// The header that names the deployment in every answer to an accepted deploy.
+/// The header with the deployment's id in every answer to an accepted deploy.
 pub const DEPLOYMENT: header::HeaderName = header::HeaderName::from_static("hoistway-deployment");
 
 fn id_text(id: DeploymentId) -> Result<HeaderValue> {
@@ -340,7 +341,7 @@ async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (De
     body.read(move |bytes| deploy_request::parse(bytes, &state.public_registry)).await
 }
 
-/// The operator's own bounds; the platform's are older than they.
+/// Checks the operator's limits, which are lower than the platform's.
 fn within_source_limits(request: &DeployRequest, limits: &Limits) -> Result<()> {
     let Source::Files(source) = &request.source else { return Ok(()) };
     let bytes = source.files.bytes();
@@ -356,14 +357,14 @@ fn within_source_limits(request: &DeployRequest, limits: &Limits) -> Result<()> 
     Ok(())
 }
 
-/// How far the deployment is when there is enough to answer, or when the caller's patience ends. A sender that is gone
+/// Returns the deployment's progress once it is enough to answer, or when the caller's wait ends. A closed channel
 /// means that this process is shutting down.
 async fn follow(progress: &mut watch::Receiver<Progress>, wait: Wait, patience: Duration) -> Result<Progress> {
     let enough = |seen: &Progress| {
         seen.done.is_some()
             || match wait {
                 Wait::Ready => false,
-                // An image deploy has nothing to build: what there is to wait for is the agent.
+                // A deploy of an image has no build: its answer waits for the agent.
                 Wait::Built => seen.wants_build && seen.is_built(),
                 Wait::None => true,
             }

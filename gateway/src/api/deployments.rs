@@ -23,7 +23,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(cancel))
 }
@@ -56,7 +56,7 @@ pub struct DeploymentOut {
     build_id: Option<String>,
     /// The image of that build.
     image_uri: Option<String>,
-    /// What was worth saying when it was accepted.
+    /// The warnings of its acceptance.
     warnings: Vec<String>,
     /// Why it failed.
     error: Option<FailureOut>,
@@ -103,7 +103,7 @@ pub struct FailureOut {
     code: &'static str,
     /// Lines that prove it.
     details: Vec<String>,
-    /// What to do, where the text does not say so.
+    /// Advice, where the text does not contain it.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'static str>,

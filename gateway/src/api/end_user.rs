@@ -1,7 +1,7 @@
-//! The people behind invokes: the token that a request shows for one, and what they are told who are not let in.
+//! The users behind invokes: the token of a request, and the answers to rejected tokens.
 //!
-//! A token is checked before the request's body is read (`auth.rs`), against the provider that the agent has then. Should
-//! the agent have another one when the invoke is about to be sent, it is checked against that one first.
+//! A token is checked before the request's body is read (`auth.rs`), against the agent's provider at that time. If the
+//! agent has another provider when the invoke is about to be sent, the token is checked against that provider first.
 
 use super::{
     bearer::{bearer, bearers},
@@ -23,12 +23,12 @@ use tokio::time::Instant;
 
 /// The header for a token where `Authorization` has the API key.
 pub const TOKEN_HEADER: &str = "x-end-user-token";
-/// The header in which the agent reads who the user is. Nobody but the gateway can set it.
+/// The header in which the agent receives the user's id. Only the gateway can set it.
 const USER: HeaderName = HeaderName::from_static("x-end-user-id");
-/// The header from which egress learns it.
+/// The header from which egress reads the user.
 const STATEMENT: HeaderName = HeaderName::from_static(HEADER);
 
-/// For whom an invoke is.
+/// The caller of an invoke.
 #[derive(Debug, Clone)]
 pub struct InvokeCaller {
     token: Option<Secret>,
@@ -36,7 +36,7 @@ pub struct InvokeCaller {
     has_key: bool,
 }
 
-/// The token that a request shows. Of two it could not be told which one counts.
+/// Returns the token of a request. Two different tokens are refused, since either could be the valid one.
 pub fn token(headers: &HeaderMap) -> ApiResult<Option<Secret>> {
     let text = |value: &'_ HeaderValue| value.to_str().ok().map(str::trim).map(str::to_owned);
     let bearers = bearers(headers);
@@ -54,23 +54,23 @@ pub fn token(headers: &HeaderMap) -> ApiResult<Option<Secret>> {
     Err(with_challenge(error, Some(("invalid_request", text))))
 }
 
-/// Whether a bearer's text is a JSON Web Token; API keys begin otherwise and have no dots.
+/// Whether a bearer's text is a JSON Web Token; API keys begin differently and have no dots.
 pub fn is_token(text: &str) -> bool {
     text.starts_with("ey") && text.contains('.')
 }
 
 impl InvokeCaller {
-    /// Of a caller who shows an API key, and perhaps a token for a user.
+    /// Returns a caller with an API key, and perhaps a token for a user.
     pub fn of_key(token: Option<Secret>) -> Self {
         Self { token, user: None, has_key: true }
     }
 
-    /// Of a user who shows their token and nothing else.
+    /// Returns a user with a token and no API key.
     pub fn of_user(token: Secret, user: EndUser) -> Self {
         Self { token: Some(token), user: Some(user), has_key: false }
     }
 
-    /// Whether it is enough for `access_policy`.
+    /// Whether the credentials suffice for `access_policy`.
     pub fn satisfies(&self, access_policy: &AccessPolicy) -> bool {
         match (access_policy, &self.user) {
             (AccessPolicy::Keys, _) => self.has_key,
@@ -79,7 +79,7 @@ impl InvokeCaller {
         }
     }
 
-    /// Who the agent is told that the user is: whoever was checked for `access_policy`, and nobody else.
+    /// Returns the id that the agent receives: that of the user who was checked, if `access_policy` requires one.
     pub fn user_for(&self, access_policy: &AccessPolicy) -> Option<&str> {
         match access_policy {
             AccessPolicy::Keys => None,
@@ -87,7 +87,7 @@ impl InvokeCaller {
         }
     }
 
-    /// Makes it enough for `access_policy`, if the token says so.
+    /// Authenticates the caller for `access_policy` with the token.
     pub async fn authenticate_for(
         &mut self,
         state: &AppState,
@@ -108,7 +108,7 @@ impl InvokeCaller {
     }
 }
 
-/// The user of `token`, if the agent's provider vouches for them.
+/// Returns the user of `token`, if the agent's provider accepts it.
 pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) -> Result<EndUser, Denied> {
     match provider {
         Some(provider) => state.callers.admit(provider, token).await,
@@ -119,8 +119,8 @@ pub async fn admit(state: &AppState, provider: Option<&Name>, token: &Secret) ->
     }
 }
 
-/// The headers that say what invoke it is: whose, to the agent, and all of it through the agent to egress, until the
-/// invoke's deadline.
+/// Returns the headers that identify the invoke: the user for the agent, and the whole statement that the agent passes
+/// on to egress, valid until the invoke's deadline.
 pub fn headers(
     key: &InvokeStatementKey,
     agent: &Name,
@@ -137,13 +137,13 @@ pub fn headers(
     let statement = key.issue(agent, &invoke, now_ms().saturating_add(left))?;
     let mut headers = vec![(STATEMENT, HeaderValue::from_str(&statement).map_err(failed)?)];
     if let Some(user) = user {
-        // In UTF-8; control characters were refused with the token.
+        // In UTF-8; a token with control characters was already refused.
         headers.push((USER, HeaderValue::from_bytes(user.as_bytes()).map_err(failed)?));
     }
     Ok(headers)
 }
 
-/// The answer to a token that opens nothing.
+/// Returns the answer to a refused token.
 pub fn refused(denied: Denied) -> ApiError {
     match denied {
         Denied::Refused(refusal) => {
@@ -162,13 +162,13 @@ pub fn refused(denied: Denied) -> ApiError {
     }
 }
 
-/// The answer to a token for what has no use for it. Whether there is such an agent is not said to strangers.
+/// Returns the answer to a token for a route that does not accept it. It does not reveal whether the agent exists.
 pub fn stranger() -> ApiError {
     let text = "this token opens nothing here: an API key is needed, or a token of the agent's own identity provider";
     with_challenge(Error::new(Code::Unauthenticated, text).into(), None)
 }
 
-/// The answer to an API key without a token.
+/// Returns the answer to an API key without a token.
 fn unnamed(agent: &Name) -> ApiError {
     let text = format!(
         "agent \"{agent}\" must know its user: send a token of its identity provider, as \"Authorization: Bearer TOKEN\" \
@@ -177,7 +177,7 @@ fn unnamed(agent: &Name) -> ApiError {
     with_challenge(Error::new(Code::Unauthenticated, text).into(), None)
 }
 
-/// RFC 6750, section 3.
+/// Adds the challenge of RFC 6750, section 3.
 fn with_challenge(error: ApiError, told: Option<(&str, &'static str)>) -> ApiError {
     let text = match told {
         None => "Bearer".to_owned(),

@@ -1,4 +1,4 @@
-//! How an error leaves the gateway: one JSON shape, and its cause in the log, once.
+//! Errors as answers of the gateway: one JSON shape, and the cause logged once.
 
 use axum::{
     Json,
@@ -17,7 +17,7 @@ use utoipa::{
     },
 };
 
-/// When a caller who was told 429 or 503 may come again, where nobody knows better.
+/// The `Retry-After` of 429 and 503 answers for which no other time is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// An error with the HTTP status that answers it.
@@ -31,7 +31,8 @@ pub struct ApiError {
     of_a_stranger: bool,
 }
 
-/// An answer to somebody who has been refused often, in its extensions: its log would be written by whoever asks.
+/// Marks an answer to a client that was refused often, in its extensions. Such answers are not logged: the client could
+/// fill the log.
 #[derive(Debug, Clone, Copy)]
 pub struct OfAStranger;
 
@@ -44,10 +45,11 @@ impl ApiError {
         Self { status, error, headers: Vec::new(), retry_after: RETRY_AFTER, logged: false, of_a_stranger: false }
     }
 
-    /// What a deployment ended with after work on it had started: 500 with the cause in `code`, so that nobody takes
-    /// a failed build or tool for a gateway that is away. What the caller can mend or wait for keeps its status.
+    /// The error of a deployment after work on it had started: 500 with the cause in `code`, so that clients do not
+    /// take a failed build or tool for an unavailable gateway. Errors that the caller can fix or wait out keep their
+    /// status.
     ///
-    /// The saga has logged it, however many callers wait for it.
+    /// The saga has logged it, once for all waiting callers.
     pub fn after_work_started(error: Arc<Error>) -> Self {
         let status = match error.code {
             Code::InvalidArgument | Code::Conflict | Code::ResourceExhausted | Code::InsufficientStorage => {
@@ -58,30 +60,30 @@ impl ApiError {
         Self { logged: true, ..Self::with_status(status, error) }
     }
 
-    /// The same with one more header.
+    /// Returns the error with one more header.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// The same for a caller who is told 429 or 503 and may come again after `wait`.
+    /// Returns the error with the time after which the caller may retry a 429 or 503.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = wait;
         self
     }
 
-    /// The answer is one of many to somebody without a credential; it is not logged as others are.
+    /// Marks the answer as one of many to a client without a credential; it is not logged as others are.
     pub fn of_a_stranger(mut self) -> Self {
         self.of_a_stranger = true;
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The error.
+    /// Returns the error.
     pub fn error(&self) -> &Error {
         &self.error
     }
@@ -90,7 +92,7 @@ impl ApiError {
         let chain = self.error.chain();
         let (code, message) = (self.error.code.as_str(), self.error.message.as_str());
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            // Somebody is not up yet, and says so itself; callers that ask again and again must not fill the log.
+            // A service that is not up yet logs that itself; clients that poll must not fill the log.
             tracing::info!(target: "hoistway::error", code, chain, "{message}");
         } else if self.status.is_server_error() {
             tracing::error!(target: "hoistway::error", code, chain, "{message}");
@@ -110,9 +112,9 @@ impl From<Error> for ApiError {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorBody {
-    /// What happened and what to do, for people. It names the field of the request where there is one to blame.
+    /// The cause and the remedy, for people. It names the field of the request where there is one to blame.
     error: String,
-    /// What happened, for programs.
+    /// The kind of error, for programs.
     #[schema(value_type = ErrorCode)]
     code: &'static str,
     /// The request, as the header `X-Request-Id` and the log name it.
@@ -122,13 +124,13 @@ pub struct ErrorBody {
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<String>,
-    /// What to do, where the text does not say so.
+    /// Advice, where the text does not contain it.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<&'static str>,
 }
 
-/// The values of `code`, as the document lists them.
+/// The values of `code`, as the OpenAPI document lists them.
 #[derive(Debug)]
 pub struct ErrorCode;
 
@@ -162,14 +164,14 @@ impl IntoResponse for ApiError {
         };
         let mut response = (self.status, Json(body)).into_response();
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            // Whole seconds, rounded up: who comes too early comes in vain.
+            // Whole seconds, rounded up: a retry before that time fails.
             let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if self.of_a_stranger {
             response.extensions_mut().insert(OfAStranger);
         }
-        // The audit log is told the code too.
+        // The code is for the audit log too.
         response.extensions_mut().insert(self.error.code);
         for (name, value) in self.headers {
             response.headers_mut().insert(name, value);

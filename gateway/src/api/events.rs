@@ -1,4 +1,4 @@
-//! `GET /api/events`: what happens, as Server-Sent Events.
+//! `GET /api/events`: events as Server-Sent Events.
 
 use super::{auth::Holder, error::ApiResult, query::Query, streaming};
 use crate::{
@@ -23,14 +23,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How soon a client that lost its connection comes back.
+/// The time after which a client that lost its connection reconnects.
 const RETRY: Duration = Duration::from_secs(2);
-/// The last event that a client has, as `EventSource` sends it.
+/// The id of the last event that a client received, as `EventSource` sends it.
 const LAST_EVENT_ID: &str = "last-event-id";
-/// Events are missing before what follows.
+/// The type of the event that reports missing events before the next one.
 const RESET: &str = "reset";
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(follow))
 }
@@ -53,8 +53,8 @@ pub struct EventOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     agent: Option<&'a Name>,
-    /// What else there is to know, such as `deployment`, `step`, `duration_ms`, `phase`, `reason`, `error`; of a call
-    /// that ended its record, as `GET /api/agents/{name}/calls` lists it.
+    /// Further members, such as `deployment`, `step`, `duration_ms`, `phase`, `reason`, `error`; of a call that ended
+    /// its record, as `GET /api/agents/{name}/calls` lists it.
     #[schema(value_type = Object)]
     data: &'a Value,
 }
@@ -92,7 +92,7 @@ pub async fn follow(
     };
     let place = state.events.follower(&holder)?;
     let from = after.unwrap_or_else(|| state.events.last());
-    // The id goes first, so that a client which loses its connection before the first event misses nothing.
+    // The id comes first, so that a client that loses its connection before the first event misses nothing.
     let first = sse::Event::default().retry(RETRY).id(show_place(from));
     let events = state.events.follow(from).map(Source::Events);
     let calls = match wanted.is_of_type(CALL_ENDED) {
@@ -110,15 +110,15 @@ pub async fn follow(
         .into_response())
 }
 
-/// Where an event comes from.
+/// The source of an event.
 enum Source {
-    /// Those that are repeated to who comes back.
+    /// Events that are repeated to clients that reconnect.
     Events(Next<Event>),
     /// Calls of agents.
     Calls(Next<Event>),
 }
 
-/// A client, and the place that it has reached.
+/// A client, and its position in the events.
 struct Follower {
     wanted: Wanted,
     /// The last event with an id.
@@ -176,7 +176,7 @@ impl Follower {
     }
 }
 
-/// What one client wants to know.
+/// The events that one client requested.
 struct Wanted {
     agent: Option<Name>,
     types: Vec<String>,
@@ -184,7 +184,7 @@ struct Wanted {
 
 impl Wanted {
     fn wants(&self, event: &Event) -> bool {
-        // Whoever may have missed something is told so, whatever was asked for.
+        // A client that may have missed events is notified, whatever types it requested.
         let says_gap = event.kind == RESET || event.kind == CALLS_MISSED && self.is_of_type(CALL_ENDED);
         let of_agent = self.agent.is_none() || self.agent == event.agent;
         says_gap || of_agent && self.is_of_type(event.kind)

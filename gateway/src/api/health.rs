@@ -1,4 +1,4 @@
-//! The two probes. They are open, so they say little.
+//! The two probes. They need no key, so they reveal little.
 
 use super::error::{ApiResult, ErrorBody};
 use crate::state::AppState;
@@ -17,7 +17,7 @@ pub struct Health {
     status: &'static str,
 }
 
-/// The paths of this module, outside `/api`.
+/// Returns the paths of this module, outside `/api`.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(alive)).routes(routes!(ready))
 }
@@ -55,7 +55,7 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> ApiResult<Json<Health>
     }
     match state.ready.check().await {
         Ok(()) => Ok(Json(Health { status: "ready" })),
-        // Whatever it is that fails, a probe is told 503.
+        // A probe receives 503 for every failure.
         Err(e) => Err(Error::new(Code::Unavailable, format!("not ready: {}", e.message)).with_source(e).into()),
     }
 }

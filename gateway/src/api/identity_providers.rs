@@ -40,13 +40,13 @@ const MAX_AUDIENCE: usize = 2_048;
 const MAX_CLAIM: usize = 256;
 /// The longest name of a host or domain.
 const MAX_HOST: usize = 253;
-/// What a provider without audiences is told.
+/// The warning about a provider without audiences.
 const ANY_AUDIENCE: &str = "spec.identityProvider.audiences: without any, a token that this issuer made for any other \
     application opens the agents too";
-/// What stands in the place of a cause for keys that are not told it.
+/// Replaces the cause for keys that may not see it.
 const WHY_ELSEWHERE: &str = "the gateway's log says why, and so does this for an admin key";
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list, apply)).routes(routes!(get, put, delete))
 }
@@ -63,9 +63,9 @@ pub struct IdentityProviderOut {
     namespace: &'static str,
     /// Its labels.
     labels: BTreeMap<String, String>,
-    /// What it is.
+    /// Its specification.
     spec: IdentityProviderSpec,
-    /// How it is.
+    /// Its status.
     status: IdentityProviderStatus,
     /// When it was registered.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
@@ -73,7 +73,7 @@ pub struct IdentityProviderOut {
     /// When it was changed last.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -88,11 +88,11 @@ struct IdentityProviderIn {
     name: Option<String>,
     /// Labels, at most 256 bytes each.
     labels: Option<BTreeMap<String, String>>,
-    /// What it is.
+    /// Its specification.
     spec: IdentityProviderSpecIn,
 }
 
-/// What an identity provider shall be.
+/// The specification of an identity provider in a request.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "the members are read one by one; this describes them")]
@@ -127,7 +127,7 @@ struct IssuerIn {
     audiences: Option<Vec<String>>,
 }
 
-/// What an identity provider is.
+/// The specification of an identity provider.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityProviderSpec {
@@ -160,7 +160,7 @@ pub struct Issuer {
     audiences: Vec<String>,
 }
 
-/// How an identity provider is.
+/// The status of an identity provider.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct IdentityProviderStatus {
     /// `Ready`: its keys are there. `Pending`: nobody has needed them yet. `Failed`: they cannot be fetched. As far as
@@ -198,7 +198,7 @@ pub async fn list(
 
 /// Get an identity provider
 ///
-/// What one identity provider is.
+/// The specification and the status of one identity provider.
 #[utoipa::path(
     get,
     path = "/identity-providers/{name}",
@@ -270,7 +270,7 @@ async fn store(
     let (provider, warnings) = parse(body, name, state.callers.plain_hosts())?;
     let put = state.tools.put_identity_provider(Operation::new(), provider).await?;
     let (registered, provider) = (state.clone(), put.value.clone());
-    // Whoever registers it waits for its record, not for its issuer.
+    // The caller waits for the record only, not for the issuer's keys.
     state.tasks.spawn(async move { registered.callers.registered(&provider).await });
     Ok((created(put.created), Json(IdentityProviderOut { warnings, ..shape(&state.callers, caller, put.value) })))
 }
@@ -320,7 +320,8 @@ fn shape(callers: &Callers, caller: &Caller, provider: IdentityProvider) -> Iden
     }
 }
 
-/// Only who may register providers is told why one does not answer: that tells which ports of a network are open.
+/// Returns the status. The cause of an unavailable provider is for callers that may register providers only: it reveals
+/// which ports of a network are open.
 fn status(condition: Condition, tell: bool) -> IdentityProviderStatus {
     let because = |why: String| if tell { why } else { WHY_ELSEWHERE.to_owned() };
     let (phase, message) = match condition {
@@ -388,7 +389,8 @@ fn parse(body: &[u8], path: Option<Name>, plain: &PlainHosts) -> Result<(Identit
     Ok((provider, warnings))
 }
 
-/// Keys that came over an open line could be anybody's; on this machine there is no line.
+/// Checks an address of the issuer. Keys that are fetched over unencrypted HTTP could be forged, except on this
+/// machine.
 fn safe_url(path: &str, text: &str, plain: &PlainHosts) -> Result<()> {
     if plain.allow(&http_url(path, text)?) {
         return Ok(());
@@ -397,7 +399,7 @@ fn safe_url(path: &str, text: &str, plain: &PlainHosts) -> Result<()> {
     Err(Error::field(path, text))
 }
 
-/// `HOST` or `HOST:PORT`.
+/// Checks `HOST` or `HOST:PORT`.
 fn host_name(path: &str, text: &str) -> Result<String> {
     let wrong = || Error::field(path, format!("\"{}\" is not a host, or a host and a port", excerpt(text)));
     let plain = text.len() <= MAX_HOST + 6 && !text.contains(|c: char| "/?#@\\ ".contains(c) || c.is_control());
@@ -408,7 +410,7 @@ fn host_name(path: &str, text: &str) -> Result<String> {
     }
 }
 
-/// A mail domain.
+/// Checks a mail domain.
 fn domain(path: &str, text: &str) -> Result<String> {
     let text = text.trim();
     let label = |label: &str| {

@@ -1,13 +1,13 @@
-//! Whether agents use something that is to be deleted.
+//! Whether agents use a resource that is to be deleted.
 
 use crate::state::AppState;
 use hoistway_model::{Code, Error, Name, Result, agent::Agent, page};
 
-/// The most agents that a refusal names.
+/// The most agents that a refusal lists.
 const SHOWN: usize = 10;
 
-/// A refusal that names those that do, unless there are none. A deploy that comes at the same moment is not seen: it may go on
-/// with what has just been deleted, as it would had it come a moment earlier.
+/// Refuses the deletion with a list of the agents that use the resource, if there are any. A concurrent deploy is not
+/// noticed: it may go on with the deleted resource, as it would had it come a moment earlier.
 pub async fn refuse_while_used(
     state: &AppState,
     kind: &str,

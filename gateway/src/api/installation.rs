@@ -22,7 +22,7 @@ pub struct InstallationProof {
     proof: String,
 }
 
-/// The paths of this module, outside `/api`.
+/// Returns the paths of this module, outside `/api`.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(show))
 }

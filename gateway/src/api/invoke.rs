@@ -1,8 +1,7 @@
 //! `POST /api/agents/{name}/invoke`: passes a message to the agent's serving revision and its answer back.
 //!
-//! Every invoke has a connection of its own, so that none depends on what became of another, and so that a connection
-//! means that the revision behind it will serve it. Nothing is sent twice: only a connection that was refused is tried
-//! again.
+//! Every invoke has a connection of its own, so that none depends on another's outcome, and so that an open connection
+//! means that its revision will serve the invoke. Nothing is sent twice: only a refused connection is tried again.
 
 mod stack;
 
@@ -44,31 +43,32 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How often a route is read anew after its connection was refused.
+/// The number of times that a route is read again after its connection was refused.
 const CONNECTS: usize = 3;
-/// How long an invoke waits for news of a route that is not ready; most starts take no longer.
+/// The longest wait of an invoke for a change of a route that is not ready; most starts take no longer.
 const NEWS: Duration = Duration::from_secs(1);
-/// How long a connection may take, and how long a new route is waited for after one was refused.
+/// The longest time to connect, and the longest wait for a new route after a refused connection.
 const CONNECT: Duration = Duration::from_secs(5);
 const NEW_ROUTE: Duration = Duration::from_millis(500);
 /// The most bytes of an agent's error, and the most lines of it that are shown.
 const MAX_ERROR: usize = 1 << 20;
 const MAX_ERROR_LINES: usize = 50;
-/// Up to so many bytes of an answer are kept until its end is there, and so checked. Longer ones are passed on as they come.
+/// The most bytes of an answer that are held until its end and so checked. Longer answers are streamed.
 const MAX_KEPT: usize = 256 << 10;
-/// What is said of an answer that breaks off when the instance does not serve any more. It may have crashed, or been too many.
+/// The error of an answer that breaks off when the instance is no longer serving. The instance may have crashed, or
+/// have been one too many.
 const REPLACED: &str = "the instance was replaced by a newer one, and ended before its answer did (of replaced instances the newest \
                         three finish what they answer)";
 const JSON: [(header::HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-/// What proves to the runner that an invoke comes from a gateway.
+/// The header that proves to the runner that an invoke comes from a gateway.
 const TOKEN: &str = "x-hoistway-invoke-token";
-/// The trailer in which the runner tells how a streamed answer went: `ok`, or its error's code.
+/// The trailer in which the runner reports the outcome of a streamed answer: `ok`, or its error's code.
 const OUTCOME: &str = "x-hoistway-outcome";
-/// What a streamed answer may call itself; anything else is handed on as bytes that no browser interprets.
+/// The content types that a streamed answer may have; any other type is passed on as bytes that no browser interprets.
 const STREAM_TYPES: [&str; 4] = ["text/event-stream", "application/json", "application/x-ndjson", "text/plain"];
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(invoke)).routes(routes!(stream))
 }
@@ -145,11 +145,11 @@ pub async fn invoke(
     }
 }
 
-/// What an agent answered.
+/// The answer of an agent.
 enum Answer {
-    /// All of it, and it is JSON.
+    /// The complete answer, which is JSON.
     Whole(Bytes),
-    /// The beginning of what is passed on as it comes: it is too long to be kept for a client that may not read.
+    /// The beginning of an answer that is streamed: it is too long to be held for a client that may not read.
     Long { begun: Bytes, rest: Begun },
 }
 
@@ -247,7 +247,7 @@ pub async fn stream(
     Ok((streaming::headers(kind), chunks.into_body()).into_response())
 }
 
-/// The head of a streamed answer; one that is an error is read whole.
+/// Returns the head of a streamed answer; an error is read completely.
 async fn begin_stream(
     state: &AppState,
     name: Name,
@@ -264,19 +264,19 @@ async fn begin_stream(
     Ok((kind, Begun::new(state, agent, answer.into_body(), deadline, usize::MAX, open)))
 }
 
-/// An answer whose head is there.
+/// An answer whose head was received.
 pub(super) struct Begun {
     agent: Name,
     routes: RoutingTable,
     pub(super) body: Incoming,
     deadline: Instant,
-    /// How many bytes more it may have.
+    /// The most bytes that may follow.
     room: usize,
     open: Open,
 }
 
 impl Begun {
-    /// Of at most `room` bytes.
+    /// Returns an answer of at most `room` bytes.
     pub(super) fn new(
         state: &AppState,
         agent: Name,
@@ -289,19 +289,19 @@ impl Begun {
     }
 }
 
-/// An answer that is passed on while it comes. Each chunk is passed on as it comes, and the next one is read when that is gone. When the client
-/// goes, this is dropped, and the connection to the agent with it.
+/// An answer that is streamed: each chunk is passed on at once, and the next one is read when that was sent. When the
+/// client disconnects, this is dropped, and the connection to the agent with it.
 pub(super) struct Chunks {
-    /// What goes before the rest.
+    /// The bytes before the rest.
     begun: Bytes,
     rest: Begun,
     is_events: bool,
-    /// The last bytes.
+    /// The last bytes, for [`is_between_events`].
     last: [u8; 4],
-    /// Until when the agent may be silent before a comment is sent.
+    /// The time at which a comment is sent if the agent stays silent.
     silence: Instant,
     ended: bool,
-    /// What a whole answer counts as: one that has all its chunks may tell that the agent failed.
+    /// The outcome of a complete answer: even one with all its chunks may report a failure of the agent.
     pub(super) outcome: &'static str,
     timer: InvokeTimer,
     request_id: Arc<str>,
@@ -335,8 +335,8 @@ impl Chunks {
         }))
     }
 
-    /// The next chunk. What breaks off must not look whole: events end with one that says so, anything else with a
-    /// connection that is cut.
+    /// Returns the next chunk. A broken answer must not look complete: events end with an error event, any other answer
+    /// with an aborted connection.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if !self.begun.is_empty() {
             return Ok(Some(std::mem::take(&mut self.begun)));
@@ -378,7 +378,7 @@ impl Chunks {
                         self.last.rotate_left(1);
                         self.last[3] = *byte;
                     }
-                    // Of a known length this is the end: whoever sends it on asks for nothing more.
+                    // With a known length this is the end: the server asks for no further chunk.
                     if body.is_end_stream() {
                         self.timer.set_outcome(self.outcome);
                     }
@@ -403,7 +403,7 @@ impl Chunks {
     }
 }
 
-/// An invoke that may go to its agent.
+/// An invoke that may be sent to its agent.
 pub(super) struct Call<'a> {
     state: &'a AppState,
     agent: Name,
@@ -413,31 +413,31 @@ pub(super) struct Call<'a> {
     slot: Slot,
 }
 
-/// What must live as long as the agent's answer does.
+/// The resources that must live as long as the agent's answer does.
 pub(super) struct Open {
     _connection: AbortOnDropHandle<()>,
     _slot: Slot,
-    /// Which instance answers.
+    /// The instance that answers.
     instance: RevisionId,
 }
 
-/// What the runner is asked, beside the body.
+/// A request for the runner, without its body.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) method: Method,
-    /// Path and query.
+    /// The path and the query.
     pub(super) target: String,
     pub(super) headers: HeaderMap,
 }
 
 impl Outgoing {
-    /// A message for the agent. Headers of the caller are not passed on: they may claim anything.
+    /// Returns a request for a message to the agent. The caller's headers are not passed on: they could claim anything.
     fn message(path: &str) -> Self {
         Self { method: Method::POST, target: path.to_owned(), headers: JSON.into_iter().collect() }
     }
 }
 
-/// The head of what the runner answers.
+/// The head of the runner's answer.
 pub(super) struct Answered {
     pub(super) agent: Name,
     pub(super) answer: http::Response<Incoming>,
@@ -446,7 +446,7 @@ pub(super) struct Answered {
 }
 
 impl<'a> Call<'a> {
-    /// Checks everything that can be checked without the agent, the body too.
+    /// Checks everything that can be checked without the agent, including the body.
     pub(super) async fn begin(
         state: &'a AppState,
         agent: Name,
@@ -469,7 +469,7 @@ impl<'a> Call<'a> {
         Ok(Self { state, agent, caller, body, deadline, slot })
     }
 
-    /// Connects and sends. An answer's head is all that is waited for.
+    /// Connects, sends, and waits for the answer's head only.
     pub(super) async fn send(self, outgoing: Outgoing) -> ApiResult<Answered> {
         let (agent, mut caller) = (self.agent, self.caller);
         let (stream, to) = connect(self.state, &agent, &mut caller).await?;
@@ -481,11 +481,11 @@ impl<'a> Call<'a> {
             Err(e) => return Err(crashed(routes, &agent, &to.target.revision, e).await.into()),
         };
         let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            // What goes wrong here goes wrong for the sender too.
+            // The sender reports errors of the connection.
             let _ = connection.await;
         }));
         let request = request(outgoing, &agent, &to.target.token, whose, self.body.into_bytes())?;
-        // Held while the runner is asked where the invoke stands: its end is the invoke's.
+        // Not dropped while the runner is asked for the invoke's stack: that would end the invoke.
         let mut sent = pin!(sender.send_request(request));
         let Ok(answered) = timeout_at(self.deadline, sent.as_mut()).await else {
             let stack = stack::of(&agent, &to.target).await;
@@ -501,13 +501,13 @@ impl<'a> Call<'a> {
     }
 }
 
-/// What is at the end of a connection.
+/// The target of a connection.
 struct End {
     target: Target,
     access_policy: AccessPolicy,
 }
 
-/// A connection that the serving revision will answer. A refused one means that the route is just changing.
+/// Returns a connection that the serving revision will answer. A refused connection means that the route is changing.
 async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> ApiResult<(TcpStream, End)> {
     let news_by = Instant::now() + NEWS;
     for _ in 0..CONNECTS {
@@ -515,7 +515,7 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
         let picked = match state.routes.pick(agent) {
             RouteLookup::Ready(picked) => picked,
             RouteLookup::NotReady(why) => {
-                // The agent service may say already that it runs while the news of its route are on their way here.
+                // The agent service may report the agent as running before its route arrives here.
                 let ready = async {
                     while changes.changed().await.is_ok() {
                         if !matches!(state.routes.pick(agent), RouteLookup::NotReady(_)) {
@@ -533,7 +533,7 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
         };
         let end = End { target: picked.target.clone(), access_policy: picked.access_policy.clone() };
         if !caller.satisfies(&end.access_policy) {
-            // A revision that answers others than the one before; whoever picked it must not keep it waiting.
+            // This revision has another access policy than the one before. The picked route must not be held meanwhile.
             drop(picked);
             caller.authenticate_for(state, agent, &end.access_policy).await?;
             continue;
@@ -542,7 +542,8 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
         drop(picked);
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => {
-                // Small requests should not wait for each other's acknowledgement; without it they are only slower.
+                // Small requests should not wait for acknowledgements of earlier ones (Nagle's algorithm); a failure
+                // only costs time.
                 let _ = stream.set_nodelay(true);
                 return Ok((stream, end));
             }
@@ -555,7 +556,7 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
     Err(not_ready(agent, "it takes no connections").into())
 }
 
-/// A request to the runner behind a token.
+/// Returns a request to the runner, with its token.
 pub(super) fn request(
     outgoing: Outgoing,
     agent: &Name,
@@ -581,7 +582,7 @@ pub(super) fn request(
     Ok(request)
 }
 
-/// An answer that is an error, as a whole.
+/// Reads the whole answer of an error.
 pub(super) async fn collect_error(
     routes: &RoutingTable,
     agent: &Name,
@@ -608,7 +609,7 @@ fn stream_type(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// What the runner says when there is no answer.
+/// The error body of the runner.
 #[derive(Deserialize)]
 struct RunnerError {
     error: String,
@@ -618,7 +619,7 @@ struct RunnerError {
     details: Vec<String>,
 }
 
-/// The runner's error in our shape.
+/// Converts the runner's error.
 pub(super) fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Error {
     let Ok(RunnerError { error, code, details }) = serde_json::from_slice(body) else {
         let message = format!("agent \"{agent}\" answered with HTTP status {}", status.as_u16());
@@ -628,7 +629,7 @@ pub(super) fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Err
     let details = details.into_iter().skip(from);
     match (status.as_u16(), code.as_str()) {
         (400 | 431, _) => Error::new(Code::InvalidArgument, error).with_details(details),
-        // The runner knows no other caller than us, so this is a fault between us and not the user's.
+        // The gateway is the runner's only caller, so this is an internal fault and not the user's.
         (403, "permission_denied" | "forbidden" | "") => {
             Error::internal(&format!("calling agent \"{agent}\""), format!("the runner refused the call: {error}"))
         }
@@ -637,7 +638,7 @@ pub(super) fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Err
     }
 }
 
-/// Why an agent is not in the table: there is none, or its route is on its way.
+/// Returns why an agent is not in the table: it does not exist, or its route has not arrived yet.
 async fn unrouted(state: &AppState, agent: Name) -> Error {
     match state.agents.get_agent(agent.clone()).await {
         Ok(found) => not_ready(&agent, &found.message),
@@ -661,7 +662,7 @@ fn too_slow(agent: &Name, stack: Vec<String>) -> Error {
         .with_details(stack.into_iter().chain([remedy.to_owned()]))
 }
 
-/// An answer of an instance that broke off. Why is known a moment later, if the agent's process ended: its route says it.
+/// The error of an answer that broke off. If the agent's process ended, its route reports the reason a moment later.
 async fn crashed(
     routes: &RoutingTable,
     agent: &Name,
@@ -672,7 +673,7 @@ async fn crashed(
     let mut changes = routes.changes();
     let reason = async {
         loop {
-            // Whoever picked a route holds it, and must not while it changes.
+            // A pick locks its route, so it is dropped before the wait for a change.
             match routes.pick(agent) {
                 RouteLookup::NotReady(why) => return Some(why),
                 RouteLookup::Ready(picked) if picked.target.revision != *instance => return Some(REPLACED.to_owned()),

@@ -1,7 +1,7 @@
-//! A strict reader of JSON requests: typed access where every complaint names the path of the member, `null` is the
-//! same as absent, nothing may be given twice, and what nobody asked for is told at the end.
+//! A strict reader of JSON requests: typed access where every error contains the path of the member, `null` is the same
+//! as absent, nothing may be given twice, and unknown members are reported at the end.
 //!
-//! Members are taken out, never copied: a request may be tens of megabytes of source.
+//! Members are moved out, never copied: a request may be tens of megabytes of source.
 
 use hoistway_model::{
     Code, Error, Money, Name, Result,
@@ -11,9 +11,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt};
 
-/// The most values in a request, those in others among them.
+/// The most values in a request, nested ones included.
 const MAX_VALUES: usize = 200_000;
-/// The most unknown members that are told one by one.
+/// The most unknown members that are reported one by one.
 const MAX_UNKNOWN: usize = 20;
 
 /// A JSON object of the request, at its path.
@@ -38,55 +38,55 @@ impl Object {
         }
     }
 
-    /// The path of a member.
+    /// Returns the path of a member.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The path of this object; empty for the body itself.
+    /// Returns the path of this object; empty for the body itself.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Takes a member out; `null` is absent.
+    /// Takes a member out; `null` counts as absent.
     pub fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.members.remove(key).filter(|value| !value.is_null())
     }
 
-    /// Whether a member is there that is not `null`.
+    /// Whether a member exists that is not `null`.
     pub fn has(&self, key: &str) -> bool {
         self.members.get(key).is_some_and(|value| !value.is_null())
     }
 
-    /// A string, however empty.
+    /// Takes a string, which may be empty.
     pub fn string(&mut self, key: &'static str) -> Result<Option<String>> {
         self.take(key).map(|value| string(value, || self.path_of(key))).transpose()
     }
 
-    /// A string that says something: a blank one is absent.
+    /// Takes a string; a blank one counts as absent.
     pub fn text(&mut self, key: &'static str) -> Result<Option<String>> {
         Ok(self.string(key)?.filter(|text| !text.trim().is_empty()))
     }
 
-    /// A string that must be there and not blank.
+    /// Takes a required string that is not blank.
     pub fn required(&mut self, key: &'static str) -> Result<String> {
         self.text(key)?.ok_or_else(|| Error::field(self.path_of(key), "is required"))
     }
 
-    /// An amount of money, a number or exact text.
+    /// Takes an amount of money, a number or exact text.
     pub fn money(&mut self, key: &'static str) -> Result<Option<Money>> {
         let path = self.path_of(key);
         let text = |value| match value {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
-            // No amount, and refused as such.
+            // Not an amount, and refused as such.
             _ => String::new(),
         };
         self.take(key).map(|value| Money::parse(&path, text(value).trim())).transpose()
     }
 
-    /// A whole number.
+    /// Takes an integer.
     pub fn integer(&mut self, key: &'static str) -> Result<Option<i64>> {
         self.take(key)
             .map(|value| {
@@ -98,7 +98,7 @@ impl Object {
             .transpose()
     }
 
-    /// True or false.
+    /// Takes a boolean.
     pub fn boolean(&mut self, key: &'static str) -> Result<Option<bool>> {
         self.take(key)
             .map(|value| {
@@ -108,7 +108,7 @@ impl Object {
             .transpose()
     }
 
-    /// An object.
+    /// Takes an object.
     pub fn object(&mut self, key: &'static str) -> Result<Option<Object>> {
         self.take(key).map(|value| object(value, self.path_of(key))).transpose()
     }
@@ -139,24 +139,24 @@ impl Object {
         }
     }
 
-    /// Takes one member out, as an object with that member alone at the same path; nothing when it is not there.
+    /// Takes one member out, as an object with that member alone at the same path; `None` if it is absent.
     pub fn only(&mut self, key: &'static str) -> Option<Object> {
         let value = self.take(key)?;
         let members = Map::from_iter([(key.to_owned(), value)]);
         Some(Object { path: self.path.clone(), members, known: Vec::new() })
     }
 
-    /// Whether nothing is in it.
+    /// Whether it has no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// Everything in it as it is.
+    /// Returns all members unchanged.
     pub fn into_values(self) -> Map<String, Value> {
         self.members
     }
 
-    /// Everything in it as strings, each under the path `PATH["KEY"]`.
+    /// Returns all members as strings, each with the path `PATH["KEY"]`.
     pub fn into_strings(self) -> Result<Vec<(String, String)>> {
         let path = self.path;
         self.members
@@ -182,7 +182,7 @@ impl Object {
         self.members.into_iter().map(each).collect()
     }
 
-    /// Says which members nobody asked for, and what they may have been meant to be.
+    /// Warns about unknown members, with suggestions for misspelt ones.
     pub fn finish(self, warnings: &mut Vec<String>) {
         let unknown: Vec<_> = self.unknown().collect();
         for key in unknown.iter().take(MAX_UNKNOWN) {
@@ -194,7 +194,7 @@ impl Object {
         }
     }
 
-    /// Refuses a member that nobody asked for, where ignoring it would do something else than was meant.
+    /// Refuses unknown members, where ignoring one would have an unintended effect.
     pub fn refuse_unknown(self) -> Result<()> {
         match self.unknown().next() {
             None => Ok(()),
@@ -214,7 +214,7 @@ impl Object {
     }
 }
 
-/// Whether a whole request body is a JSON object, of which nothing is kept.
+/// Checks that a whole request body is a JSON object, without storing it.
 pub fn must_be_object(body: &[u8]) -> Result<()> {
     let wrong = |text: String| Err(Error::new(Code::InvalidArgument, text));
     if body.trim_ascii().is_empty() {
@@ -246,7 +246,7 @@ fn object(value: Value, path: String) -> Result<Object> {
     }
 }
 
-/// What a value is called in errors.
+/// Returns the name of a value's type for errors.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -258,7 +258,7 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The known member that `key` resembles, whatever its letter case and separators.
+/// Returns the known member that `key` resembles, ignoring letter case and separators.
 pub fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let plain = |text: &str| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(64).collect()
@@ -272,21 +272,21 @@ pub fn did_you_mean(key: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// A name; the error does not repeat more of it than it must.
+/// Parses a name; the error quotes only its beginning.
 pub fn name(path: &str, text: &str) -> Result<Name> {
     let end = text.char_indices().nth(MAX_EXCERPT).map_or(text.len(), |(at, _)| at);
-    // What was cut off is longer than any name, so the rest of it is refused all the same.
+    // The cut text is still longer than any name, so it is refused all the same.
     Name::parse(path, &text[..end])
 }
 
-/// A complaint about one member in words of its own, where the contract has them.
+/// Returns an error about one member with the message that the contract specifies.
 pub fn complaint(field: &str, message: impl Into<String>) -> Error {
     let mut error = Error::new(Code::InvalidArgument, message);
     error.field = Some(field.to_owned());
     error
 }
 
-/// Whether a member that is not supported asks for anything.
+/// Whether the value of an unsupported member requests anything.
 pub fn has_value(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -297,7 +297,7 @@ pub fn has_value(value: &Value) -> bool {
     }
 }
 
-/// A JSON value in which no object has a member twice: of two, one would have to be ignored without a word.
+/// A JSON value in which no object has a member twice: one of the two would have to be ignored silently.
 struct Unique(Value);
 
 fn unique(body: &[u8]) -> serde_json::Result<Unique> {
@@ -377,7 +377,7 @@ impl<'de> DeserializeSeed<'de> for Values<'_> {
     }
 }
 
-/// What a value is, in the words of [`kind`]. It is read to its end.
+/// The type of a value, as [`kind`] names it. The value is read to its end.
 struct Kind;
 
 impl<'de> Visitor<'de> for Kind {

@@ -29,7 +29,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 /// The longest name of a key, in characters.
 const MAX_NAME: usize = 100;
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get, revoke))
 }
@@ -40,7 +40,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
 pub struct KeyView {
     /// Its id; `installation` is the key in the installation's file.
     id: String,
-    /// What its maker calls it.
+    /// The name that its creator gave it.
     name: String,
     /// The key's first characters.
     prefix: String,
@@ -63,7 +63,7 @@ pub struct KeyView {
 #[schema(as = NewKey)]
 #[expect(dead_code, reason = "it describes the body, which the strict reader reads")]
 pub struct NewKeyBody {
-    /// What to call it.
+    /// The name for the key.
     #[schema(examples("ci"))]
     name: String,
     /// Any of `read` (look), `deploy` (change and look), `invoke` (invoke agents), `admin` (everything).
@@ -75,13 +75,13 @@ pub struct NewKeyBody {
 /// A new key, the only time that it is shown.
 #[derive(Serialize, ToSchema)]
 pub struct CreatedKey {
-    /// What is kept of it.
+    /// The stored data of the key.
     #[serde(flatten)]
     view: KeyView,
     /// The key itself.
     #[schema(examples("hw_3q2-7wEBAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"))]
     key: String,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -122,7 +122,7 @@ pub async fn list(
 
 /// Get an API key
 ///
-/// What is kept of it; never the key itself. Needs the scope `admin`.
+/// The stored data of the key; never the key itself. Needs the scope `admin`.
 #[utoipa::path(
     get,
     path = "/keys/{id}",
@@ -168,7 +168,7 @@ pub async fn create(
         pending_entry.set_target(&key.id);
     }
     let location = base.address(format_args!("/keys/{}", key.id))?;
-    // Nothing on the way may keep it.
+    // Caches on the way must not store the key.
     let headers = [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let created = CreatedKey { view: key.into(), key: secret.expose().to_owned(), warnings };
     Ok((StatusCode::CREATED, headers, Json(created)).into_response())

@@ -29,7 +29,7 @@ use std::{future::Future, sync::Arc};
 use tracing::Instrument;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(stop)).routes(routes!(start)).routes(routes!(restart))
 }
@@ -55,7 +55,7 @@ pub async fn stop(State(state): State<Arc<AppState>>, name: Segment) -> ApiResul
     let lease = state.deployer.lease(name.clone(), Urgency::EndStarts, state.limits.deploy_wait).await?;
     let was_cancelled = lease.cancelled_others();
     let (status, agent) = match (carry_out(&state, lease, name, stop).await, before) {
-        // Its first deploy was cancelled for it, and nothing of it is left.
+        // Its first deploy was cancelled for this, and nothing of it is left.
         (Err(e), Ok(before)) if e.code == Code::NotFound && was_cancelled => {
             let message = "its first deploy was cancelled".to_owned();
             (StatusCode::OK, Agent { phase: Phase::Stopped, message, ..before })
@@ -107,7 +107,7 @@ pub async fn restart(State(state): State<Arc<AppState>>, name: Segment) -> ApiRe
     change(&state, name.name("agent")?, |name| async move { agents.restart_agent(Operation::new(), name).await }).await
 }
 
-/// Starts the agent under a lease and answers with it, unless somebody stops or deletes it meanwhile.
+/// Starts the agent under a lease and answers with it, unless another request stops or deletes it meanwhile.
 async fn change<F>(state: &Arc<AppState>, name: Name, work: impl FnOnce(Name) -> F) -> ApiResult<Response>
 where
     F: Future<Output = Result<Agent>> + Send + 'static,
@@ -122,7 +122,7 @@ where
     Ok(shown(state, status, &agent))
 }
 
-/// Does `work` under the agent's lease; 202 when that takes longer than an answer may.
+/// Does `work` under the agent's lease; answers 202 if that takes longer than an answer may.
 async fn carry_out<F>(
     state: &Arc<AppState>,
     lease: AgentLease,
@@ -143,8 +143,8 @@ fn shown(state: &AppState, status: StatusCode, agent: &Agent) -> Response {
     (status, Json(schema::show(agent, &state.public_registry))).into_response()
 }
 
-/// Does `work` under the lease, to its end even when the caller goes away. A lease that is only waited for is given up with
-/// its caller.
+/// Does `work` under the lease, to its end even when the caller disconnects. While the lease is only waited for, a
+/// disconnect ends the wait.
 pub async fn to_its_end<T: Send + 'static>(
     state: &AppState,
     lease: AgentLease,

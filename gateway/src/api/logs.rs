@@ -1,4 +1,4 @@
-//! Logs of agents and builds: kept lines, and those to come.
+//! Logs of agents and builds: stored lines, and new ones.
 
 use super::{
     auth::Holder,
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(agent)).routes(routes!(build))
 }
@@ -54,16 +54,16 @@ pub struct LogLineOut {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = LogGap)]
 pub struct LogGapOut {
-    /// How many.
+    /// The number of missing lines.
     skipped: u64,
 }
 
 /// Read or follow an agent's log
 ///
-/// What the agent wrote, all its revisions together, and what Hoistway did with it: plain text, or with `format=json` (or
-/// `Accept: application/x-ndjson`) a JSON object for each line. `follow=true` goes on with the lines that come, until the
-/// agent is deleted; whoever reads more slowly than they come is told how many were skipped. With `format=ndjson` a followed
-/// log has an empty line every 15 seconds of silence, so that proxies do not cut it.
+/// The agent's output, all its revisions together, and Hoistway's messages about it: plain text, or with `format=json`
+/// (or `Accept: application/x-ndjson`) a JSON object for each line. `follow=true` goes on with the lines that come,
+/// until the agent is deleted; whoever reads more slowly than they come is told how many were skipped. With
+/// `format=ndjson` a followed log has an empty line every 15 seconds of silence, so that proxies do not cut it.
 #[utoipa::path(
     get, path = "/agents/{name}/logs", tag = "agents", operation_id = "get_agent_logs",
     params(
@@ -97,7 +97,8 @@ pub async fn agent(
 
 /// Read or follow a build's log
 ///
-/// What the build and its installer said, as plain text or JSON like the log of an agent. Following it ends with the build.
+/// The output of the build and its installer, as plain text or JSON like the log of an agent. Following it ends with
+/// the build.
 #[utoipa::path(
     get, path = "/builds/{id}/logs", tag = "builds", operation_id = "get_build_logs",
     params(
@@ -125,13 +126,14 @@ pub async fn build(
     Ok(answer(&state, pieces, shape, place))
 }
 
-/// How lines are written.
+/// The format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Text {
         times: bool,
     },
-    /// `beats`: with an empty line now and then, for a client that asks for NDJSON by its name, and so passes over them.
+    /// With `beats`, an empty line follows each interval of silence, for a client that requests NDJSON by its name, and
+    /// so skips empty lines.
     Json {
         beats: bool,
     },
@@ -165,9 +167,9 @@ fn parse(query: &Query, headers: &HeaderMap) -> Result<(LogQuery, Shape)> {
     Ok((wanted, shape))
 }
 
-/// Lines as they come. `place` is held until the end, by those who follow.
+/// Returns lines as they arrive. `place` is held until the end by followers.
 fn answer(state: &AppState, pieces: LogPieces, shape: Shape, place: Option<impl Send + 'static>) -> Response {
-    // An empty line is none of the log's in NDJSON; in plain text it would be one.
+    // An empty line is a heartbeat in NDJSON; in plain text it would be part of the log.
     let beats = place.is_some() && shape == Shape::Json { beats: true };
     let written = stream::unfold((pieces, place), move |(mut pieces, place)| async move {
         let next =

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what this gateway and the services behind it measured, in Prometheus' text format.
+//! `GET /metrics`: the metrics of this gateway and of the services behind it, in Prometheus' text format.
 
 use super::error::ApiResult;
 use crate::{metrics::Gauges, state::AppState};
@@ -13,20 +13,21 @@ use http::{HeaderValue, header};
 use std::{collections::HashSet, sync::Arc, time::Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module; they are at the root, where scrapers look.
+/// Returns the paths of this module; they are at the root, where scrapers look.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(read))
 }
 
 /// Get measurements
 ///
-/// What the gateway and the services behind it measured, in Prometheus' text format 0.0.4. Unlike the probes it needs a key.
+/// The metrics of the gateway and of the services behind it, in Prometheus' text format 0.0.4. Unlike the probes it
+/// needs a key.
 #[utoipa::path(
     get, path = "/metrics", tag = "platform", operation_id = "get_metrics",
     responses((status = 200, description = "Prometheus' text format, version 0.0.4", content_type = "text/plain", body = String))
 )]
 pub async fn read(State(state): State<Arc<AppState>>) -> ApiResult<Response> {
-    // One at a time: all who came while one was made share the next.
+    // One collection at a time: all requests that came during one share the next.
     let came = Instant::now();
     let mut last = state.scraped.lock().await;
     let text = match &*last {
@@ -77,7 +78,7 @@ async fn measured(state: &AppState) -> Result<Bytes> {
     let mut processes = HashSet::new();
     let services: [Result<Metrics>; 5] = [Ok(own?), agent, build, egress, tools];
     for Metrics { process, of_process, of_service } in services.into_iter().flatten() {
-        // Services of one process would count its memory twice.
+        // Services that share a process would count its memory twice.
         if processes.insert(process) {
             families.extend(of_process);
         }

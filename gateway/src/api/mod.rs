@@ -1,4 +1,4 @@
-//! The HTTP edge: the public API, the same under `/api` and `/api/v1`.
+//! The HTTP API: the same routes under `/api` and `/api/v1`.
 
 mod agent_app;
 mod agent_config;
@@ -57,7 +57,7 @@ use hoistway_model::{Code, Error, Result, error::excerpt};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Every path of the public API and what is beside it, for web pages of `allowed_origins` too.
+/// Returns every route of the public API and those beside it, for web pages of `allowed_origins` too.
 pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router> {
     let api = || Router::from(routes());
     let guarded = Router::new()
@@ -67,7 +67,7 @@ pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(state.clone(), auth::guard));
-    // A preflight has no key.
+    // Before the authentication: a preflight has no key.
     let shared = match cors::layer(allowed_origins)? {
         Some(cors) => guarded.layer(cors).layer(from_fn(cors::no_content)),
         None => guarded,
@@ -75,7 +75,7 @@ pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router
     Ok(shared.layer(from_fn_with_state(state.clone(), request_middleware::handle)).with_state(state))
 }
 
-/// What is served at the root, with its description.
+/// Returns the routes at the root, with their description.
 fn root_routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(health::routes())
@@ -84,7 +84,7 @@ fn root_routes() -> OpenApiRouter<Arc<AppState>> {
         .merge(metrics::routes())
 }
 
-/// What is served under `/api` and `/api/v1`, with its description.
+/// Returns the routes under `/api` and `/api/v1`, with their description.
 fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(deploy::routes())

@@ -41,12 +41,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The most prices of a provider.
 const MAX_PRICES: usize = 1_000;
-/// The longest that a provider may be given to begin its answer.
+/// The longest permitted time for a provider to begin its answer, in seconds.
 const MAX_TIMEOUT_SECONDS: u32 = 3_600;
-/// The most times that a call is made again.
+/// The most retries of a call.
 const MAX_RETRIES: u32 = 5;
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
@@ -67,9 +67,9 @@ pub struct ModelProviderOut {
     namespace: &'static str,
     /// Its labels.
     labels: BTreeMap<String, String>,
-    /// What it is.
+    /// Its specification.
     spec: ModelProviderSpec,
-    /// How it is.
+    /// Its status.
     status: ModelProviderStatus,
     /// When it was registered.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
@@ -77,7 +77,7 @@ pub struct ModelProviderOut {
     /// When it was changed last.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -99,13 +99,13 @@ struct ModelProviderIn {
     /// Model identifiers served.
     #[schema(max_items = 256)]
     models: Option<Vec<String>>,
-    /// What models cost, by their identifiers, in whatever currency the operator counts.
+    /// The prices of models, by their identifiers, in whatever currency the operator counts.
     #[schema(examples(json!({"gpt-4o-mini": {"input": 0.15, "cached_input": 0.075, "output": 0.6}})))]
     prices: Option<BTreeMap<String, PriceIn>>,
-    /// How long the provider may take to begin its answer, in seconds; absent: egress' own limit, `first_byte_ms`.
+    /// The longest time in seconds until the provider begins its answer; absent: egress' own limit, `first_byte_ms`.
     #[schema(minimum = 1, maximum = 3_600, examples(60))]
     timeout_seconds: Option<u32>,
-    /// How many more times a call is made that failed; absent: 0, since clients of models try again themselves.
+    /// The number of retries of a failed call; absent: 0, since clients of models try again themselves.
     #[schema(maximum = 5, examples(2))]
     retries: Option<u32>,
     /// In the place of those before: an object with them.
@@ -120,7 +120,7 @@ struct ModelProviderIn {
     credentials: Option<ModelCredentials>,
 }
 
-/// What a million tokens of a model cost: numbers, or exact text, with at most six decimal places.
+/// The price of a million tokens of a model: numbers, or exact text, with at most six decimal places.
 #[derive(ToSchema)]
 #[schema(as = ModelPrice)]
 #[expect(dead_code, reason = "the members are read one by one; this describes them")]
@@ -133,7 +133,7 @@ struct PriceIn {
     output: Amount,
 }
 
-/// What a million tokens of a model cost, exactly.
+/// The exact price of a million tokens of a model.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ModelPriceShown)]
 pub struct PriceOut {
@@ -169,7 +169,7 @@ struct ModelCredentials {
     region: Option<String>,
 }
 
-/// What a model provider is.
+/// The specification of a model provider.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelProviderSpec {
     /// The protocol it speaks: `openai`, `anthropic`, `bedrock` or `ollama`.
@@ -181,24 +181,24 @@ pub struct ModelProviderSpec {
     /// Model identifiers served.
     #[schema(examples(json!(["gpt-4o-mini"])))]
     models: Vec<String>,
-    /// What models cost; calls of others are counted without a cost.
+    /// The prices of models; calls of others are counted without a cost.
     prices: BTreeMap<String, PriceOut>,
-    /// How long the provider may take to begin its answer, in seconds; absent: egress' own limit.
+    /// The longest time in seconds until the provider begins its answer; absent: egress' own limit.
     #[schema(examples(60))]
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_seconds: Option<u32>,
-    /// How many more times a call is made that failed.
+    /// The number of retries of a failed call.
     #[schema(examples(2))]
     retries: u32,
 }
 
-/// How a model provider is.
+/// The status of a model provider.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelProviderStatus {
     /// `Ready`, or `Pending` while something is missing.
     #[schema(examples("Ready"))]
     phase: &'static str,
-    /// What is missing.
+    /// The missing part.
     message: &'static str,
     /// Whether there are credentials.
     credentials: CredentialStatus,
@@ -225,7 +225,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 
 /// Get a model provider
 ///
-/// What one model provider is, and whether it has what it needs.
+/// The specification and the status of one model provider.
 #[utoipa::path(
     get,
     path = "/model-providers/{name}",
@@ -267,8 +267,9 @@ pub async fn create(
 
 /// Register or replace a model provider
 ///
-/// What the body leaves out is gone; of `prices`, `timeout_seconds` and `retries` the answer's `warnings` say so. A stored key stays if
-/// none is given; a change that would send it to another host or base path is refused. Changing `prices`, which budgets count by, takes `admin`.
+/// A member that the body leaves out is removed; of `prices`, `timeout_seconds` and `retries` the answer's `warnings`
+/// say so. A stored key stays if none is given; a change that would send it to another host or base path is refused.
+/// Changing `prices`, which budgets count by, takes `admin`.
 #[utoipa::path(
     put,
     path = "/model-providers/{name}",
@@ -295,7 +296,7 @@ pub async fn put(
         Err(e) if e.code == Code::NotFound => None,
         Err(e) => return Err(e.into()),
     };
-    // What a call costs decides when a budget stops it.
+    // Prices determine when a budget stops an agent.
     if before.as_ref().is_some_and(|before| before.prices != provider.prices) {
         caller.must_have(Scope::Admin, "changing the prices of a model provider")?;
     }
@@ -406,7 +407,8 @@ fn shape(provider: ModelProvider) -> ModelProviderOut {
     }
 }
 
-/// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as it is answered. The path may name it too.
+/// Reads `{name, provider, endpoint, models}`, or the same in a `spec` as in answers. The path may contain the name
+/// too.
 fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut root = Object::parse(body)?;
@@ -440,7 +442,7 @@ fn parse(body: &[u8], path: Option<Name>) -> Result<(NewModelProvider, Vec<Strin
     Ok((provider, warnings))
 }
 
-/// What was set, and is not any more because the body does not mention it.
+/// Returns warnings about earlier settings that are removed because the body does not contain them.
 fn dropped(before: &ModelProvider, now: &ModelProvider, body: &[u8]) -> Result<Vec<String>> {
     let mut root = Object::parse(body)?;
     let spec = root.object("spec")?.unwrap_or(root);
@@ -474,7 +476,7 @@ fn number(spec: &mut Object, key: &'static str, allowed: RangeInclusive<u32>) ->
     }
 }
 
-/// What models cost. A member that is misspelt would make something cost nothing.
+/// Reads the prices of models. A misspelt member would make a model free of charge, so it is refused.
 fn prices(spec: &mut Object) -> Result<ModelPrices> {
     let Some(given) = spec.object("prices")? else { return Ok(ModelPrices::new()) };
     let price = |(model, mut price): (String, Object)| {
@@ -501,7 +503,7 @@ fn no_budget(object: &mut Object) -> Result<()> {
     }
 }
 
-/// `credentials`, or `api_key` alone.
+/// Reads `credentials`, or `api_key` alone.
 fn credentials(
     object: &mut Object,
     provider: &str,
@@ -518,8 +520,8 @@ fn credentials(
 
 fn read_secrets(given: Object, provider: &str, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
     let sets = provider_credentials(provider);
-    // The set that the body begins to give; else the first, which then says what is missing. What may be absent tells
-    // the sets apart only where nothing else does.
+    // The set of which the body has a required member; else one of which it has an optional member; else the first, for
+    // which the missing members are then reported.
     let begins = |set: &[&str], optional| {
         set.iter().any(|key| key.ends_with('?') == optional && given.has(key.trim_end_matches('?')))
     };

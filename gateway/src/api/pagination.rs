@@ -27,7 +27,7 @@ pub struct NamePage {
 }
 
 impl NamePage {
-    /// The requested page of `all`, which is ordered by name; `show` makes the public form of an entry.
+    /// Returns the requested page of `all`, which is ordered by name; `show` makes the public form of an entry.
     pub fn of<R, T: Serialize>(
         query: &Query,
         all: Vec<R>,
@@ -42,7 +42,7 @@ impl NamePage {
         Ok(writer.end())
     }
 
-    /// The requested page of a list that a service returns in pages itself.
+    /// Returns the requested page of a list that a service returns in pages itself.
     pub async fn fetch<R, T, F>(
         query: &Query,
         list: impl Fn(PageQuery) -> F,
@@ -135,7 +135,7 @@ impl IntoResponse for NamePage {
 #[derive(Debug, Clone)]
 pub struct OriginalUri(pub Uri);
 
-/// The page of a list of records that a request asks for.
+/// The requested page of a list of records.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordPage {
     limit: u32,
@@ -147,7 +147,7 @@ impl RecordPage {
         Ok(Self { limit: query.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_RECORDS) })
     }
 
-    /// The number of records to look up: one more than the page has, which tells whether there is another page.
+    /// Returns the number of records to look up: one more than the page has, which shows whether there is another page.
     pub fn look_up(self) -> u32 {
         self.limit + 1
     }
@@ -165,7 +165,7 @@ impl RecordPage {
     }
 }
 
-/// A link to the same request, but for the records after `last`.
+/// Returns a link to the same request, but for the records after `last`.
 fn next_link(OriginalUri(uri): &OriginalUri, last: &str) -> Option<HeaderValue> {
     let given = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut query = url::form_urlencoded::Serializer::new(String::new());

@@ -1,5 +1,5 @@
-//! What every route of the API needs and leaves behind: the scope that its caller's key must have, and the action that
-//! the audit log calls it. This is the only place that says so.
+//! The permission of every route of the API, defined only here: the scope that its caller's key must have, and the name
+//! of its action in the audit log.
 //!
 //! A route that is not in [`TABLE`] needs `admin` and is audited as `undeclared`: whoever forgets it here shuts it. Tests
 //! compare the table with the routes in both directions.
@@ -10,14 +10,14 @@ use crate::{
 };
 use http::Method;
 
-/// What one route needs.
+/// The permission that one route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
     /// The scope of the key.
     pub scope: Scope,
-    /// The action, if the route changes something, and where the name of what it changes stands.
+    /// The action, if the route changes something, and the place of the changed resource's name.
     pub change: Option<(&'static str, AuditTarget)>,
-    /// What it counts against.
+    /// The bucket that it counts against.
     pub meters: RateLimitKind,
 }
 
@@ -29,11 +29,11 @@ const fn scrape() -> Permission {
     Permission { meters: RateLimitKind::Scrapes, ..read() }
 }
 
-/// The changes that make room on a disk, or end what an intruder does: they are made on a full disk too.
+/// The changes that free disk space, or stop an intruder: they are made on a full disk too.
 const FREEING: [&str; 3] = ["agent.delete", "agent.stop", "key.revoke"];
 
 impl Permission {
-    /// Whether it makes room, and so may use the reserve.
+    /// Whether it frees disk space, and so may use the reserve.
     pub fn frees(self) -> bool {
         self.change.is_some_and(|(action, _)| FREEING.contains(&action))
     }
@@ -47,12 +47,12 @@ const fn change(action: &'static str) -> Permission {
     Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByPath)), meters: RateLimitKind::Requests }
 }
 
-/// Makes what the body's `name` says.
+/// Creates the resource in the body's `name`.
 const fn create(action: &'static str) -> Permission {
     Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByBody)), meters: RateLimitKind::Requests }
 }
 
-/// The saga's journal writes the entry.
+/// A change whose audit entry is written by the saga's journal.
 const fn deploy(action: &'static str) -> Permission {
     Permission { scope: Scope::Deploy, change: Some((action, AuditTarget::ByJournal)), meters: RateLimitKind::Requests }
 }
@@ -61,8 +61,8 @@ const fn admin(permission: Permission) -> Permission {
     Permission { scope: Scope::Admin, ..permission }
 }
 
-/// Method, path below `/api` and `/api/v1` (what the variable parts are called does not matter), permission. `*` is every
-/// method: what it does is an application's to say.
+/// Method, path below `/api` and `/api/v1` (the names of variables do not matter), permission. `*` stands for every
+/// method, whose meaning is the application's.
 const TABLE: &[(&str, &str, Permission)] = &[
     ("POST", "/deploy", deploy("agent.deploy")),
     ("GET", "/agents", read()),
@@ -129,8 +129,8 @@ const TABLE: &[(&str, &str, Permission)] = &[
     ("GET", "/audit", admin(read())),
 ];
 
-/// What a request needs whose route was matched by `pattern`, such as `/api/v1/agents/{name}`. `None`: there is no such
-/// route, so there is nothing to allow.
+/// Returns the permission for a request whose route was matched by `pattern`, such as `/api/v1/agents/{name}`. `None`:
+/// there is no such route, so there is nothing to allow.
 pub fn permission(method: &Method, pattern: Option<&str>) -> Option<Permission> {
     let path = below_api(pattern?);
     let wanted = if method == Method::HEAD { "GET" } else { method.as_str() };
@@ -142,13 +142,14 @@ fn undeclared(method: &Method) -> Permission {
     if method.is_safe() { admin(read()) } else { admin(change("undeclared")) }
 }
 
-/// What a request changes, as far as its path says so: the part that stands where the pattern has its first variable.
+/// Returns the target of a change, as far as the path contains it: the part at the place of the pattern's first
+/// variable.
 pub fn target(pattern: &str, path: &str) -> Option<String> {
     let (_, part) = pattern.split('/').zip(path.split('/')).find(|(pattern, _)| is_variable(pattern))?;
     Some(percent_decoded(part))
 }
 
-/// What cannot be decoded stays as it came: it names nothing that exists.
+/// Decodes percent-encoding. An invalid sequence stays unchanged: no resource has such a name.
 fn percent_decoded(part: &str) -> String {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part;

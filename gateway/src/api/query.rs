@@ -1,4 +1,4 @@
-//! The query string: typed, with complaints that name the parameter.
+//! The query string: typed, with errors that name the parameter.
 
 use super::{
     error::{ApiError, ApiResult},
@@ -9,11 +9,11 @@ use hoistway_model::{Code, Error, Name, Result, error::excerpt};
 use http::request::Parts;
 use std::{collections::HashMap, convert::Infallible, ops::RangeInclusive, str::FromStr};
 
-/// The parameters of a request; of one given twice the last counts, unless [`only`](Query::only) refuses it.
+/// The parameters of a request; the last value of a repeated one counts, unless [`only`](Query::only) refuses it.
 #[derive(Debug)]
 pub struct Query {
     given: HashMap<String, String>,
-    /// One that is given twice.
+    /// A parameter that is repeated.
     twice: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Query {
         self.given.get(key).map(|text| text.trim()).filter(|text| !text.is_empty())
     }
 
-    /// Says which parameters mean nothing here.
+    /// Returns warnings about unknown parameters.
     pub fn unknown(&self, known: &[&str]) -> Vec<String> {
         let mut unknown: Vec<&String> = self.given.keys().filter(|key| !known.contains(&key.as_str())).collect();
         unknown.sort_unstable();
@@ -48,8 +48,7 @@ impl Query {
         unknown.into_iter().map(|key| format!("unknown query parameter \"{}\" is ignored", excerpt(key))).collect()
     }
 
-    /// Refuses parameters that mean nothing here or are given twice, where leaving one out would answer something else
-    /// than was asked.
+    /// Refuses unknown or repeated parameters, where ignoring one would answer another question than the caller's.
     pub fn only(&self, known: &[&str]) -> Result<()> {
         match self.given.keys().filter(|key| !known.contains(&key.as_str())).min() {
             None => match &self.twice {
@@ -63,18 +62,18 @@ impl Query {
         }
     }
 
-    /// As it stands there; blank is absent.
+    /// Returns the raw value; a blank one counts as absent.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.get(key)
     }
 
-    /// An id.
+    /// Returns an id.
     pub fn id<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
         let wrong = |text| Error::field(key, format!("\"{}\" is not an id", excerpt(text)));
         self.get(key).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 
-    /// `true` or `false`; a parameter without a value is true, an absent one false.
+    /// Returns `true` or `false`; a parameter without a value is true, an absent one false.
     pub fn flag(&self, key: &str) -> Result<bool> {
         match self.given.get(key).map(|text| text.trim().to_ascii_lowercase()).as_deref() {
             None | Some("false" | "0") => Ok(false),
@@ -83,7 +82,7 @@ impl Query {
         }
     }
 
-    /// A whole number of a range.
+    /// Returns a whole number of a range.
     pub fn number(&self, key: &str, range: RangeInclusive<u32>) -> Result<Option<u32>> {
         let wrong = |text: &str| {
             let (from, to) = (range.start(), range.end());
@@ -92,12 +91,12 @@ impl Query {
         self.get(key).map(|text| text.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| wrong(text))).transpose()
     }
 
-    /// A name.
+    /// Returns a name.
     pub fn name(&self, key: &str) -> Result<Option<Name>> {
         self.get(key).map(|text| super::json::name(key, text)).transpose()
     }
 
-    /// One of an enumeration's values.
+    /// Returns one of an enumeration's values.
     pub fn one_of<T: FromStr<Err = String>>(&self, key: &str) -> Result<Option<T>> {
         tool_connection::one_of(key, self.get(key))
     }
@@ -119,22 +118,22 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 }
 
 impl Segment {
-    /// As a name; nothing has one that is not valid, so such a thing is simply not found.
+    /// Returns it as a name; nothing has an invalid name, so that is not found.
     pub fn name(&self, kind: &str) -> Result<Name> {
         Name::parse(kind, &self.0).map_err(|_| self.not_found(kind))
     }
 
-    /// As a name that something may get; one that nothing can have is the caller's mistake.
+    /// Returns it as a name for a new resource; an invalid one is the caller's mistake.
     pub fn valid(&self) -> Result<Name> {
         super::json::name("name", &self.0)
     }
 
-    /// As an id.
+    /// Returns it as an id.
     pub fn id<T: FromStr>(&self, kind: &str) -> Result<T> {
         self.0.parse().map_err(|_| self.not_found(kind))
     }
 
-    /// As it stands there.
+    /// Returns it unchanged.
     pub fn into_text(self) -> String {
         self.0
     }
@@ -161,12 +160,12 @@ impl<S: Send + Sync, const N: usize> FromRequestParts<S> for Segments<N> {
 }
 
 impl<const N: usize> Segments<N> {
-    /// One of them as a name.
+    /// Returns one of them as a name.
     pub fn name(&self, index: usize, kind: &str) -> Result<Name> {
         self.0.get(index).map_or_else(|| Err(Error::not_found(kind, "")), |segment| segment.name(kind))
     }
 
-    /// One of them as it stands there.
+    /// Returns one of them unchanged.
     pub fn text(&self, index: usize) -> &str {
         self.0.get(index).map_or("", |segment| &segment.0)
     }

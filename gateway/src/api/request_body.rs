@@ -1,4 +1,4 @@
-//! Request bodies: read whole, under a limit for each and one for all of them, and never left unread on the wire.
+//! Request bodies: read completely, within a limit for each and one for all of them, and never left unread on the wire.
 
 use super::{
     auth::Holder,
@@ -27,29 +27,30 @@ use std::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// The largest body of what is neither a deploy nor an invoke.
+/// The largest body in bytes of requests other than deploys and invokes.
 const MOST_ELSEWHERE: usize = 4 << 20;
-/// From so many bytes on, a body is not read on a thread of the runtime.
+/// The size in bytes from which a body is not parsed on a thread of the runtime.
 const LARGE: usize = 256 << 10;
-/// How long a body may make us wait for its first step, and for each further one.
+/// The longest wait for the first step of a body, and for each further one.
 const FIRST: Duration = Duration::from_secs(30);
 const NEXT: Duration = Duration::from_secs(15);
-/// How long a whole body may take.
+/// The longest time to receive a whole body.
 const WHOLE: Duration = Duration::from_secs(300);
-/// How long a body waits for memory that other bodies hold.
+/// The longest wait of a body for memory that other bodies hold.
 const QUEUE: Duration = Duration::from_secs(10);
-/// How much of a refused body is read and thrown away, so that its sender lives to read the answer, and for how long.
+/// The bytes of a refused body that are read and discarded, so that its sender can read the answer, and the longest
+/// time for that.
 const DRAIN_BYTES: usize = 512 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(60);
 
-/// The memory that request bodies may take together, in bytes: that of four bodies of the largest size, and of two for
-/// one key or user. The first [`STEP`] of each body is no part of it.
+/// Returns the budget for all request bodies, in bytes: four bodies of the largest size in total, and two for one key
+/// or user. The first [`STEP`] of each body is not counted.
 pub fn budget(max_body: usize) -> Arc<SharedQuota> {
     let largest = max_body.next_multiple_of(STEP);
     SharedQuota::new(4 * largest, 2 * largest)
 }
 
-/// A whole body, within the limit. It counts against the budget as long as it lives.
+/// A whole body, within the limit. It counts against the budget while it lives.
 #[derive(Debug)]
 pub struct WholeBody {
     /// The bytes.
@@ -58,17 +59,17 @@ pub struct WholeBody {
 }
 
 impl WholeBody {
-    /// The bytes, which give back their room when the last of them is gone.
+    /// Returns the bytes, which release their share of the budget when the last of them is dropped.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }
 
-    /// The room that the bytes took, without them: for what was made of them.
+    /// Returns the bytes' share of the budget, without the bytes: for the value that was parsed from them.
     pub fn into_room(self) -> QuotaGrant {
         self._room
     }
 
-    /// Reads the bytes, on a thread of its own where they are many: others are answered meanwhile.
+    /// Parses the bytes, on a separate thread if they are many, so that other requests are answered meanwhile.
     pub async fn read<T, F>(self, read: F) -> Result<(Self, T)>
     where
         T: Send + 'static,
@@ -99,7 +100,7 @@ impl FromRequest<Arc<AppState>> for WholeBody {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit).into());
         }
-        // What needs no key has no body.
+        // Routes without a key take no body.
         let holder = parts.extensions.get::<Holder>().map_or_else(|| "".into(), |holder| holder.0.clone());
         let mut charge = BodyCharge::new(state.bodies.share(&holder), announced);
         let read = timeout(WHOLE, read(&mut body, &mut charge, limit)).await;
@@ -111,7 +112,7 @@ impl FromRequest<Arc<AppState>> for WholeBody {
     }
 }
 
-/// How large a body may be: source and messages are large, and nothing else is.
+/// Returns the size limit of a body: source and messages may be large, all other bodies are small.
 fn limit(request: &Parts, max_body: usize) -> usize {
     let path = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let large =
@@ -170,11 +171,11 @@ fn too_large(limit: usize) -> Error {
     Error::new(Code::PayloadTooLarge, format!("the request body is larger than {limit} bytes{setting}"))
 }
 
-/// A request body that is read to its end, in the background and within bounds, when the handler did not: closing a
+/// A request body that is read to its end, in the background and within bounds, if the handler did not: closing a
 /// connection on which data still arrives resets it, and the reset can overtake the answer.
 pub struct Drained {
     inner: Option<Body>,
-    /// The sender waits for a go-ahead before it sends anything.
+    /// Whether the sender waits for `100 Continue` before it sends the body.
     waits: bool,
 }
 
@@ -216,7 +217,7 @@ impl Drop for Drained {
     fn drop(&mut self) {
         let Some(body) = self.inner.take().filter(|body| !self.waits && !body.is_end_stream()) else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Bounded in time and bytes, and ended by its connection's end; nothing waits for it.
+            // Bounded in time and bytes, and ended when the connection ends; nothing waits for it.
             runtime.spawn(timeout(DRAIN_TIME, drain(body)).map(drop));
         }
     }

@@ -1,4 +1,4 @@
-//! What happens to every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
+//! The handling of every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
 
 use super::{
     error::{ApiError, OfAStranger},
@@ -54,7 +54,7 @@ async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
         ApiError::from(Error::internal("answering the request", said(panic.as_ref()))).into_response()
     });
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-    // What the command line looks at on its way is no news; what fails is, but not each of very many wrong keys.
+    // Successful reads of the command line are not logged as news; failures are, except each of very many wrong keys.
     let is_news = !(own_read && response.status().is_success()) && response.extensions().get::<OfAStranger>().is_none();
     if path.starts_with("/api") && is_news {
         tracing::info!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
@@ -64,12 +64,12 @@ async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
     response
 }
 
-/// Whether the client is Hoistway's own command line, of whatever version.
+/// Whether the client is Hoistway's own command line, in any version.
 fn is_own_client(headers: &HeaderMap) -> bool {
     headers.get(USER_AGENT).is_some_and(|value| value.as_bytes().starts_with(b"hoistway/"))
 }
 
-/// What a panic said, for the log.
+/// Returns the message of a panic, for the log.
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

@@ -1,4 +1,4 @@
-//! Answers on their way: what they hold is held until they are sent, and a peer that hardly reads does not hold it for
+//! Answers in transfer: their permits and memory are held until they are sent, and a slow peer cannot hold them for
 //! long.
 
 use super::error::{ApiError, ApiResult};
@@ -17,16 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From so many bytes on, an answer that is made as a whole counts against the memory for answers until it is sent.
+/// The size in bytes from which a complete answer counts against the memory for answers until it is sent.
 const LARGE_ANSWER: u64 = 64 << 10;
-/// The longest piece of an answer that is handed to the server at a time.
+/// The most bytes of an answer that are passed to the server at a time.
 const PIECE: usize = 64 << 10;
-/// The bytes of an answer that its peer must take each second, and how long it may take beside that.
+/// The bytes of an answer that its peer must receive per second, and the time that it may take in addition.
 const PACE: u64 = 8 << 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an answer that is made as a whole takes of the memory for answers; nothing if it is small. One that is larger than
-/// all that its caller may have is sent alone.
+/// Reserves the memory of a complete answer; `None` if it is small. An answer that exceeds its caller's share is sent
+/// alone.
 pub fn memory(state: &AppState, holder: &Arc<str>, answer: &Response) -> ApiResult<Option<QuotaGrant>> {
     let answers = &state.access.answers;
     let Some(size) = answer.body().size_hint().exact().filter(|size| *size >= LARGE_ANSWER) else { return Ok(None) };
@@ -43,24 +43,24 @@ fn unsent(full: QuotaExceeded) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-/// An answer's body, and the place that its request takes until it is sent. It is handed on in pieces: of one that is given
-/// whole, the server would hold all while the place is free again.
+/// An answer's body, and the resources that its request holds until it is sent. It is passed on in pieces: the server
+/// would buffer a complete body at once and so release the resources too early.
 ///
-/// A peer that takes less than [`PACE`] loses its answer. What the answer's source takes its time for does not count, so
+/// A peer that receives less than [`PACE`] loses its answer. The time that the answer's source takes does not count, so
 /// that a stream may be silent.
 pub struct PermitBody<T> {
     body: Body,
-    /// What is left of a piece of the body that is too long.
+    /// The rest of a piece of the body that is too long.
     rest: Bytes,
     sent: u64,
-    /// How long the peer was waited for, and since when it is.
+    /// The total wait for the peer, and the start of the present wait.
     waited: Duration,
     waits: Option<Instant>,
     _room: T,
 }
 
 impl<T> PermitBody<T> {
-    /// The same answer, which holds `room` until it is sent.
+    /// Returns the same answer, which holds `room` until it is sent.
     pub fn wrap(response: Response, room: T) -> Response
     where
         T: Send + Unpin + 'static,

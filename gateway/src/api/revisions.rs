@@ -33,10 +33,10 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How many revisions a page has when the caller does not say, and at most.
+/// The default and the largest number of revisions on a page.
 const DEFAULT_LIMIT: u32 = 100;
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(diff)).routes(routes!(rollback))
 }
@@ -85,11 +85,11 @@ pub struct RevisionBody {
 pub struct RevisionWithSpec {
     #[serde(flatten)]
     revision: RevisionBody,
-    /// What it is made of.
+    /// Its specification.
     spec: SpecBody,
 }
 
-/// What a revision is made of.
+/// The specification of a revision.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = RevisionSpec)]
@@ -102,7 +102,7 @@ pub struct SpecBody {
     config: SpecConfig,
 }
 
-/// What differs between two revisions, field by field.
+/// The differences between two revisions, field by field.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RevisionDiff)]
 pub struct DiffBody {
@@ -180,7 +180,7 @@ pub struct RolledBack {
     #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     rolled_back_to: Option<u64>,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -203,7 +203,7 @@ pub async fn list(
     let name = path.name(0, "agent")?;
     let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_LIMIT);
     let before = query.text("before").map(|text| reference("before", text)).transpose()?;
-    // One more than asked for tells whether there are more.
+    // One more than requested shows whether there are more.
     let mut revisions = state.agents.list_revisions(name.clone(), before, limit + 1).await?;
     let more = revisions.len() > limit as usize;
     revisions.truncate(limit as usize);
@@ -233,7 +233,7 @@ pub async fn get(State(state): State<Arc<AppState>>, path: Segments<2>) -> ApiRe
 
 /// Compare two revisions
 ///
-/// What differs between a revision and another one, by default the one before it, field by field.
+/// The differences between a revision and another one, by default the one before it, field by field.
 #[utoipa::path(get, path = "/agents/{name}/revisions/{id}/diff", operation_id = "diff_revisions", tag = "revisions", params(
     ("name" = String, Path, description = "The agent's name"),
     ("id" = String, Path, description = "Its number, its id, `current` or `previous`", example = "2"),
@@ -313,8 +313,8 @@ pub async fn rollback(
     Ok((status, done.headers, Json(body)).into_response())
 }
 
-/// The revision that a rollback's body names; the body may be absent. A member that means nothing is refused: with a
-/// slip of the pen the wrong revision would be served.
+/// Returns the revision in a rollback's body; the body may be absent. An unknown member is refused: after a typing
+/// error the wrong revision would be served.
 fn target(body: &[u8]) -> Result<RevisionRef> {
     if body.trim_ascii().is_empty() {
         return Ok(RevisionRef::Previous);
@@ -338,7 +338,7 @@ fn reference(field: &str, text: &str) -> Result<RevisionRef> {
     text.parse().map_err(|e: Error| Error::field(field, format!("\"{}\": {}", excerpt(text), e.message)))
 }
 
-/// Nothing has a name that names no revision, so that is simply not found.
+/// Returns the revision in the path. An invalid reference is not found.
 fn in_path(path: &Segments<2>) -> Result<RevisionRef> {
     path.text(1).parse().map_err(|_: Error| Error::not_found("revision", excerpt(path.text(1))))
 }
@@ -364,7 +364,7 @@ fn shape(agent: &Name, revision: &Revision, public: &PublicRegistry) -> Revision
 
 fn spec(revision: Revision) -> SpecBody {
     let spec = revision.spec;
-    // The agent service has masked the values.
+    // The agent service has already masked the values.
     let env: Vec<_> = spec.config.env.iter().map(|v| (v.name.clone(), v.value.expose().to_owned())).collect();
     SpecBody {
         required_tools: spec.tools.into_iter().map(Into::into).collect(),

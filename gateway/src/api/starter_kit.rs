@@ -9,12 +9,12 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(seed))
 }
 
-/// What became of the starter kit.
+/// The result of the request for the starter kit.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StarterKitOut {
     /// `ok`.

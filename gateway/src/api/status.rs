@@ -18,22 +18,22 @@ pub struct Installation {
     /// The namespace of all agents.
     #[schema(examples("agent-system"))]
     namespace: &'static str,
-    /// What runs agents.
+    /// The runtime of agents.
     runtime: AgentRuntime,
     /// The way out of agents.
     egress: EgressState,
 }
 
-/// What runs agents, and what keeps them from the rest of the machine.
+/// The runtime of agents, and their isolation from the rest of the machine.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AgentRuntime {
     /// Which runtime: `process`.
     #[schema(examples("process"))]
     name: String,
-    /// What is enforced, and no more: the parts of the sandbox, or `not sandboxed`.
+    /// The enforced isolation, and no more: the parts of the sandbox, or `not sandboxed`.
     #[schema(examples("namespaces: user, pid, mount, ipc, net; landlock ABI 7; seccomp", "not sandboxed"))]
     isolation: String,
-    /// What agents reach of the network: `open` or `closed`.
+    /// The network access of agents: `open` or `closed`.
     #[schema(examples("open"))]
     network: String,
     /// The limits of each agent, as enforced.
@@ -42,7 +42,7 @@ pub struct AgentRuntime {
     /// Major and minor version of the interpreter.
     #[schema(examples("3.11"))]
     python: String,
-    /// What an operator should know besides, such as why there is no stronger sandbox.
+    /// Further information for operators, such as why there is no stronger sandbox.
     details: Vec<String>,
 }
 
@@ -66,10 +66,10 @@ pub struct EgressState {
     /// Whether changes of tools, model providers and agents reach it now; until they do, what it read last stays in force.
     #[schema(examples(true))]
     connected: bool,
-    /// How many tools it knows.
+    /// The number of tools that it knows.
     #[schema(examples(1))]
     tools: u64,
-    /// How many running revisions of agents it knows.
+    /// The number of running revisions of agents that it knows.
     #[schema(examples(1))]
     revisions: u64,
 }
@@ -87,7 +87,7 @@ impl From<Result<EgressStatus>> for EgressState {
     }
 }
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(status))
 }

@@ -1,5 +1,5 @@
-//! Where a tool is, as the deploy call and `POST /tools` both give it: a base URL with what port, scheme and kind of
-//! credential say beside it.
+//! The connection of a tool, as the deploy call and `POST /tools` both receive it: a base URL, with a port, a scheme
+//! and a kind of credential beside it.
 
 use hoistway_model::{
     Error, Result,
@@ -10,11 +10,11 @@ use hoistway_model::{
 use std::str::FromStr;
 use url::Url;
 
-/// The port and scheme that the reference has as defaults. Clients that always send them mean nothing by it, so they
-/// never contradict a base URL that says otherwise.
+/// The port and scheme that are the reference's defaults. Clients that always send them do not choose them, so they
+/// never contradict a base URL that differs.
 const DEFAULT_PORT: i64 = 443;
 
-/// What a request says about a tool's place, and how its members are called there.
+/// The members of a request about a tool's connection, with their paths there.
 #[derive(Debug)]
 pub struct ConnectionInput {
     /// The path of the base URL, and the URL.
@@ -28,7 +28,7 @@ pub struct ConnectionInput {
 }
 
 impl ConnectionInput {
-    /// Checks it all, and that it agrees with itself.
+    /// Checks all members, and that they do not contradict each other.
     pub fn check(self) -> Result<Connection> {
         let (url_path, base_url) = self.base_url;
         let url = http_url(&url_path, &base_url)?;
@@ -57,13 +57,13 @@ impl ConnectionInput {
     }
 }
 
-/// An absolute HTTP URL without anything secret in it.
+/// Parses an absolute HTTP URL without any secret in it.
 pub fn http_url(path: &str, text: &str) -> Result<Url> {
     let wrong = |why: &str| Error::field(path, why);
     if text.len() > MAX_URL {
         return Err(wrong(&format!("{} bytes are too many, {MAX_URL} is the limit", text.len())));
     }
-    // The text is kept as it was given, so what the parser would quietly mend is refused.
+    // The text is stored unchanged, so everything that the parser would silently correct is refused.
     if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
         return Err(wrong(&format!("\"{}\" is not a URL: it has spaces or backslashes", excerpt(text))));
     }
@@ -85,7 +85,7 @@ pub fn http_url(path: &str, text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// Whether the URL itself names a port, be it its scheme's own, which the parser drops.
+/// Whether the URL itself contains a port, even its scheme's default, which the parser drops.
 fn names_port(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
@@ -93,7 +93,7 @@ fn names_port(url: &str) -> bool {
     after_host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// One of an enumeration's values, in any letter case; blank is absent.
+/// Parses one of an enumeration's values, in any letter case; blank counts as absent.
 pub fn one_of<T: FromStr<Err = String>>(path: &str, text: Option<&str>) -> Result<Option<T>> {
     let text = text.map(str::trim).filter(|text| !text.is_empty());
     text.map(|text| {
@@ -132,10 +132,10 @@ mod tests {
             ("http://a.example:9000/x", None, None, (9000, "HTTP")),
             ("https://a.example:9000", None, Some("https"), (9000, "HTTPS")),
             ("http://[::1]:9000", None, None, (9000, "HTTP")),
-            // A client's defaults mean nothing.
+            // A client's defaults have no effect.
             ("http://a.example:9000", Some(443), Some("HTTPS"), (9000, "HTTP")),
             ("http://a.example", Some(443), Some("HTTPS"), (80, "HTTP")),
-            // A base URL that names no port leaves room for one.
+            // A base URL without a port permits one beside it.
             ("http://a.example", Some(8080), Some("Http"), (8080, "HTTP")),
             ("https://[::1]/x:1", Some(8443), None, (8443, "HTTPS")),
             ("https://a.example:443", Some(443), None, (443, "HTTPS")),

@@ -33,10 +33,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// How often an update is made anew from what somebody else has made of the tool meanwhile.
+/// The number of attempts at an update while other requests change the tool.
 const UPDATE_TRIES: u32 = 5;
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
@@ -53,7 +53,7 @@ pub struct Deleted {
     status: &'static str,
 }
 
-/// It is gone.
+/// The answer to a deletion.
 pub const DELETED: Deleted = Deleted { status: "deleted" };
 
 /// List tools
@@ -78,7 +78,7 @@ pub async fn list(State(state): State<Arc<AppState>>, query: Query) -> ApiResult
 
 /// Get a tool
 ///
-/// What one tool is, and whether it has what it needs.
+/// The specification and the status of one tool.
 #[utoipa::path(
     get,
     path = "/tools/{name}",
@@ -169,8 +169,8 @@ pub async fn change(
     update(&state, &caller, name, |tool| ToolBody::read(&body.bytes)?.merged(tool)).await
 }
 
-/// Storing credentials takes the scope `admin`, whichever request they come with: whoever stores one may send what others'
-/// agents do to an account of their own.
+/// Checks that the caller may store credentials, which takes the scope `admin` in every request: with a stored
+/// credential the calls of other users' agents could be directed to the caller's own account.
 pub fn may_store(caller: &Caller, credentials: &BTreeMap<String, Secret>) -> Result<()> {
     if credentials.is_empty() { Ok(()) } else { caller.must_have(Scope::Admin, "storing credentials") }
 }
@@ -268,7 +268,7 @@ pub async fn delete(State(state): State<Arc<AppState>>, name: Segment) -> ApiRes
     Ok(Json(DELETED))
 }
 
-/// Whether a look-up found something.
+/// Returns whether a look-up found something.
 pub fn exists<T>(found: Result<T>) -> Result<bool> {
     match found {
         Ok(_) => Ok(true),
@@ -277,7 +277,7 @@ pub fn exists<T>(found: Result<T>) -> Result<bool> {
     }
 }
 
-/// 201 for what is new, else 200.
+/// Returns 201 for a new resource, else 200.
 pub fn created(new: bool) -> StatusCode {
     if new { StatusCode::CREATED } else { StatusCode::OK }
 }

@@ -1,7 +1,7 @@
-//! The areas of the public Python SDK that Hoistway does not have: a 404 that says so, and what to use instead. The
+//! The areas of the public Python SDK that Hoistway does not support: a 404 that says so, and names an alternative. The
 //! same list is in docs/sdk.md.
 
-/// (first segment of the path, what it is, what to use instead)
+/// (first segment of the path, the area, the alternative)
 const AREAS: [(&str, &str, &str); 13] = [
     ("actions", "action plans are", "call the resources one by one: /api/deploy, /api/tools, /api/identity-providers"),
     ("analyze", "analysing source without a deploy is", "deploy it: the answer names syntax errors and imports"),
@@ -26,7 +26,7 @@ const AREAS: [(&str, &str, &str); 13] = [
     ("workspaces", "workspaces are", "use the endpoint without /workspaces/…: there is one namespace"),
 ];
 
-/// What to say about a path that nothing serves, if it is of one of these areas.
+/// Returns the message about an unknown path in one of these areas.
 pub fn about(path: &str) -> Option<String> {
     let rest = path.strip_prefix("/api/v1/").or_else(|| path.strip_prefix("/api/"))?;
     let area = rest.split('/').next().unwrap_or(rest);

@@ -15,16 +15,16 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 const DAY: i64 = 86_400_000;
-/// The most models without a price that are named.
+/// The most models without a price that are listed.
 const MAX_UNPRICED: usize = 100;
 const PARAMETERS: [&str; 8] = ["agent", "provider", "model", "user", "from", "to", "per", "group_by"];
 
-/// The paths of this module.
+/// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(get))
 }
 
-/// What agents used of models.
+/// The agents' use of models.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Usage)]
 pub struct UsageOut {
@@ -90,7 +90,7 @@ pub struct SumsOut {
     /// Tokens of both.
     #[schema(examples(3960))]
     total_tokens: u64,
-    /// What the calls of models with a price cost, exactly; null when none of them had one.
+    /// The cost of the calls of models with a price, exactly; null when none of them had one.
     #[schema(required, examples("0.0141"))]
     cost: Option<String>,
 }
@@ -153,7 +153,7 @@ async fn check_known(state: &AppState, agent: Name) -> Result<()> {
     }
 }
 
-/// The models without a price that an agent called this month.
+/// Returns the models without a price that an agent called this month.
 pub(super) async fn unpriced_models(state: &AppState, agent: Name) -> Result<Vec<String>> {
     let now = now_ms();
     let group_by = UsageGroups { model: true, ..UsageGroups::default() };
@@ -184,7 +184,7 @@ fn parse(query: &Query, now: i64) -> Result<UsageQuery> {
     })
 }
 
-/// A moment, or a date: then so much after its beginning.
+/// Parses a time, or a date: then the time `of_date` after its beginning.
 fn time(query: &Query, key: &str, of_date: i64) -> Result<Option<i64>> {
     let Some(text) = query.text(key) else { return Ok(None) };
     let date = || parse_rfc3339(&format!("{text}T00:00:00Z")).map(|start| start + of_date);

@@ -1,8 +1,8 @@
-//! Entries of the audit log, and what is asked of them.
+//! Entries of the audit log, and queries for them.
 
 use hoistway_model::AuditId;
 
-/// How a change ended.
+/// The outcome of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It is under way, or its process was killed.
@@ -13,7 +13,7 @@ pub enum Outcome {
     Failure,
     /// The caller hung up before the answer; it may have been made.
     Interrupted,
-    /// The process ended before it could be told; it may have been made.
+    /// The process ended before it could be recorded; it may have been made.
     Unknown,
 }
 
@@ -21,7 +21,7 @@ impl Outcome {
     /// Every outcome.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Success, Self::Failure, Self::Interrupted, Self::Unknown];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -49,19 +49,19 @@ pub struct Entry {
     pub key_id: String,
     /// That key's name.
     pub key_name: String,
-    /// What was done, such as `agent.deploy`.
+    /// The action, such as `agent.deploy`.
     pub action: String,
-    /// What it was done to: a name or an id.
+    /// The name or id of the changed resource.
     pub target: Option<String>,
     /// The deployment, if the change is one.
     pub deployment: Option<String>,
     /// Where the request came from.
     pub address: Option<String>,
-    /// What the client calls itself.
+    /// The client's user agent.
     pub user_agent: Option<String>,
     /// The request's id.
     pub request_id: String,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
     /// The status that was answered. A deploy has none: its outcome is the deployment's.
     pub status: Option<u16>,
@@ -69,14 +69,14 @@ pub struct Entry {
     pub code: Option<String>,
 }
 
-/// Which entries are asked for.
+/// A query for entries.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only those about this.
+    /// Only those about this target.
     pub target: Option<String>,
     /// Only actions on agents.
     pub agents_only: bool,
-    /// Only this action; ending in `.`, every action that begins so.
+    /// Only this action; if it ends in `.`, every action with this prefix.
     pub action: Option<String>,
     /// Only those of this key.
     pub key: Option<String>,

@@ -1,5 +1,5 @@
-//! What a deployment is to do: a deploy, a return to an earlier revision, or a change of the configuration only. All
-//! of them are carried out by the same saga, each agent's in the order they were accepted.
+//! The kinds of deployments: a deploy, a return to an earlier revision, or a change of the configuration only. All are
+//! carried out by the same saga, for each agent in the order of their acceptance.
 
 use super::{
     providers,
@@ -14,7 +14,7 @@ use hoistway_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The work of one deployment. But for deploys, which have a form of their own, its JSON is the journal's.
+/// The work of one deployment. Its JSON is stored in the journal, except that deploys have a form of their own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentKind {
@@ -25,7 +25,7 @@ pub enum DeploymentKind {
     Rollback(Rollback),
     /// `PUT /agents/{name}/config`.
     Config(ConfigChange),
-    /// The agent's image built again from what it keeps, because what it runs on has changed.
+    /// Another build of the agent's image from its stored source, because the image's base has changed.
     Rebuild(Rebuild),
 }
 
@@ -34,16 +34,16 @@ pub enum DeploymentKind {
 pub struct Rollback {
     /// The agent.
     pub agent: Name,
-    /// Which revision.
+    /// The revision to return to.
     pub to: RevisionRef,
 }
 
-/// An image built again.
+/// Another build of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuild {
     /// The agent.
     pub agent: Name,
-    /// Whether a stopped agent is started by it; else nothing is done with one.
+    /// Whether a stopped agent is started by it; else a stopped agent is left as it is.
     #[serde(default)]
     pub start: bool,
 }
@@ -53,7 +53,7 @@ pub struct Rebuild {
 pub struct ConfigChange {
     /// The agent.
     pub agent: Name,
-    /// What of the configuration is changed.
+    /// The changed members of the configuration.
     #[serde(flatten)]
     pub config: AgentConfigChange,
     /// Every required tool, no name twice; `None` leaves them as they are.
@@ -61,19 +61,19 @@ pub struct ConfigChange {
 }
 
 impl ConfigChange {
-    /// The tools that the agent requires afterwards.
+    /// Returns the tools that the agent requires afterwards.
     pub fn tools_of(&self, agent: &Agent) -> Vec<Name> {
         let present = || agent.spec.tools.iter().map(|tool| tool.name.clone()).collect();
         self.required_tools.clone().unwrap_or_else(present)
     }
 
-    /// The models that it sets, each with its path in the request.
+    /// Returns the models that it sets, each with its path in the request.
     pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
         let models = self.config.llm.iter().flatten().enumerate();
         models.map(|(i, model)| (format!("llm_configs[{i}]"), model)).collect()
     }
 
-    /// The model providers that have to be looked up, each with its path in the request.
+    /// Returns the model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
         let models = self.config.llm.iter().flatten().enumerate();
         let unknown = models.filter(|(_, model)| !providers::is_known(&model.provider));
@@ -88,7 +88,7 @@ impl From<DeployRequest> for DeploymentKind {
 }
 
 impl DeploymentKind {
-    /// The agent.
+    /// Returns the agent.
     pub fn agent(&self) -> &Name {
         match self {
             Self::Deploy(request) => &request.agent,
@@ -98,7 +98,7 @@ impl DeploymentKind {
         }
     }
 
-    /// Why its revision is made.
+    /// Returns the reason of its revision.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Deploy(_) => Reason::Deploy,
@@ -117,7 +117,7 @@ impl DeploymentKind {
         }
     }
 
-    /// What must not appear in anything that is shown.
+    /// Returns the secrets that must not appear in any output.
     pub fn secrets(&self) -> Vec<Secret> {
         let env = match self {
             Self::Deploy(request) => request.config.env.as_slice(),
@@ -126,7 +126,7 @@ impl DeploymentKind {
         env.iter().flat_map(EnvVar::hidden).collect()
     }
 
-    /// How much source there is.
+    /// Returns the size of the source, in bytes.
     pub fn bytes(&self) -> usize {
         let Some(source) = self.source() else { return 0 };
         source.files.bytes()
@@ -142,7 +142,7 @@ impl DeploymentKind {
         }
     }
 
-    /// Lets the source go, once the image is built of it.
+    /// Drops the source, once the image is built.
     pub fn forget_source(&mut self) {
         if let Self::Deploy(request) = self
             && let Source::Files(source) = &mut request.source
@@ -151,7 +151,7 @@ impl DeploymentKind {
         }
     }
 
-    /// How the text of a failure begins that is not of one tool or of the build.
+    /// Returns the first words of the text of a failure that is not of one tool or of the build.
     pub fn failed(&self) -> &'static str {
         match self {
             Self::Deploy(_) => "failed to create agent: ",
@@ -161,7 +161,7 @@ impl DeploymentKind {
         }
     }
 
-    /// Bytes that two works share exactly when they mean the same. Only a keyed hash of them may be kept.
+    /// Returns bytes that are equal exactly for works with the same meaning. Only a keyed hash of them may be stored.
     pub fn canonical(&self) -> Vec<u8> {
         match self {
             Self::Deploy(request) => request.canonical(),
@@ -169,7 +169,7 @@ impl DeploymentKind {
         }
     }
 
-    /// The whole work for the journal, to be sealed before it is stored.
+    /// Returns the whole work for the journal, to be sealed before it is stored.
     pub fn to_journal(&self) -> Result<Vec<u8>> {
         match self {
             Self::Deploy(request) => request.to_journal(),
@@ -177,7 +177,7 @@ impl DeploymentKind {
         }
     }
 
-    /// Reads what [`DeploymentKind::to_journal`] wrote for this reason.
+    /// Reads the bytes that [`DeploymentKind::to_journal`] wrote for this reason.
     pub fn from_journal(reason: Reason, bytes: &[u8]) -> Result<Self> {
         if reason == Reason::Deploy {
             return DeployRequest::from_journal(bytes).map(Into::into);

@@ -1,7 +1,7 @@
 //! The interface between the HTTP API and the deploy saga.
 //!
 //! The API parses and waits; the saga, behind [`Deployer`], validates by look-ups, journals and works. A caller that
-//! goes away changes nothing: the saga does not know how many watch its [`Progress`].
+//! disconnects changes nothing: the saga does not know how many callers watch its [`Progress`].
 
 pub mod kind;
 pub mod providers;
@@ -18,37 +18,37 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// The deploy saga as the HTTP API sees it.
 #[async_trait]
 pub trait Deployer: fmt::Debug + Send + Sync + 'static {
-    /// Looks up what the work names, accepts it durably (or joins an equal one that is in flight) and answers
-    /// before any work is done. An error means that nothing was changed. `room` is given back when it is decided, also
-    /// when the caller has gone meanwhile.
+    /// Looks up the names in the work, accepts it durably (or joins an equal one that is in flight) and answers before
+    /// any work is done. An error means that nothing was changed. `room` is released after the decision, also when the
+    /// caller has disconnected meanwhile.
     async fn accept(&self, work: DeploymentKind, strict: bool, room: Option<Room>) -> Result<Accepted>;
 
-    /// Waits until every deployment of the agent that was accepted before has ended, and keeps later ones waiting
-    /// while the lease is held. Deployments that take long may be cancelled for it. [`Code::Conflict`] when it does not come within
+    /// Waits until every earlier accepted deployment of the agent has ended, and keeps later ones waiting while the
+    /// lease is held. Long deployments may be cancelled for it. [`Code::Conflict`] when it is not granted within
     /// `patience`.
     async fn lease(&self, agent: Name, urgency: Urgency, patience: Duration) -> Result<AgentLease>;
 
-    /// Cancels a deployment that is not past its point of no return, and tells how it is after a moment: failed, or being
-    /// undone. [`Code::Conflict`] for one that has ended.
+    /// Cancels a deployment that is not past its point of no return, and returns its state after a moment: failed, or
+    /// being undone. [`Code::Conflict`] for one that has ended.
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment>;
 
-    /// One deployment.
+    /// Returns one deployment.
     async fn get(&self, id: DeploymentId) -> Result<Deployment>;
 
-    /// Deployments, newest first.
+    /// Returns deployments, newest first.
     async fn list(&self, query: DeploymentQuery) -> Result<Vec<Deployment>>;
 }
 
-/// The memory that a request takes until it is accepted.
+/// The memory of a request until it is accepted.
 #[derive(Debug)]
 pub struct Room {
-    /// That of its body.
+    /// The memory of its body.
     pub body: QuotaGrant,
-    /// The permit of a large one: they are accepted one at a time.
+    /// The permit of a large deploy: these are accepted one at a time.
     pub large_deploy: Option<OwnedSemaphorePermit>,
 }
 
-/// Which deployments are wanted.
+/// A query for deployments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeploymentQuery {
     /// Only those of this agent.
@@ -57,16 +57,16 @@ pub struct DeploymentQuery {
     pub status: Option<DeploymentStatus>,
     /// Only those accepted before this one.
     pub before: Option<DeploymentId>,
-    /// At most so many.
+    /// The most deployments of the answer.
     pub limit: u32,
 }
 
-/// The fate of deployments for which a lease has waited a while.
+/// The treatment of deployments for which a lease has waited a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// They come to their end.
+    /// They run to their end.
     Patient,
-    /// Those that start the agent, or come to it meanwhile, are cancelled.
+    /// Those that start the agent, or will start it meanwhile, are cancelled.
     EndStarts,
     /// All are cancelled.
     Cancel,
@@ -81,22 +81,22 @@ pub struct AgentLease {
 }
 
 impl AgentLease {
-    /// A lease that lasts as long as the guard; `unwanted` is cancelled when somebody else asks it to end.
+    /// Returns a lease that lasts as long as the guard; `unwanted` is cancelled when another request asks it to end.
     pub fn new(guard: DropGuard, unwanted: CancellationToken) -> Self {
         Self { _guard: guard, unwanted, cancelled_others: false }
     }
 
-    /// The same after deployments were cancelled for it.
+    /// Returns the same lease with a record of whether deployments were cancelled for it.
     pub fn after_cancelling(self, cancelled_others: bool) -> Self {
         Self { cancelled_others, ..self }
     }
 
-    /// Whether deployments were cancelled for it. A first one takes its agent with it.
+    /// Whether deployments were cancelled for it. A cancelled first deployment removes its agent.
     pub fn cancelled_others(&self) -> bool {
         self.cancelled_others
     }
 
-    /// The token that is cancelled when somebody else asks the lease to end.
+    /// Returns the token that is cancelled when another request asks the lease to end.
     pub fn unwanted(&self) -> CancellationToken {
         self.unwanted.clone()
     }
@@ -107,32 +107,32 @@ impl AgentLease {
 pub struct Accepted {
     /// The deployment; that of the equal one in flight if it was joined.
     pub id: DeploymentId,
-    /// Warnings of the look-ups.
+    /// The warnings of the look-ups.
     pub warnings: Vec<String>,
-    /// Its progress. A sender that is dropped before `done` means that this process is shutting down; another one,
-    /// or the next start, carries on.
+    /// Its progress. A sender that is dropped before `done` means that this process is shutting down; another process,
+    /// or the next start, continues the work.
     pub progress: watch::Receiver<Progress>,
 }
 
 /// The progress of a deployment.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
-    /// Whether the tools are registered, so that `tools_created` is what it will be.
+    /// Whether the tools are registered, so that `tools_created` is final.
     pub tools_done: bool,
     /// Tools that this deployment created, in the request's order.
     pub tools_created: Vec<String>,
-    /// Whether the request asked for a build.
+    /// Whether the request requires a build.
     pub wants_build: bool,
-    /// The image that was built for it, or found built already.
+    /// The image that was built for it, or had been built before.
     pub image: Option<BuiltImage>,
     /// The revision that it made or found, once it is known.
     pub made: Option<RevisionOutcome>,
-    /// The result, once it ended; an error begins as the contract says: `build failed: …`.
+    /// The result, once it ended; an error begins with the text of the contract: `build failed: …`.
     pub done: Option<Result<Outcome, Arc<Error>>>,
 }
 
 impl Progress {
-    /// Whether everything that a 201 tells is known.
+    /// Whether all members of a 201 answer are known.
     pub fn is_built(&self) -> bool {
         self.tools_done && (self.image.is_some() || !self.wants_build)
     }
@@ -141,18 +141,18 @@ impl Progress {
 /// A deployment that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// Why the agent is `Pending` all the same: its image cannot be pulled yet. `None` when it runs.
+    /// The reason that the agent is `Pending` nevertheless: its image cannot be pulled yet. `None` when it runs.
     pub pending: Option<String>,
 }
 
-/// The status of a deployment, in the spelling that builds have too.
+/// The status of a deployment, with the same spelling as those of builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeploymentStatus {
     /// Accepted; an earlier deploy of the same agent runs.
     Pending,
     /// Its steps run.
     Running,
-    /// A step failed; what was done is being taken back.
+    /// A step failed; its effects are being undone.
     Undoing,
     /// The agent has the new revision.
     Succeeded,
@@ -164,7 +164,7 @@ impl DeploymentStatus {
     /// Every status.
     pub const ALL: [Self; 5] = [Self::Pending, Self::Running, Self::Undoing, Self::Succeeded, Self::Failed];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -211,7 +211,7 @@ pub struct Deployment {
     pub image: Option<BuiltImage>,
     /// Why it failed.
     pub error: Option<Failure>,
-    /// The revision that it made, once it is known that there is to be one.
+    /// The revision that it made, once it is known that there will be one.
     pub revision_id: Option<RevisionId>,
     /// The warnings of its acceptance.
     pub warnings: Vec<String>,

@@ -1,5 +1,5 @@
-//! Which registered provider serves a model whose configuration names a protocol: egress chooses, and where several would
-//! do equally well their names decide. Whoever deploys should know.
+//! The choice of the registered provider for a model whose configuration names a protocol. Egress chooses; among
+//! equally suitable providers the name decides, so that a deploy warns of such a choice.
 
 use hoistway_kit::address_scope::{AddressScope, is_private_name, scope};
 use hoistway_model::{
@@ -10,22 +10,22 @@ use hoistway_model::{
 };
 use url::{Host, Url};
 
-/// The most providers that a warning names.
+/// The most providers that a warning lists.
 const MAX_NAMED: usize = 10;
 
-/// Whether the provider is one that needs no registration.
+/// Whether the provider needs no registration.
 pub fn is_known(provider: &str) -> bool {
     MODEL_PROVIDERS.contains(&provider)
 }
 
-/// The complaint about a provider that nobody knows.
+/// Returns the error about an unknown provider.
 pub fn unknown_provider(path: &str, provider: &str) -> Error {
     let known = MODEL_PROVIDERS.join(", ");
     Error::field(path, format!("\"{}\" is not one of {known} or a registered model provider", excerpt(provider)))
 }
 
-/// Whether egress calls it without a key: servers in private networks mostly want none, and the starter kit's provider is
-/// for trying things out.
+/// Whether egress calls it without a key: most servers in private networks require none, and the starter kit's provider
+/// is a playground.
 pub fn works_without_key(provider: &ModelProvider) -> bool {
     let is_private = |url: Url| match url.host() {
         Some(Host::Ipv4(ip)) => scope(ip.into()) == AddressScope::Private,
@@ -38,7 +38,7 @@ pub fn works_without_key(provider: &ModelProvider) -> bool {
         || Url::parse(&provider.endpoint).is_ok_and(is_private)
 }
 
-/// Warnings about the models, each with its path in the request, that several providers serve equally well.
+/// Returns warnings about the models, each with its path in the request, that several providers serve equally well.
 pub fn chosen_by_name<'a>(
     models: impl IntoIterator<Item = (String, &'a LlmConfig)>,
     registered: &[ModelProvider],
@@ -46,19 +46,19 @@ pub fn chosen_by_name<'a>(
     models.into_iter().filter_map(|(path, model)| warning(&path, model, registered)).collect()
 }
 
-/// Whether an agent's model would have nobody as good any more without the provider `name`.
+/// Whether an agent's model would have no equally good provider without the provider `name`.
 pub fn depends_on(config: &LlmConfig, name: &Name, registered: &[ModelProvider]) -> bool {
     let Some(serving) = serving(config, registered).filter(|serving| serving.name == *name) else { return false };
     let others: Vec<ModelProvider> = registered.iter().filter(|other| other.name != *name).cloned().collect();
     match self::serving(config, &others) {
-        // One without a key is no substitute for one with it, and neither is the playground for a model.
+        // A provider without a key does not replace one with a key, and neither does the playground replace a model.
         Some(other) => rank(other).0 > rank(serving).0,
-        // Without a registration ollama is where it is without an endpoint.
+        // An unregistered ollama has the same address as a registered one without an endpoint.
         None => !(config.provider == "ollama" && serving.provider == "ollama" && serving.endpoint.is_empty()),
     }
 }
 
-/// Who serves a model, as egress chooses.
+/// Returns the provider of a model, as egress chooses it.
 fn serving<'a>(config: &LlmConfig, registered: &'a [ModelProvider]) -> Option<&'a ModelProvider> {
     let LlmConfig { provider, model, .. } = config;
     let named = registered.iter().find(|candidate| candidate.name.as_str() == provider.as_str());
@@ -97,8 +97,8 @@ fn warning(path: &str, config: &LlmConfig, registered: &[ModelProvider]) -> Opti
     ))
 }
 
-/// As egress ranks them: servers that can be called before the playground, and those that list the model before those
-/// that list none.
+/// Returns the rank by which egress chooses: callable servers before the playground, and those that list the model
+/// before those that list none.
 fn rank(provider: &ModelProvider) -> (u8, bool) {
     let backend = match provider.credentials_set_at {
         Some(_) => 0,

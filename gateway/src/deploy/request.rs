@@ -1,4 +1,4 @@
-//! A deploy as the saga carries it out: what passed the edge's checks, and what the look-ups say of it.
+//! A deploy as the saga carries it out: the validated request, and the checks that need look-ups.
 
 mod stored;
 
@@ -12,25 +12,24 @@ use hoistway_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A deploy as it was asked for. Its JSON is the journal's: members are only ever added, with a default.
+/// A requested deploy. Its JSON is stored in the journal: members are only ever added, with a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeployRequest {
     /// The agent.
     pub agent: Name,
-    /// What it is made of.
+    /// The source of the agent.
     pub source: Source,
-    /// What is said of the agent itself. A provider that is not one of the known four and the identity provider need
-    /// a look-up.
+    /// The configuration of the agent. A provider other than the known four, and the identity provider, need a look-up.
     #[serde(flatten)]
     pub config: AgentConfig,
     /// The tools that it uses, no name twice.
     pub required_tools: Vec<Name>,
-    /// Tools to make sure of, in the request's order, no name twice.
+    /// Tools to register unless they exist, in the request's order, no name twice.
     pub tools_to_create: Vec<NewTool>,
-    /// Resolve the requirements anew, although nothing else has changed.
+    /// Whether to resolve the requirements again, although nothing else has changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refresh: bool,
-    /// Where in the body the members were that a look-up may refuse.
+    /// The paths in the body of the members that a look-up may refuse.
     #[serde(rename = "notes")]
     pub paths: Paths,
 }
@@ -38,36 +37,36 @@ pub struct DeployRequest {
 /// Paths of members in the request's body, for errors.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Paths {
-    /// Of each of the required tools.
+    /// The path of each required tool.
     #[serde(rename = "tool_paths")]
     pub tools: Vec<String>,
-    /// Of each model.
+    /// The path of each model.
     #[serde(rename = "llm_paths")]
     pub llm: Vec<String>,
-    /// Earlier versions wrote the framework here.
+    /// The framework, which earlier versions stored here.
     #[serde(default, skip_serializing)]
     framework: Option<String>,
 }
 
 impl Paths {
-    /// Those of the required tools and of the models.
+    /// Returns the paths of the required tools and of the models.
     pub fn new(tools: Vec<String>, llm: Vec<String>) -> Self {
         Self { tools, llm, framework: None }
     }
 }
 
-/// What an agent is made of.
+/// The source of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// An image that exists; the platform's registry is in its symbolic form.
+    /// An existing image; the platform's registry has its symbolic name.
     Image(ImageRef),
-    /// Files to build one from.
+    /// Files for a build.
     Files(#[serde(with = "stored::source")] BuildSource),
 }
 
 impl DeployRequest {
-    /// With the query's `refresh`; beside an image it means nothing, and the answer is the warning that says so.
+    /// Returns the deploy with the query's `refresh`; beside an image that is ignored, with the returned warning.
     pub fn refreshed(mut self, refresh: bool) -> (Self, Option<String>) {
         self.refresh = refresh && self.wants_build();
         let ignored = refresh && !self.refresh;
@@ -80,19 +79,19 @@ impl DeployRequest {
         matches!(self.source, Source::Files(_))
     }
 
-    /// The model providers that have to be looked up, each with its path in the request.
+    /// Returns the model providers that have to be looked up, each with its path in the request.
     pub fn unknown_providers(&self) -> Vec<(String, String)> {
         let all = self.paths.llm.iter().zip(&self.config.llm);
         let unknown = all.filter(|(_, model)| !providers::is_known(&model.provider));
         unknown.map(|(path, model)| (format!("{path}.provider"), model.provider.clone())).collect()
     }
 
-    /// The models, each with its path in the request.
+    /// Returns the models, each with its path in the request.
     pub fn named_models(&self) -> Vec<(String, &LlmConfig)> {
         self.paths.llm.iter().cloned().zip(&self.config.llm).collect()
     }
 
-    /// Judges what the look-ups found. Tools that nobody registered are a warning, or an error when `strict`.
+    /// Checks the results of the look-ups. Unregistered tools are a warning, or an error when `strict`.
     pub fn check_lookups(&self, resolved: &Resolved, strict: bool) -> Result<Vec<String>> {
         for (path, provider) in self.unknown_providers() {
             if !resolved.providers.contains(&provider) {
@@ -118,13 +117,13 @@ impl DeployRequest {
     }
 }
 
-/// What to say about a required tool that nobody registered.
+/// Returns the warning about an unregistered required tool.
 fn unregistered(name: &Name) -> String {
     let later = "the agent cannot use it before it is; then it is bound by itself";
     format!("no tool \"{name}\" is registered: {later}")
 }
 
-/// The same about each such tool among those that were looked up.
+/// Returns the same warning about each unregistered tool in `resolved`.
 pub fn not_registered(resolved: &Resolved) -> impl Iterator<Item = String> {
     resolved.tools.iter().filter(|tool| tool.url.is_none()).map(|tool| unregistered(&tool.name))
 }

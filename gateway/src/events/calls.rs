@@ -15,17 +15,18 @@ use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// An agent's call ended.
+/// The event of an agent's call that ended.
 pub const CALL_ENDED: &str = "call.ended";
-/// Calls are missing before what follows.
+/// The event of calls that are missing before the next one.
 pub const CALLS_MISSED: &str = "call.missed";
 
-/// An agent has used most of a limit of its budget, or all of it.
+/// The events of an agent that has used most of a limit of its budget, or all of it.
 pub const BUDGET_WARNING: &str = "budget.warning";
 pub const BUDGET_EXCEEDED: &str = "budget.exceeded";
 
 impl Events {
-    /// Follows the calls that egress records, until `shutdown`. Calls that ended during an interruption follow afterwards.
+    /// Follows the calls that egress records, until `shutdown`. Calls that ended during an interruption follow
+    /// afterwards.
     pub async fn follow_egress(self: Arc<Self>, egress: Arc<dyn EgressService>, shutdown: CancellationToken) {
         let take = |after: &mut Option<u64>, update| match update {
             CallUpdate::Position(position) => *after = Some(position),

@@ -9,10 +9,10 @@ use hoistway_kit::time::now_ms;
 use serde_json::json;
 use std::time::Duration;
 
-/// The state of a deployment that was published last.
+/// The last published state of a deployment.
 #[derive(Debug)]
 pub struct Published {
-    /// The number of steps that began, and that ended.
+    /// The number of steps that began, and the number that ended.
     begun: usize,
     ended: usize,
     undoing: bool,

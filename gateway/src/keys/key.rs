@@ -1,12 +1,12 @@
-//! Keys as they are kept, and what they may be used for.
+//! Stored keys, and their scopes.
 
 use hoistway_model::error::excerpt;
 use std::str::FromStr;
 
-/// What a key may be used for.
+/// The permitted use of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything that only looks.
+    /// All reads.
     Read,
     /// Every change, and what `Read` allows.
     Deploy,
@@ -20,7 +20,7 @@ impl Scope {
     /// Every scope.
     pub const ALL: [Self; 4] = [Self::Read, Self::Deploy, Self::Invoke, Self::Admin];
 
-    /// The public spelling.
+    /// Returns the public spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -30,7 +30,7 @@ impl Scope {
         }
     }
 
-    /// Whether whoever has this one has `needed` too.
+    /// Whether this scope includes `needed`.
     const fn implies(self, needed: Self) -> bool {
         match (self, needed) {
             (Self::Admin, _) | (Self::Deploy, Self::Read | Self::Deploy) => true,
@@ -57,17 +57,17 @@ impl FromStr for Scope {
 pub struct Scopes([bool; 4]);
 
 impl Scopes {
-    /// Those of the installation's key.
+    /// Returns the scopes of the installation's key.
     pub const fn admin() -> Self {
         Self([false, false, false, true])
     }
 
-    /// Whether something that needs `needed` is allowed.
+    /// Whether `needed` is allowed.
     pub fn allow(self, needed: Scope) -> bool {
         self.iter().any(|scope| scope.implies(needed))
     }
 
-    /// The members.
+    /// Returns the members.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
         Scope::ALL.into_iter().zip(self.0).filter_map(|(scope, there)| there.then_some(scope))
     }
@@ -85,16 +85,16 @@ impl FromIterator<Scope> for Scopes {
     }
 }
 
-/// A key as it is kept: everything but the key.
+/// A stored key: everything but the key itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// Its id; `installation` for the one in the file.
     pub id: String,
-    /// What its maker calls it.
+    /// The name that its creator gave it.
     pub name: String,
     /// Its first characters.
     pub prefix: String,
-    /// What it may be used for.
+    /// Its scopes.
     pub scopes: Scopes,
     /// Milliseconds since the epoch; absent for the one in the file.
     pub created_at: Option<i64>,
@@ -108,12 +108,12 @@ pub struct Key {
     pub last_used_at: Option<i64>,
 }
 
-/// A key that is to be made.
+/// A key to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// What its maker calls it.
+    /// The name that its creator gave it.
     pub name: String,
-    /// What it may be used for.
+    /// Its scopes.
     pub scopes: Scopes,
     /// Milliseconds since the epoch.
     pub expires_at: Option<i64>,

@@ -1,7 +1,7 @@
-//! Issuers' keys, kept as long as they may be.
+//! A cache of issuers' keys.
 //!
-//! Of each provider at most one fetch runs, as a task of its own, so that a caller who hangs up neither ends nor repeats
-//! it. After one that succeeded the next is not before [`Times::again`], after one that failed not before a growing
+//! For each provider at most one fetch runs, as a separate task, so that a caller that hangs up neither ends nor
+//! repeats it. After a successful fetch the next one waits for [`Times::again`], after a failed one for a growing
 //! pause: a flood of tokens with invented keys costs the issuer no more than one request every few seconds.
 
 use super::{
@@ -17,23 +17,23 @@ use std::{
 };
 use tokio::sync::Mutex as AsyncMutex;
 
-/// Providers whose keys are kept at a time.
+/// The most providers whose keys are cached.
 const MAX_PROVIDERS: usize = 1_000;
 
-/// How long keys are kept.
+/// The times for which keys are cached.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// At least so long, whatever the issuer says.
+    /// The shortest time for which keys are fresh, even if the issuer sets a shorter one.
     pub fresh_min: Duration,
-    /// At most so long.
+    /// The longest time for which keys are fresh.
     pub fresh_max: Duration,
-    /// So long when it says nothing.
+    /// The time for which keys are fresh if the issuer sets none.
     pub fresh: Duration,
-    /// So long they are used while newer ones cannot be fetched.
+    /// The time for which keys are used while newer ones cannot be fetched.
     pub stale: Duration,
-    /// The shortest time from one fetch that succeeded to the next.
+    /// The shortest time from a successful fetch to the next.
     pub again: Duration,
-    /// The pause after a fetch that failed, at first and at most.
+    /// The first and the longest pause after a failed fetch.
     pub backoff: (Duration, Duration),
 }
 
@@ -51,27 +51,27 @@ impl Default for Times {
     }
 }
 
-/// How a provider's keys are.
+/// The condition of a provider's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Nobody has needed them yet.
+    /// They have not been needed yet.
     Unknown,
-    /// There are so many.
+    /// They are there; their number.
     Ready(usize),
-    /// They cannot be fetched, and why; whether older ones do meanwhile.
+    /// They cannot be fetched: the cause, and whether older ones are used meanwhile.
     Failed(String, bool),
 }
 
-/// Why there are no keys.
+/// The reason that there are no keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoKeys {
-    /// For whoever registered the provider.
+    /// The cause, for those who registered the provider.
     pub why: String,
-    /// When it is worth trying again.
+    /// The time after which a retry makes sense.
     pub wait: Duration,
 }
 
-/// What somebody was given.
+/// The keys that a caller received.
 #[derive(Debug, Clone)]
 pub struct Given {
     /// The keys.
@@ -97,19 +97,19 @@ struct Entry {
     issuer: String,
     jwks_uri: String,
     state: Mutex<State>,
-    /// Held by the one fetch.
+    /// Locked by the one fetch.
     fetching: Arc<AsyncMutex<()>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     kept: Option<Kept>,
-    /// Fetches that have ended.
+    /// The number of fetches that have ended.
     attempts: u64,
-    /// Those that failed since one succeeded, and why the last one did.
+    /// The number of failed fetches since the last successful one, and the cause of the last.
     failures: u32,
     problem: String,
-    /// Before then nothing is fetched.
+    /// The time before which nothing is fetched.
     not_before: Option<Instant>,
 }
 
@@ -121,17 +121,18 @@ struct Kept {
 }
 
 impl Cache {
-    /// An empty one.
+    /// Returns an empty cache.
     pub fn new(fetcher: Fetcher, times: Times) -> Self {
         Self(Arc::new(Inner { fetcher, times, entries: Mutex::default() }))
     }
 
-    /// What gets the keys.
+    /// Returns the fetcher of keys.
     pub fn fetcher(&self) -> &Fetcher {
         &self.0.fetcher
     }
 
-    /// The keys of a provider. When they are not fresh they are fetched first; if that fails, older ones do for a while.
+    /// Returns the keys of a provider. Keys that are not fresh are fetched first; if that fails, older ones are used
+    /// for a while.
     pub async fn keys(&self, provider: &IdentityProvider) -> Result<Given, NoKeys> {
         let entry = self.entry(provider);
         let attempts = match entry.fresh() {
@@ -142,20 +143,20 @@ impl Cache {
         entry.usable(&self.0.times)
     }
 
-    /// Newer keys than `given`, for a token that none of those has signed. `None` when there are none, or it is too early
-    /// to ask.
+    /// Returns newer keys than `given`, for a token that none of those has signed. `None` when there are none, or it is
+    /// too early to fetch.
     pub async fn newer(&self, provider: &IdentityProvider, given: &Given) -> Option<Given> {
         let entry = self.entry(provider);
         self.refresh(&entry, given.attempts).await;
         entry.usable(&self.0.times).ok().filter(|newer| !Arc::ptr_eq(&newer.keys, &given.keys))
     }
 
-    /// Forgets the keys of a provider: what is registered by that name now may be another one.
+    /// Removes the keys of a provider: another one may be registered under that name now.
     pub fn forget(&self, provider: &Name) {
         self.entries().remove(provider);
     }
 
-    /// How a provider's keys are, as far as this gateway knows.
+    /// Returns the condition of a provider's keys, as far as this gateway knows.
     pub fn condition(&self, provider: &IdentityProvider) -> Condition {
         let entry = self.entries().get(&provider.name).cloned();
         let Some(entry) = entry.filter(|entry| entry.is_of(provider)) else { return Condition::Unknown };
@@ -170,14 +171,15 @@ impl Cache {
         }
     }
 
-    /// The entry of a provider. One that was registered anew, with another issuer or address, begins with nothing.
+    /// Returns the entry of a provider. A provider that was registered again, with another issuer or address, has a new
+    /// entry.
     fn entry(&self, provider: &IdentityProvider) -> Arc<Entry> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&provider.name).filter(|entry| entry.is_of(provider)) {
             return Arc::clone(entry);
         }
         if entries.len() >= MAX_PROVIDERS {
-            // Whichever goes is fetched again when it is needed.
+            // Any entry may be removed: it is fetched again when it is needed.
             let any = entries.keys().next().cloned();
             any.and_then(|any| entries.remove(&any));
         }
@@ -196,7 +198,7 @@ impl Cache {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fetches, unless somebody has since `attempts` or it is too early.
+    /// Fetches the keys, unless there was a fetch since `attempts` or it is too early.
     async fn refresh(&self, entry: &Arc<Entry>, attempts: u64) {
         let fetching = entry.fetching.clone().lock_owned().await;
         {
@@ -211,7 +213,7 @@ impl Cache {
             of.took(fetched, &cache.0.times);
             drop(fetching);
         });
-        // It ends with a panic at worst, and then the keys stay as they were.
+        // The task fails with a panic only, and then the keys stay as they were.
         let _ = fetch.await;
     }
 }
@@ -225,14 +227,14 @@ impl Entry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fresh keys, or how many fetches there were.
+    /// Returns fresh keys, or the number of fetches.
     fn fresh(&self) -> Result<Given, u64> {
         let state = self.state();
         let kept = state.kept.as_ref().filter(|kept| kept.fetched.elapsed() < kept.fresh_for);
         kept.map(|kept| state.give(kept)).ok_or(state.attempts)
     }
 
-    /// Keys that may still be used.
+    /// Returns keys that may still be used.
     fn usable(&self, times: &Times) -> Result<Given, NoKeys> {
         let state = self.state();
         let limit = |kept: &Kept| kept.fresh_for.max(times.stale);

@@ -1,5 +1,5 @@
-//! Signatures of tokens, checked by ring: jsonwebtoken leaves the cryptography to whoever uses it, and one library for
-//! it is enough. Public keys only; nothing here signs.
+//! Verification of tokens' signatures by ring: jsonwebtoken leaves the cryptography to its user, and one such library
+//! is enough. Public keys only; nothing here signs.
 
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey,
@@ -14,7 +14,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 static PROVIDER: CryptoProvider =
     CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
 
-/// Tells jsonwebtoken to use ring. It keeps that for the whole process, so doing it again changes nothing.
+/// Makes jsonwebtoken use ring. The setting holds for the whole process, so repeating it changes nothing.
 pub fn install() {
     let _ = PROVIDER.install_default();
 }
@@ -58,13 +58,13 @@ fn check(algorithm: Algorithm, key: &DecodingKey, message: &[u8], signature: &[u
         Algorithm::PS256 => &with::RSA_PSS_2048_8192_SHA256,
         Algorithm::PS384 => &with::RSA_PSS_2048_8192_SHA384,
         Algorithm::PS512 => &with::RSA_PSS_2048_8192_SHA512,
-        // Symmetric ones, and whatever comes to be.
+        // Symmetric algorithms, and future ones.
         _ => return Err(ErrorKind::UnsupportedAlgorithm.into()),
     };
     let DecodingKeyKind::RsaModulusExponent { n, e } = key.kind() else {
         return Err(ErrorKind::InvalidKeyFormat.into());
     };
-    // Some issuers write numbers with zeros in front, which ring takes for a mistake.
+    // Some issuers write numbers with leading zeros, which ring refuses.
     let zeros = |number: &[u8]| number.iter().take_while(|byte| **byte == 0).count();
     let key = with::RsaPublicKeyComponents { n: &n[zeros(n)..], e: &e[zeros(e)..] };
     key.verify(rsa, message, signature).map_err(wrong)

@@ -1,5 +1,5 @@
-//! Getting an issuer's keys: from the address that the provider gives, or from where the issuer's OpenID configuration
-//! says. No redirect is followed, and how much and how long is read has limits.
+//! Fetches an issuer's keys: from the provider's address, or from that in the issuer's OpenID configuration. No
+//! redirect is followed, and the size and the time of a fetch are limited.
 
 use super::keyset::KeySet;
 use hoistway_kit::{
@@ -12,24 +12,24 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::OnceCell, time::timeout};
 use url::{Host, Url};
 
-/// How long a fetch may take, its connection included.
+/// The longest time of a fetch, its connection included.
 const FETCH: Duration = Duration::from_secs(5);
-/// The largest set of keys, and the largest configuration.
+/// The largest set of keys, and the largest configuration, in bytes.
 const MAX_BYTES: usize = 256 << 10;
-/// An issuer of the company's own may be in its network or on this machine.
+/// The widest permitted addresses: a company's own issuer may be in its network or on this machine.
 const FARTHEST: AddressScope = AddressScope::Private;
 
-/// Hosts that may be asked for keys without TLS, as `HOST` or `HOST:PORT`; this machine always may.
+/// Hosts from which keys may be fetched without TLS, as `HOST` or `HOST:PORT`; this machine is always permitted.
 #[derive(Debug, Clone, Default)]
 pub struct PlainHosts(Arc<[String]>);
 
 impl PlainHosts {
-    /// These.
+    /// Returns these hosts.
     pub fn new(hosts: &[String]) -> Self {
         Self(hosts.iter().map(|host| host.trim().to_ascii_lowercase()).collect())
     }
 
-    /// Whether keys may come from `url`: what came over an open line could be anybody's.
+    /// Whether keys may come from `url`: keys from an unencrypted connection could be forged.
     pub fn allow(&self, url: &Url) -> bool {
         url.scheme() == "https" || url.scheme() == "http" && (is_loopback(url) || self.name(url))
     }
@@ -41,7 +41,7 @@ impl PlainHosts {
     }
 }
 
-/// Whether `url` is of this machine.
+/// Whether `url` is on this machine.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -51,25 +51,25 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Gets keys.
+/// A fetcher of keys.
 #[derive(Debug, Default)]
 pub struct Fetcher {
     plain: PlainHosts,
-    /// For this machine, and for everybody else, who may be behind the operator's proxy. Made at the first use: it reads
-    /// the machine's certificates.
+    /// The client for this machine, and that for all other hosts, which may use the operator's proxy. Created at the
+    /// first use: that reads the machine's certificates.
     clients: OnceCell<(Client, Client)>,
 }
 
-/// What was fetched.
+/// The result of a fetch.
 #[derive(Debug)]
 pub struct Fetched {
     /// The keys.
     pub keys: KeySet,
-    /// How long the issuer says that they may be kept.
+    /// The time for which the issuer permits caching them.
     pub max_age: Option<Duration>,
 }
 
-/// The part of an OpenID configuration that counts here.
+/// The relevant part of an OpenID configuration.
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -77,17 +77,18 @@ struct Discovery {
 }
 
 impl Fetcher {
-    /// Over plain HTTP only from this machine and `plain`.
+    /// Returns a fetcher that uses plain HTTP only for this machine and `plain`.
     pub fn new(plain: PlainHosts) -> Self {
         Self { plain, clients: OnceCell::new() }
     }
 
-    /// Which hosts may be asked without TLS.
+    /// Returns the hosts that may be used without TLS.
     pub fn plain_hosts(&self) -> &PlainHosts {
         &self.plain
     }
 
-    /// The keys of `issuer`, from `jwks_uri` unless that is empty. The error is for whoever registered it.
+    /// Returns the keys of `issuer`, from `jwks_uri` unless that is empty. The error is for those who registered the
+    /// provider.
     pub async fn fetch(&self, issuer: &str, jwks_uri: &str) -> Result<Fetched, String> {
         let fetched = timeout(FETCH, async {
             if !jwks_uri.is_empty() {
@@ -97,7 +98,7 @@ impl Fetcher {
             let (bytes, _) = self.get(&at).await?;
             let found: Discovery = serde_json::from_slice(&bytes)
                 .map_err(|_| format!("{at} is not an OpenID configuration with an issuer and a jwks_uri"))?;
-            // Else anybody who can put a file there could speak for another issuer.
+            // Otherwise anyone who can put a file there could impersonate another issuer.
             if found.issuer != issuer {
                 return Err(format!("{at} is the configuration of another issuer"));
             }
@@ -132,7 +133,7 @@ impl Fetcher {
 
 async fn clients() -> Result<(Client, Client), String> {
     let make = || {
-        // The TLS library asks the process for its cryptography; the first to say so wins.
+        // The TLS library uses the process's default provider; only the first call sets it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let lookup = Arc::new(Lookup(FARTHEST));
         let client = || Client::builder().redirect(Policy::none()).dns_resolver(lookup.clone()).user_agent(USER_AGENT);
@@ -153,7 +154,7 @@ async fn body(mut answer: Response, at: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// `max-age` of `Cache-Control`, less the age that the answer has already; none at all when it may not be kept.
+/// Returns `max-age` of `Cache-Control`, less the answer's age; zero when it must not be cached.
 fn max_age(answer: &Response) -> Option<Duration> {
     let headers = answer.headers();
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -169,7 +170,7 @@ fn max_age(answer: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds.saturating_sub(age)))
 }
 
-/// The innermost cause: that is the one which says something.
+/// Returns the innermost cause, which is the informative one.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {

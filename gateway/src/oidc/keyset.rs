@@ -1,4 +1,4 @@
-//! The keys that an issuer publishes (RFC 7517), as far as they can be used here.
+//! The keys that an issuer publishes (RFC 7517), as far as they are supported.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -10,12 +10,13 @@ use std::fmt;
 
 /// The most keys that are read of one set.
 const MAX_KEYS: usize = 100;
-/// The most keys that one token is tried with.
+/// The most keys that one token is verified with.
 const MAX_TRIED: usize = 4;
-/// RSA keys have so many bytes at least: 2048 bits.
+/// The smallest RSA key in bytes: 2048 bits.
 const MIN_RSA: usize = 256;
 
-/// The algorithms that tokens may be signed with. Never `none`, and never one whose key both sides must keep secret.
+/// The permitted signature algorithms of tokens. Never `none`, and never a symmetric one, whose key both sides must
+/// keep secret.
 pub const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::RS256,
     Algorithm::RS384,
@@ -28,13 +29,13 @@ pub const ALGORITHMS: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-/// What can be used of a published set of keys.
+/// The usable keys of a published set.
 #[derive(Default)]
 pub struct KeySet(Vec<Key>);
 
 struct Key {
     id: Option<String>,
-    /// What a token that it signed may name as its algorithm.
+    /// The algorithms that a token signed by it may specify.
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
@@ -46,7 +47,7 @@ impl fmt::Debug for KeySet {
 }
 
 impl KeySet {
-    /// Reads a set. Keys of other kinds and for other uses are left out; a set without any that is left is an error.
+    /// Reads a set. Keys of other kinds and for other uses are skipped; a set without usable keys is an error.
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         #[derive(Deserialize)]
         struct Set {
@@ -58,12 +59,12 @@ impl KeySet {
         if keys.is_empty() { Err("none of the keys there can be used to check signatures") } else { Ok(Self(keys)) }
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The keys that a token of this header may have been signed with. Without an id every one that fits may.
+    /// Returns the keys that may have signed a token with this header; without an id, all keys that fit.
     pub fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Vec<&DecodingKey> {
         let named = |key: &&Key| id.is_none() || key.id.as_deref() == id;
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);

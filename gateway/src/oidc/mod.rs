@@ -1,8 +1,8 @@
-//! Who an agent's callers are: tokens of identity providers (OpenID Connect), checked against the keys that their
-//! issuers publish.
+//! Authentication of agents' end users: tokens of identity providers (OpenID Connect), verified with the keys that
+//! their issuers publish.
 //!
-//! The provider's record is read anew for each invoke, as API keys are: a change or a deletion holds from the next
-//! invoke on, in every gateway. What is kept is the issuer's keys, by [`cache`].
+//! The provider's record is read again for each invoke, as API keys are: a change or a deletion holds from the next
+//! invoke on, in every gateway. Only the issuer's keys are cached, by [`cache`].
 
 pub mod cache;
 mod crypto;
@@ -21,36 +21,36 @@ use keyset::KeySet;
 use std::{sync::Arc, time::Duration};
 use token::Unverified;
 
-/// A person whom an identity provider vouches for.
+/// A user whom an identity provider authenticates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndUser {
-    /// Which provider.
+    /// The provider.
     pub provider: Name,
-    /// Who, in the words of its claim.
+    /// The user's id, from the provider's claim.
     pub id: Arc<str>,
 }
 
-/// Why somebody with a token is not let in.
+/// The reason that a user with a token is refused.
 #[derive(Debug)]
 pub enum Denied {
-    /// Because of the token.
+    /// The token is not accepted.
     Refused(Refusal),
-    /// Because it cannot be checked now; when it is worth trying again.
+    /// The token cannot be verified now; the time after which a retry makes sense.
     Unchecked(Error, Option<Duration>),
 }
 
-/// The bounds of [`Callers`].
+/// The limits of [`Callers`].
 #[derive(Debug, Clone, Default)]
 pub struct CallerLimits {
-    /// Hosts whose keys may come over plain HTTP.
+    /// Hosts whose keys may be fetched over plain HTTP.
     pub plain_hosts: PlainHosts,
-    /// How long keys are kept.
+    /// The times for which keys are cached.
     pub times: Times,
-    /// Invokes of each user who comes without an API key.
+    /// The rate of invokes of each user without an API key.
     pub rate: Option<Rate>,
 }
 
-/// What checks tokens.
+/// The verifier of tokens.
 #[derive(Debug)]
 pub struct Callers {
     tools: Arc<dyn ToolRegistry>,
@@ -60,7 +60,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Over the registry, which has the providers.
+    /// Returns a verifier for the providers in the registry.
     pub fn new(tools: Arc<dyn ToolRegistry>, limits: CallerLimits) -> Self {
         crypto::install();
         let checked = Counter::new(
@@ -72,7 +72,7 @@ impl Callers {
         Self { tools, cache: Cache::new(Fetcher::new(plain_hosts), times), users: KeyedBuckets::new(rate), checked }
     }
 
-    /// The user whom `token` names, if `provider` vouches for them.
+    /// Returns the user of `token`, if `provider` authenticates them.
     pub async fn admit(&self, provider: &Name, token: &Secret) -> Result<EndUser, Denied> {
         let admitted = self.check(provider, token).await;
         let outcome = match &admitted {
@@ -88,7 +88,7 @@ impl Callers {
     }
 
     async fn check(&self, provider: &Name, token: &Secret) -> Result<EndUser, Denied> {
-        // Before anything is asked of anybody.
+        // Before any request to another service.
         let token = Unverified::parse(token.expose()).map_err(Denied::Refused)?;
         let provider = self.tools.get_identity_provider(provider.clone()).await.map_err(|e| match e.code {
             Code::NotFound => {
@@ -100,7 +100,7 @@ impl Callers {
         let given = self.cache.keys(&provider).await.map_err(|none| no_keys(&provider, &none))?;
         let verify = |keys: &KeySet| token.verify(&provider, &token.candidates(keys));
         let mut verified = verify(&given.keys);
-        // A key that is not there may be new, and so may one that has no name to tell it by.
+        // A missing key may be new, and so may one without an id.
         let maybe_new = match verified {
             Err(Refusal::UnknownKey) => true,
             Err(Refusal::Signature) => !token.names_key(),
@@ -113,41 +113,41 @@ impl Callers {
         Ok(EndUser { provider: provider.name.clone(), id })
     }
 
-    /// Counts an invoke of a user who comes without an API key. `None` when there is no limit.
+    /// Counts an invoke of a user without an API key. `None` when there is no limit.
     pub fn count(&self, user: &EndUser) -> Option<(Level, Rate)> {
         self.users.take((user.provider.clone(), user.id.clone()))
     }
 
-    /// Which hosts may be asked for keys without TLS.
+    /// Returns the hosts that may be used without TLS.
     pub fn plain_hosts(&self) -> &PlainHosts {
         self.cache.fetcher().plain_hosts()
     }
 
-    /// How a provider's keys are, as far as this gateway knows.
+    /// Returns the condition of a provider's keys, as far as this gateway knows.
     pub fn condition(&self, provider: &IdentityProvider) -> Condition {
         self.cache.condition(provider)
     }
 
-    /// A provider was registered: its keys are fetched, so that its status tells whether they can be.
+    /// Fetches the keys of a registered provider, so that its status reports whether that is possible.
     pub async fn registered(&self, provider: &IdentityProvider) {
         self.cache.forget(&provider.name);
-        // Whether it worked is in the status, and why not in the log.
+        // The status reports the result, and the log the cause of a failure.
         let _ = self.cache.keys(provider).await;
     }
 
-    /// A provider is gone.
+    /// Removes the keys of a deleted provider.
     pub fn deleted(&self, provider: &Name) {
         self.cache.forget(provider);
         self.checked.forget(provider.as_str());
     }
 
-    /// What was measured.
+    /// Returns the metrics.
     pub fn family(&self) -> Family {
         self.checked.family()
     }
 }
 
-/// What a caller is told is less than what the status and the log say: the address is the operator's business.
+/// Returns the error for the caller, with less than the status and the log contain: the address is for operators only.
 fn no_keys(provider: &IdentityProvider, none: &NoKeys) -> Denied {
     let text = format!("the keys of the identity provider \"{}\" cannot be fetched now", provider.name);
     Denied::Unchecked(Error::new(Code::Unavailable, text).with_source(none.why.clone()), Some(none.wait))

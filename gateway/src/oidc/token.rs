@@ -1,4 +1,4 @@
-//! What a token must say to be believed: RFC 7519 and OpenID Connect Core, with the advice of RFC 8725.
+//! The validation of tokens: RFC 7519 and OpenID Connect Core, with the advice of RFC 8725.
 
 use super::keyset::{ALGORITHMS, KeySet};
 use hoistway_model::tool::IdentityProvider;
@@ -6,21 +6,21 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, errors::ErrorKind
 use serde_json::{Map, Value};
 use std::{collections::HashSet, sync::Arc};
 
-/// The longest token.
+/// The longest token, in bytes.
 const MAX_TOKEN: usize = 16 << 10;
-/// The longest user.
+/// The longest user id, in bytes.
 const MAX_USER: usize = 256;
-/// How far the issuer's clock may be from ours, in seconds.
+/// The permitted difference between the issuer's clock and ours, in seconds.
 const SKEW: u64 = 60;
-/// What a token may call itself; others, such as those of logouts (RFC 8725, section 3.11), are none of a caller's.
+/// The permitted types of tokens; others, such as logout tokens (RFC 8725, section 3.11), do not authenticate callers.
 const TYPES: [&str; 2] = ["jwt", "at+jwt"];
 
-/// Why a token lets nobody in.
+/// The reason that a token is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not a token at all.
     Malformed,
-    /// It is signed in another way than those that are allowed, or not at all.
+    /// It is unsigned, or signed with an algorithm that is not permitted.
     Algorithm,
     /// It is a token for something else.
     Type,
@@ -30,9 +30,9 @@ pub enum Refusal {
     Signature,
     /// It has expired.
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     NotYetValid,
-    /// It is another issuer's.
+    /// It has another issuer.
     Issuer,
     /// It is for another audience.
     Audience,
@@ -40,29 +40,29 @@ pub enum Refusal {
     Claims,
     /// It does not name its user.
     NoUser,
-    /// Its mail address counts and is not verified.
+    /// Its mail address is required and not verified.
     Unverified,
     /// Its user's domain is not allowed.
     Domain,
 }
 
 impl Refusal {
-    /// What measurements call it.
+    /// Returns the name of the reason in metrics.
     pub const fn as_str(self) -> &'static str {
         self.row().0
     }
 
-    /// What the caller is told: plain ASCII without quotes, since it goes into a header too.
+    /// Returns the message for the caller: plain ASCII without quotes, since it is used in a header too.
     pub const fn text(self) -> &'static str {
         self.row().1
     }
 
-    /// Whether the token is good and its user is not let in all the same.
+    /// Whether the token is valid and its user is refused nevertheless.
     pub const fn is_forbidden(self) -> bool {
         matches!(self, Self::NoUser | Self::Unverified | Self::Domain)
     }
 
-    /// Whether nobody could have taken the token for a good one: then it counts as a wrong key does.
+    /// Whether the token can only be forged: it then counts as a wrong key.
     pub const fn is_forged(self) -> bool {
         matches!(self, Self::Malformed | Self::Algorithm | Self::Type | Self::UnknownKey | Self::Signature)
     }
@@ -89,7 +89,7 @@ impl Refusal {
     }
 }
 
-/// A token that has the shape of one; nothing in it is believed yet.
+/// A token with a valid structure; its content is not verified yet.
 #[derive(Debug)]
 pub struct Unverified<'a> {
     text: &'a str,
@@ -103,7 +103,7 @@ impl<'a> Unverified<'a> {
             return Err(Refusal::Malformed);
         }
         let header = jsonwebtoken::decode_header(text).map_err(|e| match e.kind() {
-            // The header is an object of JSON that has no algorithm that anybody here knows.
+            // The header is a JSON object without a known algorithm.
             ErrorKind::Json(e) if e.is_data() => Refusal::Algorithm,
             _ => Refusal::Malformed,
         })?;
@@ -112,24 +112,24 @@ impl<'a> Unverified<'a> {
         }
         let kind = header.typ.as_deref().map(str::to_ascii_lowercase);
         let kind = kind.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
-        // What must be understood, and is not, makes a token void (RFC 7515, section 4.1.11).
+        // An unsupported critical header makes a token invalid (RFC 7515, section 4.1.11).
         if kind.is_some_and(|kind| !TYPES.contains(&kind)) || header.crit.is_some() {
             return Err(Refusal::Type);
         }
         Ok(Self { text, header })
     }
 
-    /// The keys of a set that may have signed it.
+    /// Returns the keys of a set that may have signed it.
     pub fn candidates<'k>(&self, keys: &'k KeySet) -> Vec<&'k DecodingKey> {
         keys.candidates(self.header.kid.as_deref(), self.header.alg)
     }
 
-    /// Whether it names its key.
+    /// Whether it contains a key id.
     pub fn names_key(&self) -> bool {
         self.header.kid.is_some()
     }
 
-    /// The user whom it names, if `provider` vouches for them by one of the keys.
+    /// Returns its user, if it is valid for `provider` with one of the keys.
     pub fn verify(&self, provider: &IdentityProvider, keys: &[&DecodingKey]) -> Result<Arc<str>, Refusal> {
         let rules = rules(provider, self.header.alg);
         let mut refused = Refusal::UnknownKey;
@@ -173,9 +173,9 @@ fn refusal(kind: &ErrorKind) -> Refusal {
     }
 }
 
-/// What is left to be judged of claims whose signature, times, issuer and audience are good.
+/// Checks the remaining claims of a token whose signature, times, issuer and audience are valid.
 fn user(provider: &IdentityProvider, claims: &Map<String, Value>) -> Result<Arc<str>, Refusal> {
-    // The library would also take a list of issuers.
+    // The library would also accept a list of issuers.
     if claims.get("iss").and_then(Value::as_str) != Some(&provider.issuer) {
         return Err(Refusal::Issuer);
     }
@@ -190,14 +190,14 @@ fn user(provider: &IdentityProvider, claims: &Map<String, Value>) -> Result<Arc<
         Some(Value::Number(number)) if number.is_u64() => number.to_string(),
         _ => return Err(Refusal::NoUser),
     };
-    // It goes into a header, and two users must never look the same there.
+    // The id is used in a header, where two users must never look the same.
     if user.is_empty() || user.len() > MAX_USER || user.trim() != user || user.chars().any(char::is_control) {
         return Err(Refusal::NoUser);
     }
     // Some issuers write it as text.
     let yes = |value: &Value| *value == Value::Bool(true) || value.as_str() == Some("true");
     let verified = claims.get("email_verified").map(yes);
-    // Whoever may enter any address there is whoever they like, and an issuer that does not say so may let them.
+    // Anyone could enter another user's address, and an issuer that does not mark it as verified may permit that.
     if provider.user_id_claim == "email" && verified != Some(true) {
         return Err(Refusal::Unverified);
     }

@@ -1,7 +1,7 @@
-//! How often an address may show a wrong key.
+//! The rate of wrong keys from an address.
 //!
-//! Nobody guesses 256 bits; what this saves is the work and the log lines of whoever tries. So a right key is let in
-//! always: people behind one proxy or one host must not be locked out by a neighbour.
+//! Nobody guesses 256 bits; the limit saves the work and the log lines of such attempts. A right key is always
+//! accepted: users behind one proxy or on one host must not be locked out by another.
 
 use super::{KeyedBuckets, Rate};
 use std::{
@@ -14,18 +14,18 @@ use std::{
 pub struct FailedAuthThrottle(KeyedBuckets<IpAddr>);
 
 impl FailedAuthThrottle {
-    /// `None` is no limit.
+    /// Returns a throttle; `None` is no limit.
     pub fn new(rate: Option<Rate>) -> Self {
         Self(KeyedBuckets::new(rate))
     }
 
-    /// Counts a wrong key; when there were too many, says how long to wait.
+    /// Counts a wrong key; returns the time to wait when there were too many.
     pub fn failed(&self, address: IpAddr) -> Option<Duration> {
         self.0.take(network(address))?.0.wait
     }
 }
 
-/// What one customer of a network provider has: an IPv4 address, or 64 bits of IPv6.
+/// Returns the network of one customer of a provider: an IPv4 address, or 64 bits of IPv6.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),

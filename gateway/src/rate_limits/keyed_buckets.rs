@@ -1,4 +1,4 @@
-//! A budget for each of many, in bounded memory.
+//! A token bucket for each key, in bounded memory.
 
 use super::token_bucket::{Bucket, Clock, Level, Rate};
 use std::{
@@ -7,10 +7,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// How many are watched at a time. Those beyond are not slowed down, which costs us less than forgetting one that is.
+/// The most buckets. Further keys are not limited, which costs less than dropping a bucket in use.
 pub const MAX_WATCHED: usize = 8_192;
 
-/// A bucket for each `K` that was buckets lately.
+/// A bucket for each recent `K`.
 #[derive(Debug)]
 pub struct KeyedBuckets<K> {
     rate: Option<Rate>,
@@ -19,12 +19,12 @@ pub struct KeyedBuckets<K> {
 }
 
 impl<K: Eq + Hash> KeyedBuckets<K> {
-    /// `None` is no limit.
+    /// Returns buckets with this rate; `None` is no limit.
     pub fn new(rate: Option<Rate>) -> Self {
         Self { rate, clock: Clock::default(), buckets: Mutex::default() }
     }
 
-    /// Takes one from the budget of `key`. `None` when there is no limit.
+    /// Takes a token from the bucket of `key`. `None` when there is no limit.
     pub fn take(&self, key: K) -> Option<(Level, Rate)> {
         let (rate, now) = (self.rate?, self.clock.now());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

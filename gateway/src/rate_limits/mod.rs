@@ -1,4 +1,4 @@
-//! How much a caller may ask for in a time: requests of each key, wrong keys of each address.
+//! The rate limits of callers: requests of each key, wrong keys of each address.
 
 pub mod failed_auth_throttle;
 pub mod keyed_buckets;
@@ -10,7 +10,7 @@ pub use token_bucket::{Bucket, Clock, Level, Rate};
 
 use std::time::Duration;
 
-/// The rates of one key, and of those who have none.
+/// The rates of one key, and those of callers without a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
     /// Requests that are not invokes. `None` is no limit.
@@ -21,7 +21,7 @@ pub struct Rates {
     pub failures: Option<Rate>,
 }
 
-/// What the settings say when nobody sets them.
+/// The default settings.
 impl Default for Rates {
     fn default() -> Self {
         Self {

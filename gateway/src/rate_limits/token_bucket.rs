@@ -1,15 +1,15 @@
 //! A token bucket in one atomic number.
 //!
-//! What is kept is the moment at which the bucket will be full again (the generic cell rate algorithm): taking a token
-//! moves it on by the time that one token takes to come back, and it may not lie further ahead than a whole bucket's
-//! worth of that. There is no task that refills and no lock; a token costs one compare-and-swap.
+//! The number is the moment at which the bucket will be full again (the generic cell rate algorithm): taking a token
+//! moves it on by the interval of one token, and it may not lie further ahead than a whole bucket's worth of that.
+//! There is no task that refills and no lock; a token costs one compare-and-swap.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-/// How fast tokens come back, and how many there can be.
+/// The rate at which tokens are refilled, and the size of the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// Nanoseconds for each token.
@@ -18,19 +18,20 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// `per` tokens in `period`, and a bucket of `burst`, at least one. `None` when `per` is 0: no limit.
+    /// Returns the rate of `per` tokens in `period`, with a bucket of `burst`, at least one. `None` when `per` is 0: no
+    /// limit.
     pub fn new(per: u32, period: Duration, burst: u32) -> Option<Self> {
         let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
         let interval = period.checked_div(per.into())?.max(1);
         Some(Self { interval, burst: burst.max(1).into() })
     }
 
-    /// How many tokens a full bucket has.
+    /// Returns the size of the bucket, in tokens.
     pub fn burst(self) -> u64 {
         self.burst
     }
 
-    /// In how many seconds an empty bucket is full, rounded up.
+    /// Returns the time to fill an empty bucket, in seconds, rounded up.
     pub fn window(self) -> u64 {
         self.capacity().div_ceil(1_000_000_000)
     }
@@ -40,23 +41,23 @@ impl Rate {
     }
 }
 
-/// What a bucket said.
+/// The level of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Level {
     /// Tokens that are left.
     pub left: u64,
-    /// When the bucket is full again.
+    /// The time until the bucket is full again.
     pub full_in: Duration,
-    /// When a token was refused: how long until there is one.
+    /// The time until the next token, if a token was refused.
     pub wait: Option<Duration>,
 }
 
-/// One bucket, full at first. Its clock is given from outside: nanoseconds since [`Clock`] was made.
+/// One bucket, full at first. Its time is passed in: nanoseconds since [`Clock`] was created.
 #[derive(Debug, Default)]
 pub struct Bucket(AtomicU64);
 
 impl Bucket {
-    /// Takes a token, or says how long there will be none.
+    /// Takes a token, or returns the time until the next one.
     pub fn take(&self, rate: Rate, now: u64) -> Level {
         let mut full_at = self.0.load(Ordering::Relaxed);
         loop {
@@ -76,7 +77,7 @@ impl Bucket {
         }
     }
 
-    /// Whether nothing is missing from it: then it is as good as a new one.
+    /// Whether the bucket is full, and so the same as a new one.
     pub fn is_full(&self, now: u64) -> bool {
         self.0.load(Ordering::Relaxed) <= now
     }
@@ -93,7 +94,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Nanoseconds since it was made.
+    /// Returns the nanoseconds since it was created.
     pub fn now(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
@@ -115,7 +116,7 @@ mod tests {
         let refused = bucket.take(rate, SECOND);
         assert_eq!(refused.wait, Some(Duration::from_millis(100)));
         assert_eq!(bucket.take(rate, SECOND + 40_000_000).wait, Some(Duration::from_millis(60)));
-        // Refusals cost nothing: the token comes when it was said to.
+        // A refusal does not delay the next token.
         assert_eq!(bucket.take(rate, SECOND + 100_000_000).wait, None);
         assert!(!bucket.is_full(SECOND + 399_999_999) && bucket.is_full(SECOND + 400_000_000));
         assert_eq!(bucket.take(rate, 100 * SECOND).left, 2);

@@ -1,5 +1,5 @@
-//! One queue for each agent: its deployments, and other changes of it, run in the order they were accepted, those of
-//! other agents beside them.
+//! One queue for each agent: its deployments, and other changes of it, run in the order of their acceptance. Queues run
+//! concurrently.
 
 use super::{Watch, cancel_signal::CancelSignal, progress_of, record::Record};
 use crate::deploy::{Accepted, Progress, kind::DeploymentKind};
@@ -17,25 +17,25 @@ pub struct Job {
     /// Equal for equal requests, which share one deployment.
     pub request_digest: Digest,
     pub record: Mutex<Record>,
-    /// The work of a job that runs at once. A waiting job has its request in the journal alone.
+    /// The work of a job that runs at once. The request of a waiting job is in the journal only.
     work: StdMutex<Option<DeploymentKind>>,
     /// The reservation for its request while it waits.
     waiting: StdMutex<Option<QuotaGrant>>,
-    /// The request that it came with, or the start of this process.
+    /// The request that caused it, or the start of this process.
     pub origin: Origin,
-    /// Cancels it.
+    /// The signal that cancels it.
     pub cancel: CancelSignal,
     progress: Watch,
     accepted: (DeploymentId, Vec<String>),
 }
 
 impl Job {
-    /// A job that runs at once.
+    /// Returns a job that runs at once.
     pub fn now(request_digest: Digest, record: Record, work: DeploymentKind) -> Self {
         Self::new(request_digest, record, Some(work), None)
     }
 
-    /// A job that waits; `room` is the reservation for its request.
+    /// Returns a job that waits; `room` is the reservation for its request.
     pub fn later(request_digest: Digest, record: Record, room: Option<QuotaGrant>) -> Self {
         Self::new(request_digest, record, None, room)
     }
@@ -62,7 +62,7 @@ impl Job {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The answer to the caller, and to callers that join.
+    /// Returns the answer to the caller, and to callers that join.
     pub fn accepted(&self) -> Accepted {
         let (id, warnings) = self.accepted.clone();
         Accepted { id, warnings, progress: self.progress.subscribe() }
@@ -78,17 +78,17 @@ impl Job {
     }
 }
 
-/// A change of the agent that is no deployment, while it waits in the queue.
+/// A change of the agent that is not a deployment, while it waits in the queue.
 pub struct QueuedLease {
-    /// Grants the lease to its waiting owner.
+    /// The sender that grants the lease to its waiting owner.
     granted: StdMutex<Option<oneshot::Sender<()>>>,
     ended: CancellationToken,
     unwanted: CancellationToken,
 }
 
 impl QueuedLease {
-    /// A lease, and the receiver on which its owner is granted it. The lease ends with the token `ended`; `unwanted` asks its
-    /// owner to end it.
+    /// Returns a lease, and the receiver that its owner waits on for the grant. The lease ends with the token `ended`;
+    /// `unwanted` asks its owner to end it.
     pub fn new(ended: CancellationToken, unwanted: CancellationToken) -> (Self, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
         (Self { granted: StdMutex::new(Some(sender)), ended, unwanted }, receiver)
@@ -124,7 +124,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// The deployment after which nothing else waits.
+    /// Returns the last deployment, if nothing else waits after it.
     pub fn last(&self) -> Option<&Arc<Job>> {
         match self.items.back() {
             Some(Item::Job(job)) => Some(job),
@@ -132,7 +132,7 @@ impl Queue {
         }
     }
 
-    /// A deployment in it.
+    /// Returns the deployment with this id.
     pub fn job(&self, id: DeploymentId) -> Option<&Arc<Job>> {
         self.items.iter().find_map(|item| match item {
             Item::Job(job) if job.accepted.0 == id => Some(job),
@@ -150,7 +150,7 @@ impl Queue {
         }
     }
 
-    /// The entries before a lease.
+    /// Returns the entries before a lease.
     pub fn before(&self, lease: &Arc<QueuedLease>) -> Vec<Item> {
         let is_lease = |item: &&Item| matches!(item, Item::Lease(other) if Arc::ptr_eq(other, lease));
         self.items.iter().take_while(|item| !is_lease(item)).cloned().collect()
@@ -174,8 +174,8 @@ impl Queue {
 /// One agent's queue.
 pub struct AgentQueue {
     agent: Name,
-    /// Held while a deployment is looked up and journalled, so that they are journalled in the order they came. The
-    /// queue itself is never locked for longer than a moment: the queue must be able to go on meanwhile.
+    /// Locked while a deployment is looked up and journalled, so that deployments are journalled in their order of
+    /// arrival. The queue itself is locked only briefly, so that it can go on meanwhile.
     pub accepting: Mutex<()>,
     queue: Mutex<Queue>,
 }
@@ -185,7 +185,7 @@ impl AgentQueue {
         self.queue.lock().await
     }
 
-    /// The item to run; `None` ends the queue's run.
+    /// Returns the item to run; `None` ends the queue's run.
     pub async fn front(&self) -> Option<Item> {
         let mut queue = self.queue.lock().await;
         let front = queue.items.front().cloned();
@@ -214,7 +214,7 @@ impl AgentQueues {
         queues.entry(agent.clone()).or_insert_with(new).clone()
     }
 
-    /// Forgets a queue that nobody else holds; one that somebody is just using stays for its next job.
+    /// Removes a queue that is not in use elsewhere; a queue in use stays for its next job.
     pub fn forget(&self, agent_queue: Arc<AgentQueue>) {
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mine_and_the_maps = 2;

@@ -1,5 +1,4 @@
-//! InvokeTimer deployments before their point of no return because somebody asks for it: they fail and are undone as if their
-//! step had failed.
+//! Cancellation of deployments before their point of no return: they fail and are undone as if their step had failed.
 
 use super::{
     Inner,
@@ -74,7 +73,7 @@ impl Inner {
     pub(super) async fn cancel(self: &Arc<Self>, id: DeploymentId) -> Result<Deployment> {
         let agent = self.deployment(id).await?.agent;
         let agent_queue = self.queues.of(&agent);
-        // One that waits ends here and now; one that runs is ended by whoever runs it.
+        // A waiting deployment ends at once; a running one is ended by its worker.
         let (waiting, running) = {
             let mut queue = agent_queue.lock().await;
             let waiting = queue.take_waiting(id);
@@ -117,13 +116,13 @@ fn not_cancelled(deployment: &Deployment) -> Error {
     Error::new(Code::Conflict, format!("deployment {id} cannot be cancelled: it {why} ({status})"))
 }
 
-/// The error of a lease that was not granted in time, when everything before it goes on.
+/// Returns the error of a lease that was not granted in time, when everything before it goes on.
 pub fn in_the_way(agent: &Name) -> Error {
     let message = format!("agent \"{agent}\" is being deployed and nothing was changed; try again when that has ended");
     Error::new(Code::Conflict, message)
 }
 
-/// The error of a lease that was not granted in time, when what it cancelled still ends.
+/// Returns the error of a lease that was not granted in time, when the deployments that it cancelled are still ending.
 pub fn still_ending(agent: &Name) -> Error {
     let message = format!(
         "what was under way for agent \"{agent}\" was cancelled and takes long to end, so that nothing else was done yet; \

@@ -1,5 +1,5 @@
 //! The signal that cancels one deployment before its point of no return. [`cancel`](super::cancel) sends it, the worker
-//! obeys it.
+//! follows it.
 
 use super::steps::Position;
 use crate::deploy::Urgency;
@@ -15,8 +15,8 @@ pub struct CancelSignal {
     requests: watch::Sender<CancelRequests>,
 }
 
-/// The cancellations that waiting leases request. A lease that no longer waits withdraws its request, which has no effect
-/// once it was followed.
+/// The cancellations that waiting leases request. A lease that no longer waits withdraws its request, which has no
+/// effect once it was followed.
 #[derive(Debug, Default)]
 struct CancelRequests {
     /// The requests to end it in any step before the switch.
@@ -42,7 +42,7 @@ impl CancelRequests {
         }
     }
 
-    /// The request that a step has to follow.
+    /// Returns the request that a step has to follow.
     fn at(&self, step: Position) -> Option<Followed> {
         let end = (self.end > 0).then_some(Followed::End);
         let no_start = || (self.no_start > 0 && step.yields_to_stop()).then_some(Followed::NoStart);
@@ -51,16 +51,17 @@ impl CancelRequests {
 }
 
 impl CancelSignal {
-    /// The error that ends `step`, if a request applies to it. Marks the request as followed.
+    /// Returns the error that ends `step`, if a request applies to it. Marks the request as followed.
     pub fn at(&self, step: Position) -> Option<Error> {
         if step.may_have_committed() {
-            // It may have happened: from here on there is only forward.
+            // The switch may have happened: the deployment can only go on.
             return None;
         }
         if self.now.is_cancelled() {
             return Some(cancelled());
         }
-        // Under one lock with its withdrawal, so that a withdrawal and a step agree on whether the request was followed.
+        // Under the same lock as a withdrawal, so that a withdrawal and a step agree on whether the request was
+        // followed.
         let mut why = None;
         self.requests.send_if_modified(|requests| {
             why = requests.at(step);
@@ -85,7 +86,7 @@ impl CancelSignal {
             if step.may_have_committed() {
                 return std::future::pending().await;
             }
-            // The sender is this one's own, so that there always is one.
+            // This signal holds the sender, so the channel is never closed.
             let requested = async { drop(requests.wait_for(|requests| requests.at(step).is_some()).await) };
             tokio::select! {
                 () = self.now.cancelled() => {}
@@ -117,7 +118,7 @@ impl CancelSignal {
     }
 }
 
-/// The failure of a cancelled deployment.
+/// Returns the failure of a cancelled deployment.
 pub fn cancelled() -> Error {
     Error::new(Code::Cancelled, "the deployment was cancelled")
 }
@@ -143,7 +144,7 @@ mod tests {
         assert!(signal.at(at("switch")).is_none());
         assert!(signal.at(at("start")).is_some_and(|why| why.message.contains("was stopped while it started")));
         assert!(signal.withdraw(Urgency::EndStarts));
-        // What has begun to end does not change its mind.
+        // A followed request is final.
         assert!(signal.at(at("start")).is_some());
     }
 

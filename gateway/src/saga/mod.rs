@@ -1,9 +1,9 @@
-//! The deploy saga: a journal of intents and outputs, steps that can be repeated, and undo of exactly what a deploy
-//! made. The laws are in docs/architecture.md.
+//! The deploy saga: a journal of intents and outputs, repeatable steps, and undo of exactly the effects of a deploy.
+//! The laws are in docs/architecture.md.
 //!
 //! [`Saga::accept`] writes a deployment into the journal and puts it into its agent's queue; a queue runs its
-//! deployments one after another, queues run beside each other. Whatever happens to this process, [`Saga::recover`]
-//! goes on from the journal.
+//! deployments one after another, queues run concurrently. Whatever happens to this process, [`Saga::recover`]
+//! continues from the journal.
 
 mod agent_queue;
 mod cancel;
@@ -39,7 +39,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Sources of more bytes are in memory only while they are needed, and of so many deployments at a time.
+/// The size in bytes of a large source, which is in memory only while it is needed, and the number of such sources at a
+/// time.
 pub const LARGE_SOURCE: usize = 4 << 20;
 const LARGE_AT_A_TIME: usize = 2;
 /// The time that a lease waits for deployments before it cancels them, if it may: most starts take no longer.
@@ -48,9 +49,9 @@ const COURTESY: Duration = Duration::from_secs(3);
 /// Bounds of the saga.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How long one deployment may take before its point of no return, its waiting included.
+    /// The time limit of one deployment before its point of no return, its waiting included.
     pub deadline: Duration,
-    /// How many deployments of one agent may wait or run.
+    /// The most deployments of one agent that wait or run.
     pub queue: usize,
 }
 
@@ -70,9 +71,9 @@ struct Inner {
     key: MasterKey,
     limits: Limits,
     queues: AgentQueues,
-    /// What requests that wait take.
+    /// The quota of waiting requests.
     waiting: Arc<SharedQuota>,
-    /// For large sources: one is needed from the start of a deployment until its image is built.
+    /// The permits of large sources: one is needed from the start of a deployment until its image is built.
     large: Semaphore,
     shutdown: CancellationToken,
     tasks: TaskTracker,
@@ -85,7 +86,7 @@ impl std::fmt::Debug for Saga {
 }
 
 impl Saga {
-    /// A saga over a journal. Nothing runs before [`Saga::recover`] or [`Saga::accept`].
+    /// Returns a saga over a journal. Nothing runs before [`Saga::recover`] or [`Saga::accept`].
     pub fn new(
         services: Services,
         journal: Journal,
@@ -98,17 +99,17 @@ impl Saga {
         Self(Arc::new(Inner { services, journal, key, limits, queues, waiting, large, shutdown, tasks }))
     }
 
-    /// Takes up every deployment that an earlier process left unfinished, in the order they were accepted.
+    /// Resumes every deployment that an earlier process left unfinished, in the order of their acceptance.
     pub async fn recover(&self) -> Result<usize> {
         let open = self.0.journal.unfinished().await?;
         let count = open.len();
         for mut record in open {
-            // One at a time: together they may be larger than what memory there is.
+            // One at a time: together they may exceed the memory.
             let request = self.0.journal.request(record.id).await?.unwrap_or_default();
             let request_digest = match self.0.unseal(&record, request).await {
                 Ok(work) => self.0.with_digest(work).await?.1,
                 Err(e) => {
-                    // One that cannot be read must not keep the others from going on.
+                    // An unreadable request must not block the others.
                     tracing::error!(deployment = %record.id, cause = e.chain(), "a journalled request is unreadable");
                     record.fail(&worker::unreadable());
                     record.finish(State::Failed, now_ms());
@@ -118,14 +119,14 @@ impl Saga {
             };
             let agent_queue = self.0.queues.of(&record.agent);
             let mut queue = agent_queue.lock().await;
-            // Whatever waited before waits again, be it more than may be added.
+            // Every deployment that waited before waits again, even if the quota is exceeded.
             let job = Job::later(request_digest, record, None);
             self.0.enqueue(&agent_queue, &mut queue, Item::Job(Arc::new(job)));
         }
         Ok(count)
     }
 
-    /// Waits until nothing of this saga runs any more; call it after the shutdown token was cancelled.
+    /// Waits until no task of this saga runs; to be called after the shutdown token was cancelled.
     pub async fn drained(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -137,7 +138,7 @@ impl Deployer for Saga {
     async fn accept(&self, work: DeploymentKind, strict: bool, room: Option<Room>) -> Result<Accepted> {
         let inner = self.0.clone();
         let pending_entry = audit::current();
-        // A task of its own: a client that hangs up must not leave a deployment that is journalled but not running.
+        // A separate task: a client that hangs up must not leave a deployment that is journalled but not running.
         self.0
             .tasks
             .spawn(Origin::current().scope(async move {
@@ -155,7 +156,8 @@ impl Deployer for Saga {
 
     async fn cancel(&self, id: DeploymentId) -> Result<Deployment> {
         let inner = self.0.clone();
-        // A task of its own: what was taken out of its queue must be journalled even when the client hangs up.
+        // A separate task: a deployment that was removed from its queue must be journalled even when the client hangs
+        // up.
         let cancelling = Origin::current().scope(async move { inner.cancel(id).await });
         self.0.tasks.spawn(cancelling).await.map_err(|e| Error::internal("cancelling the deployment", e))?
     }
@@ -189,7 +191,7 @@ impl Inner {
         let (ended, unwanted) = (CancellationToken::new(), CancellationToken::new());
         let (waiting, mut granted) = agent_queue::QueuedLease::new(ended.clone(), unwanted.clone());
         let waiting = Arc::new(waiting);
-        // Dropped when the wait is given up, too: then the lease ends as soon as it is granted.
+        // Also dropped when the wait is given up: then the lease ends as soon as it is granted.
         let lease = AgentLease::new(ended.drop_guard(), unwanted);
         let agent_queue = self.queues.of(&agent);
         let queued = async {
@@ -245,7 +247,7 @@ impl Inner {
         pending_entry: Option<Arc<PendingAuditEntry>>,
     ) -> Result<Accepted> {
         let _accepting = agent_queue.accepting.lock().await;
-        // Nobody else can add a job from here on, so an idle queue stays idle until this one is pushed.
+        // No other job can be added from here on, so an idle queue stays idle until this one is pushed.
         let idle = {
             let queue = agent_queue.lock().await;
             if let Some(last) = queue.last().filter(|last| last.request_digest == request_digest && !last.is_done()) {
@@ -295,7 +297,7 @@ impl Inner {
         Ok(job.accepted())
     }
 
-    /// Writes a new deployment, and with it who asked for it.
+    /// Writes a new deployment with its audit entry.
     async fn journalled(
         &self,
         record: &Record,
@@ -310,7 +312,7 @@ impl Inner {
         written
     }
 
-    /// Puts an item at the end of its queue and starts the queue if it stands.
+    /// Puts an item at the end of its queue and starts the queue if it is idle.
     fn enqueue(self: &Arc<Self>, agent_queue: &Arc<AgentQueue>, queue: &mut agent_queue::Queue, item: Item) {
         if queue.push(item) {
             let (inner, agent_queue) = (self.clone(), agent_queue.clone());
@@ -331,10 +333,10 @@ impl Inner {
                 }
             };
             let Ok(progress) = job.origin.clone().scope(worker::run(&self, &job)).await else {
-                // Shutting down: the journal has them, and whoever waits for them is told by their going.
+                // Shutting down: the journal has the deployments, and their waiters notice that the channels close.
                 return agent_queue.clear().await;
             };
-            // First out of the queue, then the answer: who sends the same again after it gets a deployment of its own.
+            // First removed from the queue, then answered: the same request after the answer starts a new deployment.
             agent_queue.pop().await;
             job.publish(progress);
         }
@@ -342,7 +344,7 @@ impl Inner {
     }
 }
 
-/// The names of all steps in their order.
+/// Returns the names of all steps in their order.
 pub fn step_names() -> impl Iterator<Item = &'static str> {
     steps::names()
 }
@@ -351,12 +353,12 @@ fn shutting_down() -> Error {
     Error::new(Code::Unavailable, "the gateway is shutting down; send the request again")
 }
 
-/// What waiters see of a record.
+/// Returns the progress that waiters receive for a record.
 fn progress_of(record: &Record) -> Progress {
     let log = &record.log;
     let done = match record.state {
         State::Succeeded => Some(Ok(Outcome { pending: log.pending.clone() })),
-        // Past the point of no return the deploy has succeeded, whatever is left to tidy.
+        // Past the point of no return the deploy has succeeded, whatever cleanup is left.
         State::Running if log.step.has_committed() => Some(Ok(Outcome { pending: log.pending.clone() })),
         State::Failed => Some(Err(Arc::new(record.error()))),
         State::Running | State::Undoing => None,

@@ -1,4 +1,4 @@
-//! A deployment as the journal keeps it.
+//! A deployment in the journal.
 
 use super::steps::{
     Position,
@@ -7,7 +7,7 @@ use super::steps::{
 use crate::deploy::{self, Deployment, DeploymentStatus, DeploymentStep};
 use hoistway_model::{Code, DeploymentId, Error, Name, RevisionId};
 
-/// One deployment in the journal, but for its request: that may be large, and is read when its turn has come.
+/// One deployment in the journal, without its request: that may be large, and is read when the deployment begins.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub id: DeploymentId,
@@ -22,7 +22,7 @@ pub struct Record {
     pub completed_at: Option<i64>,
 }
 
-/// Why a deployment failed: the public half of its error.
+/// The cause of a failed deployment: the public part of its error.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     pub code: String,
@@ -31,7 +31,7 @@ pub struct Failure {
 }
 
 impl Record {
-    /// A deployment that is accepted now.
+    /// Returns the record of a deployment that is accepted now.
     pub fn new(agent: Name, log: SagaLog, warnings: Vec<String>, now: i64) -> Self {
         Self {
             id: DeploymentId::mint(),
@@ -45,7 +45,7 @@ impl Record {
         }
     }
 
-    /// Keeps why it failed.
+    /// Records the cause of its failure.
     pub fn fail(&mut self, error: &Error) {
         self.failure = Some(Failure {
             code: error.code.as_str().to_owned(),
@@ -60,7 +60,7 @@ impl Record {
         self.completed_at = Some(now);
     }
 
-    /// The failure as an error again.
+    /// Returns the failure as an error.
     pub fn error(&self) -> Error {
         match &self.failure {
             Some(f) => Error::new(Code::parse(&f.code).unwrap_or(Code::Internal), f.message.clone())
@@ -69,13 +69,13 @@ impl Record {
         }
     }
 
-    /// The revision that it made or is making; none while the agent needs no new one.
+    /// Returns the revision that it made or is making; `None` while the agent needs no new one.
     pub fn revision(&self) -> Option<RevisionId> {
         let decided = self.log.step > Position::PLAN && self.log.changes_agent;
         decided.then_some(self.log.ids.revision)
     }
 
-    /// As the API shows it.
+    /// Returns it as the API shows it.
     pub fn into_public(self) -> Deployment {
         let status = match (self.state, self.log.step) {
             (State::Running, Position::PLAN) => DeploymentStatus::Pending,
@@ -112,11 +112,11 @@ impl Record {
     }
 }
 
-/// A step as the API shows it.
+/// Returns a step as the API shows it.
 fn step(timing: &Timing, status: DeploymentStatus) -> DeploymentStep {
     let of_step = match (timing.completed_at, status) {
         (Some(_), _) => "SUCCEEDED",
-        // It was the last one.
+        // The last step.
         (None, DeploymentStatus::Undoing | DeploymentStatus::Failed) => "FAILED",
         (None, _) if timing.step == Position::PLAN => "PENDING",
         (None, _) => "RUNNING",

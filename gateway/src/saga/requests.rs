@@ -1,4 +1,5 @@
-//! The requests of deployments: told apart, sealed for the journal, read from it, and bounded while they wait there.
+//! The requests of deployments: compared by digest, sealed for the journal, read from it, and limited while they wait
+//! there.
 
 use super::{Inner, record::Record};
 use crate::{audit::PendingAuditEntry, deploy::kind::DeploymentKind, store::Journal};
@@ -9,21 +10,22 @@ use hoistway_kit::{
 use hoistway_model::{Code, DeploymentId, Digest, Error, Result};
 use std::sync::Arc;
 
-/// What the requests that wait for their turn may take in the journal, all of them and those of one API key.
+/// The most bytes of waiting requests in the journal, in total and of one API key.
 const WAITING: usize = 256 << 20;
 const WAITING_OF_ONE: usize = 128 << 20;
-/// The requests that wait and are not counted.
+/// The size in bytes up to which waiting requests are not counted.
 const SMALL: usize = 64 << 10;
-/// Requests of so many bytes are not hashed, sealed or read on a thread of the runtime.
+/// The size in bytes from which requests are not hashed, sealed or read on a thread of the runtime.
 const SLOW: usize = 256 << 10;
 
-/// For what requests that wait take.
+/// Returns the quota of waiting requests.
 pub fn waiting() -> Arc<SharedQuota> {
     SharedQuota::new(WAITING, WAITING_OF_ONE)
 }
 
 impl Inner {
-    /// Room in the journal for the request of a deployment that waits. Small ones, rollbacks among them, need none.
+    /// Reserves room in the journal for the request of a waiting deployment. Small requests, rollbacks among them, need
+    /// none.
     pub(super) fn room_to_wait(&self, bytes: usize, pending_entry: Option<&PendingAuditEntry>) -> Result<QuotaGrant> {
         let holder = pending_entry.map_or_else(|| "".into(), PendingAuditEntry::key);
         let bytes = if bytes > SMALL { bytes } else { 0 };
@@ -41,7 +43,7 @@ impl Inner {
         })
     }
 
-    /// The work, and what makes two of them the same.
+    /// Returns the work, and the digest by which equal works are recognised.
     pub(super) async fn with_digest(&self, work: DeploymentKind) -> Result<(DeploymentKind, Digest)> {
         let key = self.key.clone();
         apart(work.bytes(), move || {
@@ -51,7 +53,7 @@ impl Inner {
         .await
     }
 
-    /// The work, and its request for the journal.
+    /// Returns the work, and its request for the journal.
     pub(super) async fn sealed(&self, id: DeploymentId, work: DeploymentKind) -> Result<(DeploymentKind, Vec<u8>)> {
         let key = self.key.clone();
         apart(work.bytes(), move || {
@@ -67,7 +69,7 @@ impl Inner {
     }
 }
 
-/// Does what takes long with many bytes on a thread of its own: others are answered meanwhile.
+/// Processes many bytes on a separate thread, so that other requests are answered meanwhile.
 async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     if bytes <= SLOW {
         return work();
@@ -79,13 +81,13 @@ fn seal_context(id: DeploymentId) -> String {
     format!("deployment/{id}")
 }
 
-/// Seals anew, after a rotation of the master key, the requests that old keys have sealed. Call it before anything
-/// runs; repeating it, whole or from the middle, is harmless.
+/// Seals again, after a rotation of the master key, the requests that were sealed with old keys. Must be called before
+/// anything runs; repeating it, even after an interruption, is harmless.
 pub(crate) async fn reseal(journal: &Journal, key: &MasterKey) -> Result<()> {
     if !key.has_old() {
         return Ok(());
     }
-    // Only unfinished deployments have their request still.
+    // Only unfinished deployments still have their request.
     for record in journal.unfinished().await? {
         let Some(sealed) = journal.request(record.id).await? else { continue };
         match key.reseal(&seal_context(record.id), &sealed) {

@@ -1,4 +1,4 @@
-//! Runs one deployment from wherever its log stands to its end.
+//! Runs one deployment from the position in its log to its end.
 
 use super::{
     Inner, LARGE_SOURCE,
@@ -18,14 +18,14 @@ use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tracing::{Instrument, info_span};
 
-/// The least time that a step is tried again for.
+/// The least time for which a step is retried.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The process is shutting down; the journal keeps what is left to do.
+/// The process is shutting down; the journal contains the remaining work.
 pub struct Stopped;
 
-/// Runs `job` to its end and answers with what its waiters are to see. Everything that happened is in the journal
-/// before the next thing happens.
+/// Runs `job` to its end and returns the progress for its waiters. Every event is in the journal before the next one
+/// happens.
 pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
     let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
@@ -54,7 +54,7 @@ pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
         };
         loop {
             if !record.log.step.needs_source() {
-                // A log of an earlier version has no fingerprint: it is still to be made of the source.
+                // A log of an earlier version has no fingerprint, which is still to be computed from the source.
                 if record.log.fingerprint.is_some() {
                     work.forget_source();
                 }
@@ -92,8 +92,8 @@ async fn large_source_permit<'a>(inner: &'a Inner, job: &Job) -> Result<Option<S
     }
 }
 
-/// Reads the request of a deployment that has waited. A deployment whose request is unreadable fails, so that it does not
-/// block its queue.
+/// Reads the request of a deployment that has waited. A deployment whose request is unreadable fails, so that it does
+/// not block its queue.
 async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKind>, Stopped> {
     let mut retry = Retry::default();
     let sealed = loop {
@@ -113,12 +113,12 @@ async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKin
     }
 }
 
-/// The failure of a deployment whose request is unreadable.
+/// Returns the failure of a deployment whose request is unreadable.
 pub fn unreadable() -> Error {
     Error::new(Code::Internal, "its journalled request cannot be read; deploy again")
 }
 
-/// One step, and the commit that ends it and intends the next.
+/// Performs one step, and the commit that ends it and intends the next.
 async fn forward(inner: &Inner, job: &Job, work: &DeploymentKind, record: &mut Record) -> Result<(), Stopped> {
     match attempt(inner, job, work, record).await? {
         Ok(log) => {
@@ -128,7 +128,7 @@ async fn forward(inner: &Inner, job: &Job, work: &DeploymentKind, record: &mut R
             }
         }
         Err(error) => {
-            // A source line in it may repeat the value of a variable.
+            // A source line in it may contain the value of a variable.
             let secrets = work.secrets();
             let masked = tokio::task::spawn_blocking(move || Masker::new(&secrets).error(error)).await;
             let error = masked.unwrap_or_else(|e| Error::internal("hiding secrets in an error", e));
@@ -144,15 +144,15 @@ async fn forward(inner: &Inner, job: &Job, work: &DeploymentKind, record: &mut R
     Ok(())
 }
 
-/// Takes back what the deployment did, last step first. The step that failed is among them: nobody knows how far it
-/// came. Each undo is repeated until it succeeds.
+/// Undoes the deployment's effects, last step first. The failed step is among them: its effects are unknown. Each undo
+/// is repeated until it succeeds.
 async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> Result<(), Stopped> {
     let log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &log };
     let mut retry = Retry::default();
     while let Err(error) = undo_all(&ctx).await {
         if error.code == Code::Conflict && log.step.may_have_committed() {
-            // The switch did happen, whatever its answer was: then there is only forward.
+            // The switch did happen, whatever its answer was: the deployment can only go on.
             tracing::warn!("the revision is the agent's already: the deployment goes on");
             while let Err(e) = switch_route::drop_earlier_bindings(&ctx).await {
                 tracing::info!(cause = e.chain(), "will be tried again: {e}");
@@ -180,12 +180,13 @@ async fn undo_all(ctx: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Performs the intended step, again while it fails for a passing reason and there is time.
+/// Performs the intended step, and retries it after transient failures while there is time.
 async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Record) -> Result<Result<SagaLog>, Stopped> {
     let spent = Duration::from_millis(u64::try_from(now_ms() - record.created_at).unwrap_or(0));
-    // What was recovered after a long pause gets some time all the same: the services may be starting as well.
+    // A deployment that was recovered after a long pause gets some time nevertheless: the services may be starting as
+    // well.
     let deadline = tokio::time::Instant::now() + inner.limits.deadline.saturating_sub(spent).max(GRACE);
-    // A switch that was asked for may have happened: from here on there is only forward.
+    // A requested switch may have happened: then the deployment can only go on.
     let may_give_up = !record.log.step.may_have_committed();
     let mut retry = Retry::default();
     let cancelled = job.cancel.of(record.log.step);
@@ -211,7 +212,7 @@ async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Recor
     }
 }
 
-/// The intended step once; the log after it.
+/// Performs the intended step once; returns the log after it.
 async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Result<SagaLog> {
     let mut log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
@@ -222,7 +223,7 @@ async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Resul
     Ok(log)
 }
 
-/// Ends a deployment of which nothing is to be undone.
+/// Ends a deployment that has nothing to undo.
 pub async fn fail(inner: &Inner, record: &mut Record, error: &Error) -> Result<(), Stopped> {
     record.fail(error);
     record.finish(State::Failed, now_ms());
@@ -247,7 +248,7 @@ impl Retry {
     async fn wait(&mut self, inner: &Inner) -> Result<(), Stopped> {
         let base = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(10));
         self.0 += 1;
-        // Half fixed, half spread by the clock's last digits: enough to keep replicas apart.
+        // Half fixed, half varied by the clock's last digits: enough to spread replicas.
         let spread = (now_ms().unsigned_abs() % 100) as u32;
         let pause = base / 2 + base / 200 * spread;
         tokio::select! {

@@ -64,7 +64,7 @@ impl AuditStore {
         inserted.map(drop).map_err(db_error(WRITING))
     }
 
-    /// Writes how the change of an entry ended.
+    /// Writes the outcome of an entry's change.
     pub async fn end(&self, entry: &Entry) -> Result<()> {
         let changed = ActiveModel {
             id: Set(entry.id.to_string()),
@@ -79,7 +79,7 @@ impl AuditStore {
         ended.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING))
     }
 
-    /// Entries, newest first.
+    /// Returns entries, newest first.
     pub async fn list(&self, filter: Filter, limit: u32) -> Result<Vec<Entry>> {
         let mut query = Entity::find().order_by_desc(Column::Id).limit(u64::from(limit));
         if let Some(target) = filter.target {
@@ -104,8 +104,7 @@ impl AuditStore {
         rows.into_iter().map(from_row).collect()
     }
 
-    /// Entries from before `before` whose outcome nobody told will not be told it any more. A deployment that goes on
-    /// will end its own.
+    /// Marks entries from before `before` without an outcome as unknown. A resumed deployment still ends its own entry.
     pub async fn give_up(&self, before: i64) -> Result<()> {
         let lost = Entity::update_many()
             .col_expr(Column::Outcome, Expr::value(Outcome::Unknown.as_str()))
@@ -115,7 +114,7 @@ impl AuditStore {
         lost.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING))
     }
 
-    /// Forgets entries that are not to be kept.
+    /// Removes entries beyond the retention.
     pub async fn purge(&self, keep: Retention) -> Result<Pruned> {
         prune(&self.0, &ENDED, keep).await
     }

@@ -33,16 +33,16 @@ pub struct Model {
     pub failure: Option<String>,
     pub created_at: i64,
     pub completed_at: Option<i64>,
-    /// JSON of what the audit log is told of it; the database does so itself, see the migrations.
+    /// JSON of the deployment's part of the audit log; a trigger of the database writes that, see the migrations.
     pub audit: Option<String>,
-    /// Its place among those that were accepted; the database gives it, see the migrations.
+    /// Its place in the order of acceptance; the database assigns it, see the migrations.
     pub place: Option<i64>,
 }
 
-/// Deployments that ended: nothing reads them any more but whoever looks back.
+/// Deployments that ended: they are read only by queries of the history.
 pub const ENDED: Rows = Rows { table: "deployments", time: "completed_at", which: "completed_at IS NOT NULL" };
 
-/// What the database takes from a deployment for the audit log; the rest is in other columns.
+/// The JSON that the database uses for the audit log; the rest is in other columns.
 #[derive(Serialize)]
 struct Audited<'a> {
     id: AuditId,
@@ -75,13 +75,13 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// Rows without their requests, which are many MiB of texts together.
+/// Selects rows without their requests, which may be many MiB in total.
 pub fn records() -> Select<Entity> {
     let columns = Column::iter().filter(|column| !matches!(column, Column::Request));
     Entity::find().select_only().columns(columns).column_as(Expr::value(Option::<Vec<u8>>::None), Column::Request)
 }
 
-/// Every column.
+/// Returns a row with every column.
 pub fn new_row(record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<ActiveModel> {
     let audit = entry.map(|entry| serde_json::to_string(&Audited::from(entry)));
     Ok(ActiveModel {
@@ -94,7 +94,8 @@ pub fn new_row(record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Resu
     })
 }
 
-/// What changes while a deployment runs; its request, which may be large, only to be dropped at the end.
+/// Returns the columns that change while a deployment runs; of its request, which may be large, only the removal at the
+/// end.
 pub fn changed_row(record: &Record) -> Result<ActiveModel> {
     Ok(ActiveModel {
         id: Set(record.id.to_string()),
@@ -111,7 +112,7 @@ fn unwritable(e: serde_json::Error) -> Error {
     Error::internal("writing a deployment", e)
 }
 
-/// Deployments with a status. Waiting ones differ from running ones by their step alone.
+/// Selects deployments with a status. Waiting ones differ from running ones by their step alone.
 pub fn has_status(status: DeploymentStatus) -> Condition {
     let state = match status {
         DeploymentStatus::Pending | DeploymentStatus::Running => State::Running,

@@ -18,7 +18,7 @@ pub struct Model {
     pub name: String,
     pub prefix: String,
     pub hash: String,
-    /// Names with commas between.
+    /// Names, separated by commas.
     pub scopes: String,
     pub created_at: i64,
     pub created_by: String,
@@ -35,9 +35,9 @@ impl ActiveModelBehavior for ActiveModel {}
 const READING: &str = "reading the API keys";
 const WRITING: &str = "writing the API keys";
 
-/// Rows of one statement.
+/// The rows of one statement.
 const BATCH: usize = 200;
-/// SQLite takes an offset only beside a limit.
+/// The limit of a query that has only an offset, which SQLite accepts only beside a limit.
 const LARGEST: u64 = i64::MAX as u64;
 
 /// The API keys in the gateway's database.
@@ -45,13 +45,13 @@ const LARGEST: u64 = i64::MAX as u64;
 pub struct KeyStore(pub(super) Db);
 
 impl KeyStore {
-    /// The keys that begin with `prefix`, and their hashes.
+    /// Returns the keys that begin with `prefix`, and their hashes.
     pub async fn with_prefix(&self, prefix: &str) -> Result<Vec<(Key, KeyHash)>> {
         let rows = Entity::find().filter(Column::Prefix.eq(prefix)).all(self.0.read()).await;
         rows.map_err(db_error(READING))?.into_iter().map(from_row).collect()
     }
 
-    /// Adds a key, if there are fewer than `max` that are valid now.
+    /// Adds a key, if fewer than `max` are valid now.
     pub async fn insert(&self, key: &Key, hash: &KeyHash, max: u32) -> Result<()> {
         let created_at = key.created_at.unwrap_or_default();
         let txn = self.0.begin().await?;
@@ -80,7 +80,7 @@ impl KeyStore {
         txn.commit().await.map_err(db_error(WRITING))
     }
 
-    /// Whether there is such a key; if so, it is revoked from now on.
+    /// Revokes a key from now on; returns whether it exists.
     pub async fn revoke(&self, id: KeyId, now: i64) -> Result<bool> {
         let revoked = Entity::update_many()
             .col_expr(Column::RevokedAt, Expr::col(Column::RevokedAt).if_null(now))
@@ -90,13 +90,13 @@ impl KeyStore {
         Ok(revoked.map_err(db_error(WRITING))?.rows_affected > 0)
     }
 
-    /// One key.
+    /// Returns one key.
     pub async fn get(&self, id: KeyId) -> Result<Option<Key>> {
         let found = Entity::find_by_id(id.to_string()).one(self.0.read()).await.map_err(db_error(READING))?;
         found.map(|row| from_row(row).map(|(key, _)| key)).transpose()
     }
 
-    /// The newest keys before `before`, newest first.
+    /// Returns the newest keys before `before`, newest first.
     pub async fn list(&self, before: Option<&str>, limit: u32) -> Result<Vec<Key>> {
         let mut query = Entity::find().order_by_desc(Column::Id).limit(u64::from(limit));
         if let Some(before) = before {
@@ -106,7 +106,7 @@ impl KeyStore {
         rows.into_iter().map(|row| from_row(row).map(|(key, _)| key)).collect()
     }
 
-    /// Writes when keys were used last, all in one commit.
+    /// Writes the last uses of keys, all in one commit.
     pub async fn used(&self, uses: &[(String, i64)]) -> Result<()> {
         if uses.is_empty() {
             return Ok(());
@@ -120,8 +120,8 @@ impl KeyStore {
         txn.commit().await.map_err(db_error(WRITING))
     }
 
-    /// Forgets keys that were revoked or expired before `before`, and of those that were so before `now` all but the
-    /// newest `keep`; answers with their ids.
+    /// Removes keys that were revoked or expired before `before`, and of those that were so before `now` all but the
+    /// newest `keep`; returns their ids.
     pub async fn purge(&self, before: i64, now: i64, keep: u32) -> Result<Vec<String>> {
         let ended = |before: i64| Condition::any().add(Column::RevokedAt.lt(before)).add(Column::ExpiresAt.lt(before));
         let find = || Entity::find().select_only().column(Column::Id);

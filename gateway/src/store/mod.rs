@@ -1,4 +1,4 @@
-//! The journal of deployments, the API keys and the audit log, in one database. sea-orm stays in here.
+//! The journal of deployments, the API keys and the audit log, in one database. sea-orm is used only here.
 
 mod audit;
 mod deployment;
@@ -28,7 +28,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal's database, making or migrating it.
+    /// Opens the journal's database, creating or migrating it.
     pub async fn open(path: &Path) -> Result<Self> {
         Ok(Self { db: Db::open(path, migrations::ALL).await?, events: None })
     }
@@ -44,18 +44,18 @@ impl Journal {
         }
     }
 
-    /// The API keys in the same database.
+    /// Returns the API keys in the same database.
     pub fn keys(&self) -> KeyStore {
         KeyStore(self.db.clone())
     }
 
-    /// The audit log in the same database.
+    /// Returns the audit log in the same database.
     pub fn audit(&self) -> AuditStore {
         AuditStore(self.db.clone())
     }
 
-    /// Writes a new deployment with its sealed request and, in the same commit, the audit log's entry of it; returns
-    /// once both are durable. The request is written once, and dropped when the deployment ends.
+    /// Writes a new deployment with its sealed request and, in the same commit, its entry in the audit log; returns
+    /// once both are durable. The request is written once, and removed when the deployment ends.
     pub async fn insert(&self, record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<()> {
         let row = deployment::new_row(record, request, entry)?;
         let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
@@ -64,8 +64,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes how a deployment stands; returns once it is durable. When it ended, the audit log is told in the same
-    /// commit.
+    /// Writes the state of a deployment; returns once it is durable. When the deployment ended, the same commit updates
+    /// the audit log.
     pub async fn update(&self, record: &Record) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .set(deployment::changed_row(record)?)
@@ -77,7 +77,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts the same request, sealed anew, into the place of the one that is there.
+    /// Replaces the stored request by the same one, sealed again.
     pub async fn replace_request(&self, id: DeploymentId, sealed: Vec<u8>) -> Result<()> {
         let updated = deployment::Entity::update_many()
             .col_expr(deployment::Column::Request, Expr::value(sealed))
@@ -88,18 +88,18 @@ impl Journal {
         updated.map(drop).map_err(db_error(WRITING))
     }
 
-    /// Closes the journal, once nothing uses it any more.
+    /// Closes the journal, once it is no longer in use.
     pub async fn close(&self) {
         self.db.close().await;
     }
 
-    /// One deployment.
+    /// Returns one deployment.
     pub async fn get(&self, id: DeploymentId) -> Result<Option<Record>> {
         let found = deployment::records().filter(deployment::Column::Id.eq(id.to_string())).one(self.db.read()).await;
         found.map_err(db_error(READING))?.map(deployment::from_row).transpose()
     }
 
-    /// The sealed request of one that has not ended.
+    /// Returns the sealed request of a deployment that has not ended.
     pub async fn request(&self, id: DeploymentId) -> Result<Option<Vec<u8>>> {
         let found: Option<Option<Vec<u8>>> = deployment::Entity::find_by_id(id.to_string())
             .select_only()
@@ -111,7 +111,7 @@ impl Journal {
         Ok(found.flatten())
     }
 
-    /// How large that is.
+    /// Returns the size of that request, in bytes.
     pub async fn request_bytes(&self, id: DeploymentId) -> Result<usize> {
         let found: Option<Option<i64>> = deployment::Entity::find_by_id(id.to_string())
             .select_only()
@@ -123,7 +123,7 @@ impl Journal {
         Ok(found.flatten().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0))
     }
 
-    /// Deployments, newest first.
+    /// Returns deployments, newest first.
     pub async fn list(&self, wanted: &DeploymentQuery) -> Result<Vec<Record>> {
         let mut query = deployment::records().order_by_desc(deployment::Column::Id).limit(u64::from(wanted.limit));
         if let Some(agent) = &wanted.agent {
@@ -139,8 +139,8 @@ impl Journal {
         rows.into_iter().map(deployment::from_row).collect()
     }
 
-    /// Every deployment that has not ended, in the order in which they were accepted. Ids have the time of a clock in
-    /// them, which may have been set back.
+    /// Returns every deployment that has not ended, in the order of acceptance. The order of ids is that of the clock,
+    /// which may have been set back.
     pub async fn unfinished(&self) -> Result<Vec<Record>> {
         let rows = deployment::records()
             .filter(deployment::Column::CompletedAt.is_null())
@@ -151,7 +151,7 @@ impl Journal {
         rows.into_iter().map(deployment::from_row).collect()
     }
 
-    /// Forgets deployments that ended and are not to be kept.
+    /// Removes ended deployments beyond the retention.
     pub async fn purge(&self, keep: Retention) -> Result<Pruned> {
         prune(&self.db, &deployment::ENDED, keep).await
     }

@@ -59,7 +59,7 @@ async fn deleting_an_agent_releases_its_tools() {
     let answer = gateway.call("DELETE", "/api/agents/a", "").await;
     assert_eq!((answer.status, answer.text.as_str()), (200, r#"{"status":"deleted"}"#));
     assert_eq!(*gateway.tools.released.lock().unwrap(), [name("a")]);
-    // A deletion that was cut off in the middle is finished by the next one.
+    // A repeated deletion completes an interrupted one.
     assert_eq!(gateway.call("DELETE", "/api/agents/a", "").await.status, 404);
     assert_eq!(*gateway.tools.released.lock().unwrap(), [name("a"), name("a")]);
 }

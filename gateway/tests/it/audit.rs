@@ -1,4 +1,4 @@
-//! The audit log: every change and nothing else, with who, what, where from and how it ended.
+//! The audit log: every change and nothing else, with its caller, action, address and outcome.
 
 use crate::test_gateway::{Answer, TestGateway};
 use hoistway_gateway::{access::AccessLimits, state::Limits};
@@ -10,7 +10,7 @@ fn tool(name: &str) -> Value {
     json!({"name": name, "base_url": "https://a.example", "auth_type": "APIKey", "credentials": {"api_key": "the-secret"}})
 }
 
-/// Action, target, outcome, status, code of each entry, newest first.
+/// Returns action, target, outcome, status and code of each entry, newest first.
 fn told(answer: &Answer) -> Vec<String> {
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
     let entries = answer.json();
@@ -36,12 +36,12 @@ async fn every_change_has_an_entry_and_nothing_else_has() {
     assert_eq!(gateway.call_as(&key, "DELETE", "/api/v1/agents/a", "").await.status, 200);
     assert_eq!(gateway.call_as(&key, "POST", "/api/starter-kit", "").await.status, 200);
     assert_eq!(gateway.call_as(&key, "POST", "/api/deploy", "{}").await.status, 400);
-    // These are no changes.
+    // These requests change nothing.
     assert_eq!(gateway.call_as(&key, "GET", "/api/tools", "").await.status, 200);
     assert_eq!(gateway.call_as(&key, "POST", "/api/agents/a/invoke", "{}").await.status, 403);
     assert_eq!(gateway.call_as(&key, "POST", "/api/nothing", "").await.status, 404);
     assert_eq!(gateway.call_with("POST", "/api/tools", tool("x").to_string(), &[]).await.status, 401);
-    // This is an attempt at one.
+    // This one is an attempted change.
     assert_eq!(gateway.call_as(&key, "DELETE", "/api/keys/installation", "").await.status, 403);
 
     let log = gateway.get("/api/audit").await;
@@ -94,11 +94,11 @@ async fn the_intent_is_written_before_the_change() {
         _ = call => panic!("it waits for ever"),
         () = until(async || log().await == ["model_provider.delete waits pending null null"]) => {}
     }
-    // Its caller is gone now.
+    // The caller has disconnected.
     until(async || log().await == ["model_provider.delete waits interrupted null null"]).await;
 }
 
-/// Waits for what another task is about to do.
+/// Waits until another task has made `done` true.
 async fn until(done: impl AsyncFn() -> bool) {
     let waited = async {
         while !done().await {
@@ -139,7 +139,7 @@ async fn a_log_that_cannot_be_written_stops_the_change() {
     assert_eq!(gateway.post("/api/tools", tool("t")).await.status, 201);
     let path = gateway.dir.path().join("gateway.db");
     let db = sea_orm::Database::connect(format!("sqlite:{}", path.display())).await.unwrap();
-    // Not even by hand is a told outcome changed.
+    // A recorded outcome cannot be changed even in the database.
     let changed = db.execute_unprepared("UPDATE audit SET outcome = 'failure'").await.unwrap_err().to_string();
     assert!(changed.contains("the audit log is append-only"), "{changed}");
     db.execute_unprepared("DROP TABLE audit").await.unwrap();
@@ -161,7 +161,7 @@ async fn the_oldest_ended_entries_are_pruned() {
         let keep = |count| Retention::new(std::time::Duration::from_secs(3600), count);
         audit.tidy(keep(4)).await.unwrap();
         assert_eq!(log().await.len(), 5);
-        // Two may be of one millisecond, and that millisecond may be this one.
+        // Two entries may have the same millisecond, which may be the present one.
         until(async || {
             audit.tidy(keep(2)).await.unwrap();
             log().await.len() == 3

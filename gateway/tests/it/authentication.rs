@@ -62,7 +62,7 @@ async fn a_key_is_accepted_in_each_header_and_spelling() {
         (vec![("authorization", bearer(&many))], 401),
         (vec![("x-runagents-api-key", "' OR 1=1 --".into())], 401),
         (vec![("x-runagents-api-key", format!("{}%", &key[..11]))], 401),
-        // What is tried of one request is bounded.
+        // The number of keys that are tried for one request is limited.
         (
             (0..9)
                 .map(|_| ("x-runagents-api-key", wrong.clone()))
@@ -78,6 +78,6 @@ async fn a_key_is_accepted_in_each_header_and_spelling() {
         assert_eq!(answer.status, status, "{:?}", headers.last());
         assert!(!answer.text.contains(&key));
     }
-    // A key in the query is in somebody's log: it opens nothing.
+    // A key in the query could end up in logs: it is not accepted.
     assert_eq!(gateway.call_with("GET", &format!("/api/agents?api_key={key}"), "", &[]).await.status, 401);
 }

@@ -6,7 +6,7 @@ use hoistway_model::egress::{Call, CallUpdate};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-/// The lines of an event, and its data.
+/// Returns the lines of an event, and its data.
 async fn event(body: &mut Incoming) -> (String, Value) {
     let text = chunk(body).await.unwrap();
     let data = text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap_or_else(|| panic!("{text}"));

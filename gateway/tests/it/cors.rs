@@ -25,7 +25,7 @@ async fn pages_of_allowed_origins_may_call_and_others_may_not() {
         }
     }
 
-    // An answer is shown to the page, an error too: also that of a missing key.
+    // The page can read every answer, also the error of a missing key.
     let key = format!("Bearer {}", gateway.key);
     for (headers, status) in
         [(vec![("origin", ORIGIN), ("authorization", key.as_str())], 404), (vec![("origin", ORIGIN)], 401)]

@@ -38,7 +38,7 @@ fn without_build() -> Progress {
     Progress { tools_done: true, ..Progress::default() }
 }
 
-/// Sends, lets the saga go through `steps` once it has accepted, and waits for the answer.
+/// Sends a deploy, passes the saga through `steps` once it has accepted, and waits for the answer.
 async fn deploy(gateway: &TestGateway, query: &str, body: Value, steps: Vec<Progress>) -> Answer {
     let mut accepted = gateway.deployer.accepted.subscribe();
     let before = accepted.borrow().len();
@@ -152,7 +152,7 @@ async fn a_failure_after_work_began_is_500_with_its_code() {
     let failed = Progress { done: Some(Err(Arc::new(error))), ..Progress::default() };
     let answer = deploy(&gateway, "", source(), vec![failed]).await;
     assert_eq!(answer.error(), "500 syntax_error build failed: agent.py line 3 [\"def handler(:\"]");
-    // Who does not wait is not told.
+    // A caller that does not wait does not receive the error.
     assert_eq!(deploy(&gateway, "?wait=none", source(), vec![]).await.status, 202);
 }
 

@@ -12,7 +12,7 @@ fn deploy(prompt: &str, source_bytes: usize) -> Value {
     json!({"agent_name": "a", "system_prompt": prompt, "source_files": files})
 }
 
-/// An agent whose deployment goes on and on: all that come after it wait.
+/// Returns a gateway with an agent whose deployment does not end: all later ones wait.
 async fn blocked() -> SagaGateway {
     let gateway = SagaGateway::start().await;
     for _ in 0..20 {
@@ -32,7 +32,7 @@ async fn waiting_deployments_run_in_order_after_a_restart() {
     for (prompt, bytes) in [("second", 9 << 20), ("third", 1), ("fourth", 5 << 20)] {
         let accepted = gateway.call("POST", "/api/deploy?wait=none", deploy(prompt, bytes)).await;
         assert_eq!(accepted.status, 202, "{}", accepted.text);
-        // The same again joins the one that waits.
+        // The same request joins the waiting deployment.
         let again = gateway.call("POST", "/api/deploy?wait=none", deploy(prompt, bytes)).await;
         assert_eq!(again.header("hoistway-deployment"), accepted.header("hoistway-deployment"));
     }
@@ -40,7 +40,7 @@ async fn waiting_deployments_run_in_order_after_a_restart() {
     assert_eq!(pending.as_array().map(Vec::len), Some(3), "{pending}");
 
     let gateway = gateway.restart().await;
-    // What waits is known again by what it is.
+    // A waiting deployment is recognised by its content.
     let last = gateway.call("POST", "/api/deploy?wait=none", deploy("fourth", 5 << 20)).await;
     assert_eq!(last.header("hoistway-deployment"), pending[0]["id"].as_str().unwrap());
     gateway.services.no_more_faults();
@@ -68,7 +68,7 @@ async fn waiting_requests_are_limited_by_size() {
 
 #[tokio::test]
 async fn a_deletion_or_stop_that_waits_too_long_is_409_or_504() {
-    // Past its point of no return a deployment goes on: the deletion gives up and has changed nothing.
+    // A deployment goes on past its point of no return: the deletion gives up and changes nothing.
     let deleted = async {
         let gateway = blocked().await;
         let answer = gateway.call("DELETE", "/api/agents/a", json!({})).await;
@@ -78,7 +78,7 @@ async fn a_deletion_or_stop_that_waits_too_long_is_409_or_504() {
         gateway.ended().await;
         assert_eq!(gateway.services.revisions().last().unwrap().spec.config.system_prompt, "first");
     };
-    // Before it, the deployment ends, but its undo takes longer than the answer may.
+    // A deployment ends before its point of no return, but its undo takes longer than the answer may.
     let stopped = async {
         let gateway = SagaGateway::start().await;
         for call in ["start_revision", "undo_start"] {

@@ -1,4 +1,4 @@
-//! Agents with an identity provider: the users that are let in, and the user that the agent is told.
+//! Agents with an identity provider: the accepted users, and the user id that the agent receives.
 
 use crate::{
     fake_issuer::{Issuer, Signer, base64url, now},
@@ -33,13 +33,13 @@ struct Case {
     rsa: Signer,
 }
 
-/// Nothing is kept: every look at the keys fetches them.
+/// Keys are never fresh: every use fetches them.
 fn never_fresh() -> Times {
     let zero = Duration::ZERO;
     Times { fresh_min: zero, fresh_max: zero, fresh: zero, again: zero, backoff: (zero, zero), ..Times::default() }
 }
 
-/// Keys are kept, and whoever needs others may ask at once.
+/// Keys are cached, and newer ones may be fetched at once.
 fn impatient() -> Times {
     Times { again: Duration::ZERO, backoff: (Duration::ZERO, Duration::ZERO), ..Times::default() }
 }
@@ -70,7 +70,7 @@ impl Case {
         self.gateway.tools.put_identity_provider(Operation::new(), provider).await.unwrap();
     }
 
-    /// The agent's next revision has this provider.
+    /// Gives this provider to the agent's next revision.
     async fn guard(&self, provider: Option<&str>) {
         let identity_provider = provider.map(crate::fakes::name);
         let needs_caller_identity = provider.is_some();
@@ -81,7 +81,7 @@ impl Case {
         self.gateway.call_with("POST", INVOKE, BODY, headers).await
     }
 
-    /// With the token and nothing else.
+    /// Invokes with the token and no key.
     async fn with_token(&self, token: &str) -> Answer {
         self.invoke(&[("authorization", &format!("Bearer {token}"))]).await
     }
@@ -90,7 +90,7 @@ impl Case {
         self.ed.token(&self.issuer.claims())
     }
 
-    /// A token with other claims; null takes one away.
+    /// Returns a token with changed claims; null removes one.
     fn token_but(&self, change: Value) -> String {
         let mut claims = self.issuer.claims();
         for (key, value) in change.as_object().unwrap() {
@@ -102,7 +102,7 @@ impl Case {
         self.ed.token(&claims)
     }
 
-    /// Whom the runner was told of, in each of its requests.
+    /// Returns the user id in each request to the runner.
     fn users(&self) -> Vec<String> {
         let requests = self.runner.requests.lock().unwrap();
         let named = |request: &String| -> Vec<String> {
@@ -126,7 +126,7 @@ async fn a_token_is_accepted_in_each_header_and_names_the_user() {
         &[("authorization", &token), ("x-end-user-token", &case.token())],
     ];
     for way in ways {
-        // What a client says itself about who it is counts for nothing.
+        // A user id sent by the client is ignored.
         let forged = [("x-end-user-id", "root"), ("X-End-User-ID", "admin"), ("x-hoistway-invoke-token", "forged")];
         let answer = case.invoke(&[way, &forged].concat()).await;
         assert_eq!(answer.status, 200, "{way:?}: {}", answer.text);
@@ -136,14 +136,14 @@ async fn a_token_is_accepted_in_each_header_and_names_the_user() {
     assert!(!sent.contains(&case.token()) && !sent.contains(&case.gateway.key) && !sent.contains("forged"));
     assert_eq!(case.issuer.hits(), 1, "its keys are kept");
 
-    // The same at /api/v1, and at the stream.
+    // The same under /api/v1, and for streams.
     for path in ["/api/v1/agents/a/invoke", "/api/agents/a/invoke/stream", "/api/v1/agents/a/invoke/stream"] {
         let answer = case.gateway.call_with("POST", path, BODY, &[("authorization", &token)]).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         let answer = case.gateway.call("POST", path, BODY).await;
         assert_eq!((answer.status, answer.header("www-authenticate")), (401, "Bearer"), "{path}");
     }
-    // And at an application's routes, which get the client's other headers.
+    // And for an application's routes, which receive the client's other headers.
     for path in ["/api/agents/a/app/x", "/api/v1/agents/a/app/"] {
         let named = [("authorization", token.as_str()), ("x-end-user-id", "mallory"), ("x_end_user_id", "mallory")];
         case.gateway.call_with("PUT", path, BODY, &named).await;
@@ -166,7 +166,7 @@ async fn every_allowed_algorithm_is_accepted() {
         rsa.iter().map(|alg| case.rsa.token_with(&json!({"alg": alg, "kid": "rsa"}), &claims)).collect();
     tokens.extend([&case.ed, &p256, &p384].map(|signer| signer.token(&claims)));
     tokens.push(case.ed.token_with(&json!({"alg": "EdDSA", "kid": "ed", "typ": "at+jwt"}), &claims));
-    // Without a key's name, the one that fits.
+    // Without a key id the key that fits is used.
     tokens.push(case.ed.token_with(&json!({"alg": "EdDSA"}), &claims));
     for token in &tokens {
         let answer = case.with_token(token).await;
@@ -184,7 +184,7 @@ async fn a_wrong_token_is_refused_with_its_reason_alone() {
     let alg = |header: Value| case.ed.token_with(&header, &case.issuer.claims());
     let stolen = Signer::ed("ed").token(&case.issuer.claims());
     let unsigned = format!("{}.{claims}.", base64url(json!({"alg": "none"}).to_string()));
-    // Signed with the public key as a shared secret, the oldest trick.
+    // Signed with the public key as a shared secret, a classic attack.
     let shared = format!("{}.{claims}.{signature}", base64url(json!({"alg": "HS256", "kid": "ed"}).to_string()));
     let other_claims = base64url(json!({"sub": "root"}).to_string());
     let invalid = [
@@ -217,7 +217,7 @@ async fn a_wrong_token_is_refused_with_its_reason_alone() {
     let algorithms =
         "the token is not signed with one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
     for (token, why) in invalid.into_iter().chain([(unsigned, algorithms), (shared, algorithms)]) {
-        // With a key beside it, so that this address is not taken for an attacker's.
+        // With a key beside it, so that this address is not throttled.
         let headers = [("x-end-user-token", token.as_str()), ("x-runagents-api-key", &case.gateway.key)];
         let answer = case.invoke(&headers).await;
         assert_eq!(answer.error(), format!("401 unauthenticated {why}"), "{token}");
@@ -237,7 +237,7 @@ async fn a_wrong_token_is_refused_with_its_reason_alone() {
     }
     assert!(case.users().is_empty());
 
-    // Within the clock's skew, several audiences, numbers with fractions, users of any alphabet.
+    // Times within the permitted clock skew, several audiences, numbers with fractions, users in any alphabet.
     for (change, user) in [
         (json!({"exp": now - 30, "nbf": now + 30, "iat": now + 30}), "alice"),
         (json!({"aud": ["others", "agents"], "iat": 1_700_000_000.25, "nbf": null}), "alice"),
@@ -264,7 +264,7 @@ async fn api_keys_and_tokens_open_only_their_own_routes() {
         "401 unauthenticated agent \"a\" must know its user: send a token of its identity provider, as \
          \"Authorization: Bearer TOKEN\" in place of the API key, or as \"X-End-User-Token: TOKEN\" beside it"
     );
-    // A key that is shown must be right, and must be one for invokes.
+    // A key beside the token must be valid, and must have the scope for invokes.
     let with = async |key: &str| case.invoke(&[("authorization", token.as_str()), ("x-runagents-api-key", key)]).await;
     assert_eq!(with("hw_wrong").await.error(), "401 unauthenticated the API key is not valid");
     let (_, reader) = case.gateway.make_key("reader", &["read"]).await;
@@ -277,7 +277,7 @@ async fn api_keys_and_tokens_open_only_their_own_routes() {
     let answer = case.invoke(&[("authorization", &token), ("x-end-user-token", &other)]).await;
     assert_eq!(answer.error(), "400 invalid_argument there is more than one token");
 
-    // A token opens invokes of agents that have its provider, and nothing else.
+    // A token is accepted for invokes of agents with its provider only.
     let stranger = "401 unauthenticated this token opens nothing here: an API key is needed, or a token of the agent's \
         own identity provider";
     let of = async |path: &str| case.gateway.call_with("POST", path, BODY, &[("authorization", token.as_str())]).await;
@@ -287,13 +287,13 @@ async fn api_keys_and_tokens_open_only_their_own_routes() {
     assert_eq!(case.users(), ["alice"]);
     case.guard(None).await;
     assert_eq!(of(INVOKE).await.error(), stranger);
-    // With a key the token is of no account, and nobody is named.
+    // Beside a key the token is ignored, and no user is set.
     let forged = [("x-runagents-api-key", invoker.as_str()), ("authorization", &token), ("x-end-user-id", "root")];
     assert_eq!(case.invoke(&forged).await.status, 200);
     assert_eq!(case.users(), ["alice", ""]);
     case.gateway.agents.route(RouteEvent::Removed(crate::fakes::name("a")));
 
-    // Whoever tries is slowed down as with wrong keys.
+    // Wrong tokens are throttled as wrong keys are.
     let mut last = case.with_token("eyJ.x.y").await.status;
     for _ in 0..40 {
         last = of("/api/agents/nobody/invoke").await.status;
@@ -328,7 +328,7 @@ async fn users_of_other_domains_are_refused() {
             Some(why) => assert_eq!(answer.error(), format!("403 permission_denied {why}"), "{claims}"),
         }
     }
-    // An address that names the user must not be one that anybody could have entered.
+    // An address that identifies the user must be verified, since anyone could have entered it.
     case.register(IdentityProvider { user_id_claim: "email".into(), ..case.issuer.provider("sso") }).await;
     for claims in [json!({"email": "a@b.example", "email_verified": false}), json!({"email": "a@b.example"})] {
         let answer = case.with_token(&case.token_but(claims)).await;
@@ -357,11 +357,11 @@ async fn rotated_keys_are_fetched_once_for_all_waiting_requests() {
     let (many, ()) = tokio::join!(many, release);
     assert!(many.iter().all(|answer| answer.status == 200), "{:?}", many.iter().map(|a| &a.text).collect::<Vec<_>>());
     assert_eq!(case.issuer.hits(), 2);
-    // What is not published any more opens nothing any more.
+    // A key that is no longer published is not accepted.
     let old = case.with_token(&case.token()).await;
     assert!(old.text.contains("does not publish"), "{}", old.text);
 
-    // A key that is changed under no name.
+    // A new key without an id.
     let (first, second) = (Signer::ed("x"), Signer::ed("x"));
     let nameless = |signer: &Signer| signer.token_with(&json!({"alg": "EdDSA"}), &case.issuer.claims());
     case.issuer.publish(&[&first]);
@@ -394,7 +394,7 @@ async fn old_keys_are_used_while_newer_ones_cannot_be_fetched() {
     let why = format!("{}/keys answered with HTTP status 500", case.issuer.url());
     let message = format!("newer keys cannot be fetched, and those from before are used: {why}");
     assert_eq!(shown["status"], json!({"phase": "Failed", "message": message}));
-    // They come back, and one is gone.
+    // The keys can be fetched again, and one is missing.
     case.issuer.publish(&[&case.rsa]);
     assert_eq!(case.with_token(&case.token()).await.status, 401);
     assert_eq!(case.with_token(&case.rsa.token(&case.issuer.claims())).await.status, 200);
@@ -446,7 +446,7 @@ async fn keys_are_discovered_from_the_same_issuer_alone() {
         ),
     ] {
         case.issuer.page(configuration, 200, page);
-        // Another one of the same name, and back: nothing of before is left.
+        // Replaced by another one of the same name, and back: no old keys are left.
         case.register(case.issuer.provider("sso")).await;
         assert_eq!(case.with_token(&case.token()).await.status, 200);
         case.register(IdentityProvider { jwks_uri: String::new(), ..case.issuer.provider("sso") }).await;
@@ -466,7 +466,7 @@ async fn a_changed_or_deleted_provider_counts_from_the_next_invoke() {
     case.register(IdentityProvider { audiences: Vec::new(), ..case.issuer.provider("sso") }).await;
     assert_eq!(case.with_token(&token).await.status, 200);
     assert_eq!(case.issuer.hits(), 1, "its keys are the same");
-    // Another issuer by the same name: the keys of the first count for nothing.
+    // Another issuer under the same name: the keys of the first do not count.
     let ed = Signer::ed("ed");
     let other = Issuer::start(&[&ed]).await;
     case.register(other.provider("sso")).await;
@@ -545,7 +545,7 @@ async fn registering_a_provider_fetches_its_keys() {
     case.gateway.state.tasks.reopen();
     let shown = case.gateway.get("/api/identity-providers/new").await.json();
     assert_eq!(shown["status"], json!({"phase": "Ready", "message": "2 keys"}));
-    // The same again fetches again: whoever knows of new keys need not wait.
+    // Registering it again fetches its keys again, without a wait.
     assert_eq!(case.gateway.post("/api/identity-providers", document(case.issuer.jwks())).await.status, 200);
     case.issuer.asked(2).await;
 }

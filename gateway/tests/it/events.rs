@@ -66,7 +66,7 @@ async fn events_are_followed_filtered_and_resumed() {
         chunk(&mut back).await.unwrap();
         assert_eq!(event(&mut back).await.id, two.id);
     }
-    // Of another process, or too old: everything that is kept, after a word that it may not be all.
+    // An id of another process, or one that is too old: all kept events, after one that reports a possible gap.
     let mut old = gateway.stream("/api/events?types=tool", &[("last-event-id", "17-3")]).await;
     chunk(&mut old).await.unwrap();
     assert_eq!(event(&mut old).await.kind, "reset");

@@ -1,4 +1,4 @@
-//! Egress as far as the HTTP edge can tell.
+//! Egress as the HTTP API uses it.
 
 use crate::fakes::name;
 use async_trait::async_trait;
@@ -17,21 +17,21 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// An egress with calls that a test makes.
+/// An egress with calls that a test sets.
 #[derive(Debug, Default)]
 pub struct FakeEgress {
-    /// Its state; none: it does not answer.
+    /// Its state; `None`: it does not answer.
     pub status: Mutex<Option<EgressStatus>>,
     /// Recorded calls, oldest first.
     pub calls: Mutex<Vec<Call>>,
-    /// What agents used of models, and what was asked for.
+    /// The use of models by agents, and the queries for it.
     pub usage: Mutex<UsageReport>,
     pub usage_queries: Mutex<Vec<UsageQuery>>,
-    /// Budgets of agents, of which nothing is used.
+    /// Budgets of agents, which are unused.
     pub budgets: Mutex<BTreeMap<Name, Budget>>,
-    /// What a check of any tool finds.
+    /// The result of a check of any tool.
     pub check: Mutex<Option<Check>>,
-    /// What followers asked to go on after.
+    /// The positions that followers requested to continue from.
     pub watched: Mutex<Vec<Option<u64>>>,
     pub updates: Mutex<Option<mpsc::Sender<CallUpdate>>>,
 }
@@ -47,7 +47,7 @@ impl FakeEgress {
 }
 
 impl FakeEgress {
-    /// Sends an update to the follower that came as the `nth`.
+    /// Sends an update to the `nth` follower.
     pub async fn update(&self, nth: usize, update: CallUpdate) {
         while self.watched.lock().unwrap().len() < nth {
             tokio::task::yield_now().await;
@@ -56,13 +56,13 @@ impl FakeEgress {
         updates.send(update).await.unwrap();
     }
 
-    /// Ends what is followed, as a restart of the service would.
+    /// Ends all followed streams, as a restart of the service would.
     pub fn hang_up(&self) {
         self.updates.lock().unwrap().take();
     }
 }
 
-/// A call that a tool answered.
+/// Returns a call that a tool answered.
 pub fn call(id: u64, agent: &str, tool: &str) -> Call {
     Call {
         id,

@@ -21,13 +21,13 @@ use tokio::{net::TcpListener, sync::watch};
 
 const RSA: &[u8] = include_bytes!("data/rsa-2048.pk8");
 
-/// One that answers what the test says.
+/// An issuer with answers that the test sets.
 #[derive(Clone)]
 pub struct Issuer(Arc<Inner>);
 
 struct Inner {
     address: SocketAddr,
-    /// What is published, by path: a status, headers and a body.
+    /// The published pages, by path: a status, headers and a body.
     pages: Mutex<BTreeMap<&'static str, Page>>,
     hits: watch::Sender<usize>,
     open: watch::Sender<bool>,
@@ -74,22 +74,22 @@ impl Issuer {
         self.0.pages.lock().unwrap().insert(path, page);
     }
 
-    /// How often it was asked.
+    /// Returns the number of requests.
     pub fn hits(&self) -> usize {
         *self.0.hits.borrow()
     }
 
-    /// Waits until it was asked so often.
+    /// Waits for this number of requests.
     pub async fn asked(&self, times: usize) {
         self.0.hits.subscribe().wait_for(|hits| *hits >= times).await.unwrap();
     }
 
-    /// Whether it answers, or keeps whoever asks waiting.
+    /// Sets whether it answers, or keeps its clients waiting.
     pub fn open(&self, open: bool) {
         self.0.open.send_replace(open);
     }
 
-    /// A provider of this issuer's users.
+    /// Returns a provider with this issuer.
     pub fn provider(&self, name: &str) -> IdentityProvider {
         IdentityProvider {
             name: crate::fakes::name(name),
@@ -105,7 +105,7 @@ impl Issuer {
         }
     }
 
-    /// Claims that let `alice` in.
+    /// Returns valid claims for `alice`.
     pub fn claims(&self) -> Value {
         let now = now();
         json!({"iss": self.url(), "aud": "agents", "sub": "alice", "iat": now, "nbf": now, "exp": now + 300})
@@ -149,7 +149,7 @@ impl Signer {
         Self { id, key: Key::Rsa(Box::new(RsaKeyPair::from_pkcs8(RSA).unwrap())) }
     }
 
-    /// On the curve `P-256` or `P-384`.
+    /// Returns a signer on the curve `P-256` or `P-384`.
     pub fn ec(id: &'static str, curve: &'static str) -> Self {
         let algorithm =
             if curve == "P-256" { &ECDSA_P256_SHA256_FIXED_SIGNING } else { &ECDSA_P384_SHA384_FIXED_SIGNING };
@@ -189,12 +189,12 @@ impl Signer {
         }
     }
 
-    /// A token with these claims.
+    /// Returns a token with these claims.
     pub fn token(&self, claims: &Value) -> String {
         self.token_with(&json!({"alg": self.algorithm(), "kid": self.id, "typ": "JWT"}), claims)
     }
 
-    /// The same with another header.
+    /// Returns a token with another header.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", base64url(header.to_string()), base64url(claims.to_string()));
         let random = SystemRandom::new();

@@ -1,4 +1,4 @@
-//! A runner of an agent that answers with a script of the test.
+//! A runner of an agent that answers with a script.
 
 use crate::{fakes::name, test_gateway::TestGateway};
 use hoistway_model::{
@@ -17,15 +17,15 @@ use tokio::{
     time::timeout,
 };
 
-/// A runner that answers every connection with `script`, piece by piece; `None` waits until the test lets it go on.
+/// A runner that answers every connection with `script`, piece by piece; `None` waits for the test.
 pub struct Runner {
     pub address: SocketAddr,
     pub requests: Arc<Mutex<Vec<String>>>,
     pub seen: watch::Sender<usize>,
     pub go_on: watch::Sender<bool>,
-    /// What it answers of where an invoke stands, if it knows that.
+    /// Its answer about the stack of an invoke; `None`: it has none.
     pub stack: Arc<Mutex<Option<String>>>,
-    /// Whether a caller has left before its answer.
+    /// Whether a caller has disconnected before its answer.
     left: watch::Sender<bool>,
 }
 
@@ -78,7 +78,7 @@ async fn serve(
         seen.send_modify(|n| *n += 1);
     }
     if asks_for_stack {
-        // An invoke that was given up already would not stand anywhere any more.
+        // An invoke that was already abandoned would have no stack.
         let gone = timeout(Duration::from_millis(200), left.subscribe().wait_for(|left| *left)).await.is_ok();
         assert!(!gone, "the invoke is held meanwhile");
     }

@@ -1,5 +1,5 @@
-//! The state of the services, as far as the saga changes it, with failures on demand: before a call has its effect, or
-//! after it, so that the caller does not know whether it had.
+//! The state of the services, as far as the saga changes it, with injected failures: before a call takes effect, or
+//! after it, so that the caller does not know which.
 
 use crate::fakes::{image, name};
 use hoistway_model::{
@@ -14,7 +14,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-/// When a call fails.
+/// The time of a failure in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     Before,
@@ -33,7 +33,7 @@ pub struct Fault {
 pub struct FakeServices {
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
-    /// Every call that changes something, in order.
+    /// All mutating calls, in order.
     calls: Mutex<Vec<&'static str>>,
 }
 
@@ -42,14 +42,14 @@ struct State {
     revisions: Vec<Revision>,
     last_number: u64,
     current: Option<RevisionId>,
-    /// Which call made a revision.
+    /// The revision that each call made.
     started: BTreeMap<OperationId, RevisionId>,
     switched: BTreeSet<OperationId>,
     undone: BTreeSet<OperationId>,
     tools: BTreeMap<Name, NewTool>,
     bound: Vec<Name>,
     applied: BTreeMap<OperationId, (Vec<NewTool>, Vec<Name>)>,
-    /// The tools that agents which waited for them were given.
+    /// The tools that waiting agents have received.
     offered: BTreeSet<Name>,
     built: BTreeSet<OperationId>,
 }
@@ -59,12 +59,12 @@ impl FakeServices {
         self.faults.lock().unwrap().push(fault);
     }
 
-    /// How often a call was made since the last time somebody asked.
+    /// Returns the number of calls since the last time that the calls were forgotten.
     pub fn count(&self, call: &str) -> usize {
         self.calls.lock().unwrap().iter().filter(|made| **made == call).count()
     }
 
-    /// Every kind of call that was made, in the order of the first of each.
+    /// Returns every kind of call that was made, in the order of first calls.
     pub fn calls(&self) -> Vec<&'static str> {
         let mut kinds = Vec::new();
         for call in self.calls.lock().unwrap().iter() {
@@ -79,7 +79,7 @@ impl FakeServices {
         self.calls.lock().unwrap().clear();
     }
 
-    /// Whether every failure that was asked for has come.
+    /// Whether every injected failure has occurred.
     pub fn all_failed(&self) -> bool {
         self.faults.lock().unwrap().is_empty()
     }
@@ -92,7 +92,7 @@ impl FakeServices {
         self.state().revisions.clone()
     }
 
-    /// Everything that a user would notice, ids and numbers aside.
+    /// Returns everything that a user could notice, except ids and numbers.
     pub fn picture(&self) -> String {
         let state = self.state();
         let current = state.revisions.iter().find(|r| Some(r.id) == state.current);
@@ -197,7 +197,7 @@ impl FakeServices {
         self.act("keep_images", |_| Ok(()))
     }
 
-    /// The agent's image needs another build, and nobody has started the agent.
+    /// Marks the agent's image as outdated.
     pub fn outdate(&self) {
         for revision in self.state().revisions.iter_mut().filter(|revision| revision.current) {
             revision.needs_rebuild = true;
@@ -259,7 +259,7 @@ impl FakeServices {
 }
 
 impl State {
-    /// Refuses what was undone before it came.
+    /// Refuses an operation that was undone before it arrived.
     fn check(&self, operation: &Operation) -> Result<()> {
         let late = self.undone.contains(&operation.id);
         if late { Err(Error::new(Code::Aborted, "it was undone")) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! The services and the saga as far as the HTTP edge can tell.
+//! The services and the saga as the HTTP API uses them.
 
 use crate::fake_services::FakeServices;
 use async_trait::async_trait;
@@ -55,7 +55,7 @@ fn services(services: &Option<Arc<FakeServices>>) -> Result<&FakeServices> {
     services.as_deref().ok_or_else(|| Error::new(Code::Internal, "the edge does not call this"))
 }
 
-/// An agent that runs a revision.
+/// Returns an agent that runs a revision.
 pub fn agent(name: Name, revision: &Revision) -> Agent {
     Agent {
         name,
@@ -75,13 +75,13 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
     }
 }
 
-/// What is asked for of a list, two at a time, so that more of it comes in parts.
+/// Returns the requested part of a list, at most two entries, so that a longer list has several pages.
 fn part<T>(all: Vec<T>, PageQuery { after, limit }: PageQuery, name: impl Fn(&T) -> &Name) -> Page<T> {
     let rest = all.into_iter().filter(|item| after.as_ref().is_none_or(|after| name(item) > after));
     Page::of(rest.collect(), limit.min(2) as usize)
 }
 
-/// A tool that has just been registered.
+/// Returns a tool that has just been registered.
 fn registered(tool: NewTool) -> Tool {
     let (internal_url, has_credentials) = (tool.connection.base_url.clone(), !tool.credentials.is_empty());
     let NewTool { name, description, connection, labels, .. } = tool;
@@ -101,12 +101,12 @@ fn registered(tool: NewTool) -> Tool {
 
 #[derive(Debug, Default)]
 pub struct FakeTools {
-    /// What the saga changes; without it there is no saga.
+    /// The state that the saga changes; `None`: there is no saga.
     pub services: Option<Arc<FakeServices>>,
     pub tools: Mutex<BTreeMap<Name, Tool>>,
     pub providers: Mutex<BTreeMap<Name, ModelProvider>>,
     pub identities: Mutex<BTreeMap<Name, IdentityProvider>>,
-    /// What somebody else does to the tools before an update arrives.
+    /// The number of concurrent changes to the tools before an update arrives.
     pub meanwhile: Mutex<u32>,
     pub released: Mutex<Vec<Name>>,
     pub release_failures: Mutex<u32>,
@@ -293,7 +293,7 @@ impl ToolRegistry for FakeTools {
 
 #[derive(Debug)]
 pub struct FakeBuilds {
-    /// What the saga changes; without it there is no saga.
+    /// The state that the saga changes; `None`: there is no saga.
     services: Option<Arc<FakeServices>>,
     attempts: [BuildAttemptId; 2],
 }
@@ -303,7 +303,7 @@ impl FakeBuilds {
         Self::with(None)
     }
 
-    /// The builds of a services.
+    /// Returns the builds of these services.
     pub fn of(services: Arc<FakeServices>) -> Arc<Self> {
         Self::with(Some(services))
     }
@@ -384,16 +384,16 @@ impl BuildService for FakeBuilds {
     }
 }
 
-/// An agent service whose routing table a test changes, and which remembers what was acknowledged.
+/// An agent service whose routing table a test changes, with a record of acknowledgements.
 #[derive(Debug)]
 pub struct FakeAgents {
-    /// What the saga changes; without it there is no saga.
+    /// The state that the saga changes; `None`: there is no saga.
     services: Option<Arc<FakeServices>>,
     pub agents: Mutex<BTreeMap<Name, Agent>>,
     pub bound: watch::Sender<Vec<BoundTool>>,
     pub replaced: Mutex<Vec<Option<String>>>,
     pub acknowledged: watch::Sender<u64>,
-    /// What was asked of logs, and what comes of them.
+    /// The last query of logs, and the pieces that answer it.
     pub log_query: Mutex<Option<LogQuery>>,
     pub log: Mutex<Option<mpsc::Receiver<LogPiece>>>,
     pub events: broadcast::Sender<AgentEvent>,
@@ -407,7 +407,7 @@ impl FakeAgents {
         Self::with(None)
     }
 
-    /// The agents of a services.
+    /// Returns the agents of these services.
     pub fn of(services: Arc<FakeServices>) -> Arc<Self> {
         Self::with(Some(services))
     }
@@ -463,7 +463,7 @@ impl FakeAgents {
         self.agents.lock().unwrap().insert(agent.name.clone(), agent);
     }
 
-    /// Tells every watcher of a change; its version.
+    /// Sends a change to every watcher; returns its version.
     pub fn route(&self, event: RouteEvent) -> u64 {
         let mut routes = self.routes.lock().unwrap();
         match &event {
@@ -672,12 +672,12 @@ impl AgentService for FakeAgents {
     }
 }
 
-/// A saga that only looks up, and goes on as the test says.
+/// A saga that only looks up, and whose progress the test sets.
 #[derive(Debug)]
 pub struct FakeDeployer {
     pub progress: watch::Sender<Progress>,
     pub accepted: watch::Sender<Vec<DeployRequest>>,
-    /// What was accepted that is no deploy.
+    /// The accepted works that are no deploys.
     pub others: watch::Sender<Vec<DeploymentKind>>,
     pub turns: watch::Sender<Vec<Name>>,
     pub resolved: Mutex<Resolved>,

@@ -59,7 +59,7 @@ async fn an_agent_that_cannot_be_invoked_is_refused_with_its_reason() {
         invoke(&gateway).await.error(),
         "503 unavailable agent \"a\" is not ready: it crashed; next start in 4 s"
     );
-    // Of an agent service that does not say which provider it is.
+    // From an agent service that does not specify the provider.
     changed(&gateway, Route { needs_caller_identity: true, ..route(None) }).await;
     let with_key = invoke(&gateway).await.error();
     assert!(with_key.starts_with("401 unauthenticated agent \"a\" must know its user: "), "{with_key}");
@@ -81,7 +81,7 @@ async fn an_agent_that_cannot_be_invoked_is_refused_with_its_reason() {
         let answer = gateway.call("POST", "/api/agents/a/invoke", body).await;
         assert_eq!(answer.error(), format!("400 invalid_argument {want}"));
     }
-    // Which members an agent needs it says itself.
+    // Only the agent itself checks the members that it needs.
     let without = gateway.post("/api/agents/a/invoke", json!({"city": "Oslo"})).await;
     assert_eq!(without.error(), "503 unavailable agent \"a\" is not ready: it takes no connections");
     changed(&gateway, route(None)).await;
@@ -257,11 +257,11 @@ async fn silent_events_are_kept_alive_by_comments_between_them() {
     };
     let (mut commented, uncommented) = (open(&between).await, open(&within).await);
     assert_eq!(commented.frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
-    // After a quarter of a minute.
+    // The heartbeat after 15 seconds.
     assert_eq!(commented.frame().await.unwrap().unwrap().into_data().unwrap(), ": still here\n\n");
     first.go_on.send_replace(true);
     assert_eq!(commented.collect().await.unwrap().to_bytes(), "data: 2\n\n");
-    // An event that is half sent is not torn apart.
+    // An event that is half sent is not split.
     second.go_on.send_replace(true);
     assert_eq!(uncommented.collect().await.unwrap().to_bytes(), "data: 1\n\n");
 }
@@ -341,7 +341,7 @@ async fn a_client_that_disconnects_frees_its_slot() {
     let first = open().await;
     assert_eq!((first.status().as_u16(), open().await.status().as_u16()), (200, 429));
     drop(first);
-    // The place is free as soon as the gateway has noticed.
+    // The slot is free as soon as the gateway has noticed the disconnect.
     while open().await.status() == 429 {}
     let metrics = gateway.get("/metrics").await.text;
     assert!(metrics.contains("hoistway_invokes_total{agent=\"a\",outcome=\"client_gone\"}"), "{metrics}");

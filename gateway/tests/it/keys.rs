@@ -132,7 +132,7 @@ async fn each_scope_opens_its_routes_alone() {
         ("POST", "/api/keys", "admin"),
         ("DELETE", "/api/keys/installation", "admin"),
         ("GET", "/api/audit", "admin"),
-        // Nobody declared it, so it is shut to all but one.
+        // An undeclared route is for administrators only.
         ("PUT", "/api/deploy", "admin"),
     ];
     for (scope, also) in
@@ -149,7 +149,7 @@ async fn each_scope_opens_its_routes_alone() {
                 assert_eq!(answer.error(), format!("403 permission_denied {text}"));
             }
         }
-        // Of what does not exist every key may be told so.
+        // Every key may learn that a path does not exist.
         assert_eq!(gateway.call_as(&key, "GET", "/api/nothing", "").await.status, 404);
     }
     let (_, key) = gateway.make_key("both", &["read", "invoke"]).await;
@@ -246,7 +246,7 @@ async fn invalid_keys_are_pruned_to_the_number_of_valid_ones() {
         keys.revoke(&id).await.unwrap();
         revoked.push(id);
     }
-    // Ends are told to the millisecond.
+    // Expiry times have milliseconds.
     let now = now_ms();
     while now_ms() == now {
         tokio::task::yield_now().await;

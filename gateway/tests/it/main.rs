@@ -1,4 +1,4 @@
-//! The gateway's HTTP edge, driven over TCP, with fakes behind the service traits.
+//! The gateway's HTTP API, tested over TCP, with fakes behind the service traits.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod agent_app;

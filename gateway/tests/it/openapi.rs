@@ -13,7 +13,7 @@ async fn document(gateway: &TestGateway) -> Value {
     answer.json()
 }
 
-/// `METHOD PATH` and the operation, for all of them.
+/// Returns `METHOD PATH` and the operation, for all operations.
 fn operations(document: &Value) -> BTreeMap<String, &Value> {
     let paths = document["paths"].as_object().unwrap().iter();
     let each = paths.flat_map(|(path, item)| {
@@ -22,7 +22,7 @@ fn operations(document: &Value) -> BTreeMap<String, &Value> {
     each.collect()
 }
 
-/// The value with its reference followed.
+/// Returns the value with its reference resolved.
 fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value.get("$ref") {
         Some(to) => document.pointer(to.as_str().unwrap().trim_start_matches('#')).unwrap(),
@@ -175,7 +175,7 @@ async fn the_committed_document_is_the_served_one() {
         std::fs::write(&file, &served).unwrap();
     }
     let kept = std::fs::read_to_string(&file).unwrap_or_default();
-    // Not assert_eq: it would print both.
+    // Not assert_eq, which would print both.
     assert!(kept == served, "docs/openapi.json is not what is served; scripts/update-openapi.sh makes it so");
 }
 

@@ -37,21 +37,21 @@ async fn each_key_has_its_own_rate() {
     assert!((290..=300).contains(&wait), "a token comes every 300 s: {wait}");
     assert_eq!(answer.header("ratelimit"), format!("\"requests\";r=0;t={wait}"));
 
-    // Invokes have a bucket of their own, and so has every key.
+    // Invokes have a separate bucket, and so has every key.
     for status in [404, 404, 429] {
         assert_eq!(gateway.call_as(&key, "POST", "/api/agents/a/invoke", r#"{"message": "x"}"#).await.status, status);
     }
     assert_eq!(gateway.get("/api/agents").await.status, 200);
-    // So have scrapes, which are limited all the same.
+    // So have scrapes, which are limited too.
     for left in [3, 2, 1, 0] {
         let answer = gateway.call_as(&key, "GET", "/metrics", "").await;
         assert_eq!(answer.status, 200);
         assert!(answer.header("ratelimit").starts_with(&format!("\"scrapes\";r={left};t=")), "{:?}", answer.headers);
     }
     assert_eq!(gateway.call_as(&key, "GET", "/metrics", "").await.status, 429);
-    // What was refused for its rate was no attempt at a change.
+    // A request over the rate is not an attempted change.
     assert_eq!(gateway.get("/api/audit?action=agent.").await.text, "[]");
-    // The probes have no key and no rate.
+    // The probes need no key and have no rate.
     for _ in 0..10 {
         let answer = gateway.call_with("GET", "/healthz", "", &[]).await;
         assert_eq!((answer.status, answer.header("ratelimit")), (200, ""));

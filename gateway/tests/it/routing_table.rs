@@ -27,7 +27,7 @@ async fn a_route_is_acknowledged_when_no_invoke_connects_to_the_old_one() {
     let routes = &gateway.state.routes;
     let mut acknowledged = gateway.agents.acknowledged.subscribe();
     let RouteLookup::Ready(picked) = routes.pick(&name("a")) else { panic!() };
-    // The same target in other words retires nothing.
+    // The same target with another message retires nothing.
     let same = Route { message: "fine".into(), target: Some(picked.target.clone()), ..route(None) };
     let version = changed(&gateway, Route { ready: true, ..same }).await;
     acknowledged.wait_for(|v| *v == version).await.unwrap();

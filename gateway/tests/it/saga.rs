@@ -1,5 +1,5 @@
-//! The saga's three trials, for each kind of deployment: every call fails, every action is repeated, every undo is
-//! repeated. The calls are those that a run without failures makes, so that no step is left out.
+//! The saga's three tests, for each kind of deployment: every call fails, every action is repeated, every undo is
+//! repeated. The calls are those of a run without failures, so that no step is left out.
 
 use crate::{
     fake_egress::FakeEgress,
@@ -32,7 +32,7 @@ pub struct SagaGateway {
 }
 
 impl SagaGateway {
-    /// With an agent that was deployed twice: first with the tool `t1`, then without.
+    /// Returns a gateway with an agent that was deployed twice: first with the tool `t1`, then without.
     pub async fn start() -> Self {
         let services = Arc::<FakeServices>::default();
         let (key, master_key) = (ApiKey::generate().unwrap(), MasterKey::from_bytes(&[7; 32]).unwrap());
@@ -54,7 +54,7 @@ impl SagaGateway {
         key: ApiKey,
         master_key: MasterKey,
     ) -> Self {
-        // Who waits asks often.
+        // Waiting tests send many requests.
         let config = Config { requests_per_second: 0, ..Config::default() };
         Self::open_with(services, dir, key, master_key, config).await
     }
@@ -86,7 +86,7 @@ impl SagaGateway {
         Self { services, address, key, master_key, dir, shutdown, serving }
     }
 
-    /// The same after a shutdown in the middle of whatever runs.
+    /// Returns the same gateway after a shutdown in the middle of its work.
     pub async fn restart(self) -> Self {
         self.shutdown.cancel();
         self.serving.await.unwrap();
@@ -109,18 +109,18 @@ impl SagaGateway {
                 tokio::task::yield_now().await;
             }
         };
-        // Longer than the longest pause before something is tried again.
+        // Longer than the longest pause before a retry.
         tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("something is in progress for ever");
     }
 }
 
-/// A kind of deployment and how one is asked for.
+/// A kind of deployment and its request.
 struct Kind {
     method: &'static str,
     path: &'static str,
     body: &'static str,
     success: u16,
-    /// What must be so before.
+    /// Prepares the state before it.
     prepare: fn(&FakeServices),
 }
 
@@ -157,17 +157,17 @@ const KINDS: [Kind; 5] = [IMAGE, SOURCE, ROLLBACK, CONFIG, REBUILD];
 /// The call of the point of no return.
 const COMMIT: &str = "switch_route";
 
-/// What a run without failures does.
+/// The results of a run without failures.
 struct Clean {
     picture: String,
-    /// Its calls in their order.
+    /// The calls in their order.
     calls: Vec<&'static str>,
-    /// The names of its steps in their order.
+    /// The names of the steps in their order.
     steps: Vec<String>,
 }
 
 impl Clean {
-    /// The calls up to the one of the point of no return.
+    /// Returns the calls up to that of the point of no return.
     fn until_commit(&self) -> &[&'static str] {
         let at = self.calls.iter().position(|call| *call == COMMIT).unwrap();
         &self.calls[..=at]
@@ -229,7 +229,7 @@ async fn every_call_that_fails_before_the_switch_is_undone() {
                 let at = format!("{} {call} {when:?}: {}", kind.path, answer.text);
                 assert!(gateway.services.all_failed(), "{at}");
                 if (*call, when) == (COMMIT, When::After) {
-                    // It had happened: then there is only forward, and the answer does not wait for what is left.
+                    // The switch took effect: the deployment goes on, and the answer does not wait for the rest.
                     gateway.ended().await;
                     assert_eq!(
                         (answer.status, gateway.services.picture()),
@@ -238,7 +238,7 @@ async fn every_call_that_fails_before_the_switch_is_undone() {
                     );
                 } else {
                     assert_eq!((answer.status, gateway.services.picture()), (500, before), "{at}");
-                    // What comes next is not in its way.
+                    // Nothing of it blocks the next deployment.
                     let again = kind.run(&gateway).await;
                     gateway.ended().await;
                     assert_eq!(
@@ -319,7 +319,7 @@ async fn an_interrupted_deployment_continues_from_the_journal() {
         let clean = kind.clean().await;
         for call in &clean.calls {
             let gateway = kind.prepared().await;
-            // It is tried again so often that the shutdown comes before it succeeds.
+            // It fails so often that the shutdown comes before it succeeds.
             for _ in 0..20 {
                 gateway.services.fail(Fault { call, when: When::After, code: Code::Unavailable });
             }
@@ -328,7 +328,7 @@ async fn an_interrupted_deployment_continues_from_the_journal() {
                     tokio::task::yield_now().await;
                 }
             };
-            // The deployment goes on when its caller has gone away.
+            // The deployment goes on when its caller has disconnected.
             tokio::select! {
                 _ = kind.run(&gateway) => made().await,
                 () = made() => {}
@@ -388,7 +388,7 @@ async fn the_newest_and_running_deployments_are_kept() {
     }
     gateway.shutdown.cancel();
     gateway.serving.await.unwrap();
-    // It runs when the gateway opens, which then tidies at once.
+    // The deployment runs when the gateway opens, which then tidies at once.
     let config = Config { journal_entries: 1, tidy_seconds: 1, requests_per_second: 0, ..Config::default() };
     let (services, dir) = (gateway.services, gateway.dir);
     let gateway = SagaGateway::open_with(services, dir, gateway.key, gateway.master_key, config).await;
@@ -404,7 +404,7 @@ async fn the_newest_and_running_deployments_are_kept() {
         assert_eq!(kept().await[0], id);
     };
     let patience = Duration::from_secs(60);
-    // The one that runs, and the newest of the two that ended; once it has ended too, it is the newest.
+    // The running one, and the newest of the two that ended; once it has ended too, it is the newest.
     tokio::time::timeout(patience, until(2)).await.unwrap();
     gateway.services.no_more_faults();
     gateway.ended().await;

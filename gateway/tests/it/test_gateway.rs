@@ -1,4 +1,4 @@
-//! A gateway on a port of its own over fake services, and a client.
+//! A gateway on its own port over fake services, and a client.
 
 use crate::{
     fake_egress::FakeEgress,
@@ -42,7 +42,7 @@ pub struct TestGateway {
     pub egress: Arc<FakeEgress>,
     pub deployer: Arc<FakeDeployer>,
     pub state: Arc<AppState>,
-    /// Has the database.
+    /// The directory of the database.
     pub dir: tempfile::TempDir,
     shutdown: CancellationToken,
 }
@@ -53,7 +53,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// The origin whose pages may call.
+/// The origin whose pages are permitted.
 pub const ORIGIN: &str = "https://app.example.com";
 
 impl Answer {
@@ -65,7 +65,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Status and error body, with the request id checked and taken out.
+    /// Returns the status and the error body, with the request id checked and removed.
     pub fn error(&self) -> String {
         let mut body = self.json();
         let id = body.as_object_mut().unwrap().remove("request_id").unwrap();
@@ -171,12 +171,12 @@ impl TestGateway {
         self.call("GET", path, "").await
     }
 
-    /// The same with another key.
+    /// Sends the request with another key.
     pub async fn call_as(&self, key: &str, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
         self.call_with(method, path, body, &[("authorization", &format!("Bearer {key}"))]).await
     }
 
-    /// Makes a key; answers with its id and text.
+    /// Creates a key; returns its id and text.
     pub async fn make_key(&self, name: &str, scopes: &[&str]) -> (String, String) {
         let made = self.post("/api/keys", serde_json::json!({"name": name, "scopes": scopes})).await;
         assert_eq!(made.status, 201, "{}", made.text);

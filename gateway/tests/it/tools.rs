@@ -71,7 +71,7 @@ async fn a_tool_is_replaced_by_put_and_merged_by_patch() {
     let gateway = TestGateway::start().await;
     let body = json!({"name": "t", "base_url": "https://a.example", "description": "d", "auth_type": "APIKey", "labels": {"a": "b"}});
     assert_eq!(gateway.post("/api/tools", body).await.status, 201);
-    // Somebody else changes it at the same moment: the change is made again, from what there is then.
+    // The tool changes concurrently: the update is applied again to its new state.
     *gateway.tools.meanwhile.lock().unwrap() = 2;
     let patched = gateway.call("PATCH", "/api/tools/t", r#"{"description": "new"}"#).await;
     let shape = patched.json();
@@ -80,7 +80,7 @@ async fn a_tool_is_replaced_by_put_and_merged_by_patch() {
         (&shape["labels"], &shape["spec"]["connection"]["authentication"]),
         (&json!({"a": "b"}), &json!({"type": "APIKey"}))
     );
-    // What was answered can be sent back.
+    // An answer can be sent back.
     let same = put(&gateway, "/api/v1/tools/t", shape.clone()).await;
     assert_eq!((same.status, same.json()), (200, shape));
     let replaced = put(&gateway, "/api/tools/t", json!({"base_url": "https://b.example"})).await.json();
@@ -113,7 +113,7 @@ async fn a_moved_tool_is_bound_again() {
     assert_eq!(seen[1..], [at("http://new.example"), at("http://new.example")]);
     let replaced = gateway.agents.replaced.lock().unwrap()[1..].to_vec();
     assert_eq!(replaced, [Some("http://old.example".to_owned()), Some("http://older.example".to_owned())]);
-    // A new description moves nobody.
+    // A new description changes no agent's binding.
     gateway.call("PATCH", "/api/tools/echo-tool", r#"{"description": "x"}"#).await;
     assert_eq!(gateway.agents.bound.borrow().len(), 3);
 }

@@ -1,4 +1,4 @@
-//! Agents and their invokes as the API's document describes them.
+//! Agents and their invokes as the OpenAPI document describes them.
 #![expect(dead_code, reason = "nothing makes them: they describe what `shape` and the runner answer")]
 
 use crate::{
@@ -24,9 +24,9 @@ pub struct AgentSchema {
     pub namespace: String,
     /// Labels, by name.
     pub labels: BTreeMap<String, String>,
-    /// What was deployed.
+    /// The specification as deployed.
     pub spec: AgentSpecOut,
-    /// How it is.
+    /// Its status.
     pub status: AgentStatusSchema,
     /// When it was deployed first.
     #[schema(format = DateTime)]
@@ -36,7 +36,7 @@ pub struct AgentSchema {
     pub updated_at: String,
 }
 
-/// What was deployed.
+/// The specification of an agent as deployed.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = AgentSpec)]
@@ -54,7 +54,7 @@ pub struct AgentSpecOut {
     pub config: SpecConfig,
 }
 
-/// How an agent is.
+/// The status of an agent.
 #[derive(Debug, ToSchema)]
 #[schema(as = AgentStatus, rename_all = "camelCase")]
 pub struct AgentStatusSchema {
@@ -71,10 +71,10 @@ pub struct AgentStatusSchema {
     /// The digest of the running image's manifest; null until it is known.
     #[schema(required)]
     pub image_digest: Option<String>,
-    /// What keeps the agent from harming the machine, as enforced; `not sandboxed` if nothing does.
+    /// The isolation of the agent from the machine, as enforced; `not sandboxed` if there is none.
     #[schema(examples("namespaces: user, pid, mount, ipc; landlock ABI 7; seccomp"))]
     pub isolation: String,
-    /// What it reaches of the network: `open` or `closed`.
+    /// The agent's network access: `open` or `closed`.
     #[schema(examples("open"))]
     pub network: String,
     /// Its limits, as enforced.
@@ -82,7 +82,7 @@ pub struct AgentStatusSchema {
     pub limits: String,
 }
 
-/// What to ask an agent: whatever its parameters take. Most take a message.
+/// The request of an invoke: any members that the agent's parameters take. Most agents take a message.
 #[derive(Debug, ToSchema)]
 #[schema(as = InvokeRequest)]
 pub struct InvokeSchema {
@@ -91,11 +91,11 @@ pub struct InvokeSchema {
     pub message: Option<String>,
 }
 
-/// What an agent answered. There may be more members, which are the agent's own.
+/// The answer of an agent. There may be more members, which are the agent's own.
 #[derive(Debug, ToSchema)]
 #[schema(as = InvokeAnswer)]
 pub struct AnswerSchema {
-    /// What the agent returned: any JSON.
+    /// The value that the agent returned: any JSON.
     pub response: Value,
 }
 
@@ -115,7 +115,7 @@ impl utoipa::PartialSchema for AnyJson {
 
 impl ToSchema for AnyJson {}
 
-/// An agent as every answer shows it.
+/// Returns an agent as every answer shows it.
 pub fn show(agent: &Agent, public: &PublicRegistry) -> Value {
     let spec = agent.spec.clone();
     let spec = AgentSpecOut {

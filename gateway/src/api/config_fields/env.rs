@@ -1,4 +1,4 @@
-//! `env`, and everything else that becomes a variable of the agent's process.
+//! `env`, and the limits of all other variables of the agent's process.
 
 use crate::api::json::Object;
 use hoistway_model::{
@@ -6,12 +6,12 @@ use hoistway_model::{
 };
 use std::collections::HashSet;
 
-/// What Linux takes as one `NAME=VALUE` string, its closing NUL included.
+/// The size limit in bytes of one `NAME=VALUE` string in Linux, its closing NUL included.
 const MAX_VARIABLE: usize = 128 << 10;
-/// What all of them may have together, well under what Linux takes.
+/// The size limit in bytes of all variables together, well under that of Linux.
 const MAX_TOGETHER: usize = 1 << 20;
 
-/// The user's variables, in order.
+/// Returns the user's variables, in order.
 pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar>> {
     let mut names = HashSet::new();
     let mut together = 0;
@@ -43,7 +43,7 @@ pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<EnvVar
     Ok(vars)
 }
 
-/// Whether `value` can stand in the variable `name`. The error shows nothing of it.
+/// Checks that the variable `name` can hold `value`. The error shows nothing of it.
 pub fn fits(path: &str, name: &str, value: &str) -> Result<()> {
     if value.contains('\0') {
         return Err(Error::field(path, "contains a NUL character, which no variable can hold"));

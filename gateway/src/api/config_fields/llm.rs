@@ -18,7 +18,7 @@ const ONE: &str = "llm_config";
 /// One model for each role.
 pub const MAX_MODELS: usize = LlmRole::ALL.len();
 
-/// The models in the request's order, each with the path it came from.
+/// Returns the models in the request's order, each with its path in the body.
 pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<(String, LlmConfig)>> {
     let mut models: Vec<(String, LlmConfig)> = Vec::new();
     for item in root.objects(LIST, MAX_MODELS)?.unwrap_or_default() {
@@ -54,7 +54,7 @@ fn one(mut item: Object, warnings: &mut Vec<String>) -> Result<(String, LlmConfi
     Ok((path, LlmConfig { role, provider, model }))
 }
 
-/// What the model is used for.
+/// Returns the use of the model.
 pub fn role(item: &mut Object) -> Result<LlmRole> {
     let Some(text) = item.text("role")? else { return Ok(LlmRole::Chat) };
     LlmRole::parse(text.trim()).ok_or_else(|| {
@@ -63,7 +63,7 @@ pub fn role(item: &mut Object) -> Result<LlmRole> {
     })
 }
 
-/// The model's identifier.
+/// Returns the model's identifier.
 pub fn model(item: &mut Object) -> Result<String> {
     let model = item.required("model")?;
     check_model(item, &model)?;
@@ -78,11 +78,11 @@ fn check_model(item: &Object, model: &str) -> Result<()> {
     Ok(())
 }
 
-/// One of the known four in its own spelling, or what may be a registered provider's name.
+/// Returns one of the four known providers in its own spelling, or a possible name of a registered provider.
 pub fn provider(path: &str, given: &str) -> Result<String> {
     match MODEL_PROVIDERS.into_iter().find(|known| known.eq_ignore_ascii_case(given)) {
         Some(known) => Ok(known.to_owned()),
-        // No provider can be registered under what is not a name, so that needs no look-up.
+        // A provider cannot be registered under an invalid name, so no look-up is needed.
         None => match Name::parse("provider", given) {
             Ok(name) => Ok(name.into()),
             Err(_) => Err(providers::unknown_provider(path, given)),
@@ -90,7 +90,7 @@ pub fn provider(path: &str, given: &str) -> Result<String> {
     }
 }
 
-/// A registered provider that the request names, with the protocol that it says it has.
+/// A registered provider that the request refers to, with the protocol that the request gives for it.
 pub struct NamedProvider {
     path: String,
     name: Name,
@@ -98,7 +98,7 @@ pub struct NamedProvider {
 }
 
 impl NamedProvider {
-    /// Whether it is registered, and has that protocol.
+    /// Checks that it is registered with that protocol.
     pub async fn check(self, state: &AppState) -> Result<()> {
         let found = match state.tools.get_model_provider(self.name.clone()).await {
             Ok(found) => found,
@@ -118,7 +118,7 @@ impl NamedProvider {
     }
 }
 
-/// Every model of an agent, as a change of its configuration gives them.
+/// Reads every model of an agent from a change of its configuration.
 pub fn change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Option<Vec<LlmConfig>>, Vec<NamedProvider>)> {
     let mut named = Vec::new();
     let Some(items) = root.objects(LIST, MAX_MODELS)? else { return Ok((None, named)) };

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// What to deploy. Either `source_files` or `image` is needed. A redeploy replaces the whole specification: what is
-/// left out takes its default. `null` is the same as absent. A field that is not listed here is ignored, and the
-/// answer's `warnings` say so.
+/// The specification of a deploy. Either `source_files` or `image` is needed. A redeploy replaces the whole
+/// specification: what is left out takes its default. `null` is the same as absent. A field that is not listed here is
+/// ignored, and the answer's `warnings` say so.
 #[derive(Debug, ToSchema)]
 #[schema(as = DeployRequest)]
 pub struct DeployBody {
@@ -21,7 +21,7 @@ pub struct DeployBody {
     /// File names and their text, or `{"base64": "…"}` for a binary file. Names are relative and normalised: no `..`, no
     /// leading `/`, no backslash. An image is built from them on the server.
     pub source_files: Option<BTreeMap<String, SourceFile>>,
-    /// What is said of the agent itself.
+    /// The configuration of the agent.
     #[serde(flatten)]
     pub config: DeployConfig,
     /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
@@ -46,13 +46,13 @@ pub struct DeployTool {
     /// The tool's name, a DNS label.
     #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63, examples("weather"))]
     pub name: String,
-    /// What the tool does, for people and models.
+    /// The purpose of the tool, for people and models.
     #[schema(max_length = 16384)]
     pub description: Option<String>,
     /// Where the tool is reached, with `http://` or `https://`.
     #[schema(max_length = 2048, examples("https://weather.example.com/v1"))]
     pub base_url: String,
-    /// How calls to the tool are authenticated. Letter case does not matter. Default: `None`.
+    /// The authentication of calls to the tool. Letter case does not matter. Default: `None`.
     #[schema(inline)]
     pub auth_type: Option<DeployAuthType>,
     /// The port. Default: the one in `base_url`, else 443, or 80 for `http://`.
@@ -63,7 +63,7 @@ pub struct DeployTool {
     pub scheme: Option<DeployScheme>,
 }
 
-/// How calls to a tool are authenticated.
+/// The authentication of calls to a tool.
 #[derive(Debug, ToSchema)]
 pub enum DeployAuthType {
     /// Not at all.
@@ -75,7 +75,7 @@ pub enum DeployAuthType {
     OAuth2,
 }
 
-/// How a tool is spoken to.
+/// The protocol of calls to a tool.
 #[derive(Debug, ToSchema)]
 pub enum DeployScheme {
     /// Without TLS.
@@ -99,7 +99,7 @@ pub enum SourceFile {
     },
 }
 
-/// The smallest deploy: one file, and what `POST /api/agents/hello/invoke` gets is passed to its `handler`.
+/// Returns the smallest deploy: one file, whose `handler` receives the body of `POST /api/agents/hello/invoke`.
 pub fn from_source() -> Value {
     json!({
         "agent_name": "hello",
@@ -107,7 +107,7 @@ pub fn from_source() -> Value {
     })
 }
 
-/// A deploy that uses what else there is: a tool, a model, a package and a variable.
+/// Returns a deploy with all other parts: a tool, a model, a package and a variable.
 pub fn with_everything() -> Value {
     json!({
         "agent_name": "forecaster",
@@ -131,7 +131,7 @@ pub fn with_everything() -> Value {
     })
 }
 
-/// A deploy of an image that exists, with a model for each role.
+/// Returns a deploy of an existing image, with a model for each role.
 pub fn from_image() -> Value {
     json!({
         "agent_name": "librarian",

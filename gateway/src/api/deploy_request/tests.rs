@@ -22,7 +22,7 @@ fn ok(body: Value) -> DeployRequest {
     request
 }
 
-/// An otherwise good request with some members added.
+/// Returns an otherwise valid request with some members added.
 fn with(more: Value) -> Value {
     let mut body = json!({"agent_name": "a", "image": "x"});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

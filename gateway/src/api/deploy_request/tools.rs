@@ -12,14 +12,14 @@ use hoistway_model::{
 };
 use std::collections::BTreeMap;
 
-/// A tool of which so far only the name and the place are known.
+/// A tool of which only the name and the base URL are read yet.
 pub struct PartialTool {
     name: String,
     base_url: String,
     rest: Object,
 }
 
-/// Reads name and base URL of every tool before anything else of any of them is looked at.
+/// Reads name and base URL of every tool before any other member.
 pub fn begin(root: &mut Object) -> Result<Vec<PartialTool>> {
     let each = |mut rest: Object| {
         let (name, base_url) = (rest.text("name")?, rest.text("base_url")?);
@@ -31,14 +31,14 @@ pub fn begin(root: &mut Object) -> Result<Vec<PartialTool>> {
     root.objects("tools_to_create", MAX_TOOLS)?.unwrap_or_default().into_iter().map(each).collect()
 }
 
-/// The reference's complaint, with the place in the details.
+/// Returns the reference's error, with the path in the details.
 fn missing(tool: &Object, key: &str) -> Error {
     let path = tool.path_of(key);
     let details = [format!("{path} is missing")];
     complaint(&path, "tool name and base_url are required").with_details(details)
 }
 
-/// Checks the rest of every tool.
+/// Checks the other members of every tool.
 pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
     let mut tools: Vec<NewTool> = Vec::with_capacity(begun.len());
     for PartialTool { name, base_url, mut rest } in begun {
@@ -63,7 +63,7 @@ pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec
     Ok(tools)
 }
 
-/// A tool's description is not too long.
+/// Checks the length of a tool's description.
 pub fn description(path: &str, text: &str) -> Result<()> {
     if text.len() > MAX_DESCRIPTION {
         let message = format!("{} bytes are too many, {MAX_DESCRIPTION} is the limit", text.len());
@@ -72,7 +72,7 @@ pub fn description(path: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The required tools without repetitions, each with the path of its first mention.
+/// Returns the required tools without repetitions, each with the path of its first occurrence.
 pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
     let mut merged: Vec<(String, Name)> = Vec::new();
     for (i, text) in root.strings("required_tools", MAX_TOOLS)?.unwrap_or_default().into_iter().enumerate() {
@@ -86,7 +86,7 @@ pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
     Ok(merged)
 }
 
-/// What to say about tools that are registered and not bound.
+/// Returns warnings about tools that are registered and not bound.
 pub fn unbound(create: &[NewTool], required: &[Name]) -> impl Iterator<Item = String> {
     let unused = create.iter().filter(|tool| !required.contains(&tool.name));
     unused.map(|tool| {

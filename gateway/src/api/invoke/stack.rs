@@ -1,4 +1,4 @@
-//! Where an invoke stands that its agent does not answer in time.
+//! The current stack of an invoke that its agent does not answer in time.
 
 use super::{Outgoing, request};
 use axum::body::Bytes;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long the runner may take to say it: the caller has waited long enough.
+/// The longest wait for the runner's answer: the caller has waited long enough.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_BYTES: usize = 64 << 10;
 const MAX_LINES: usize = 20;
@@ -22,8 +22,8 @@ struct Stack {
     details: Vec<String>,
 }
 
-/// The stack of the invoke that the current request has made, by the runner's account. Nothing if it does not give one:
-/// its process may hang as a whole.
+/// Returns the stack of the current request's invoke, as reported by the runner. Empty if there is no answer: its whole
+/// process may hang.
 pub async fn of(agent: &Name, target: &Target) -> Vec<String> {
     let mut lines = timeout(PATIENCE, ask(agent, target)).await.ok().flatten().unwrap_or_default();
     lines.truncate(MAX_LINES);
@@ -34,7 +34,7 @@ async fn ask(agent: &Name, target: &Target) -> Option<Vec<String>> {
     let stream = TcpStream::connect(&target.address).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What goes wrong here goes wrong for the sender too.
+        // The sender reports errors of the connection.
         let _ = connection.await;
     }));
     let outgoing = Outgoing { method: Method::GET, target: "/stack".to_owned(), headers: HeaderMap::new() };

@@ -1,5 +1,5 @@
-//! The page that shows the document: three files of our own, nothing from elsewhere, so that it works without a network
-//! and under a policy that lets a browser load nothing but them.
+//! The page that shows the OpenAPI document: three own files and nothing external, so that it works without a network
+//! and under a policy that lets a browser load nothing else.
 
 use crate::state::AppState;
 use axum::{
@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page, which is described, and its parts, which are not.
+/// Returns the page, which is described, and its parts, which are not.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     let parts = Router::new()
         .route("/docs/docs.css", get(|| async { file("text/css; charset=utf-8", include_str!("docs.css")) }))

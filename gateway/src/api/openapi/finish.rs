@@ -1,5 +1,5 @@
-//! Adds to every operation what no handler should have to repeat: errors, headers, security, samples. Nothing that a
-//! handler says itself is overwritten.
+//! Adds to every operation the parts that no handler should repeat: errors, headers, security, samples. Nothing that a
+//! handler specifies itself is overwritten.
 
 use super::{
     samples,
@@ -11,10 +11,10 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
-/// The methods that a path can have.
+/// The HTTP methods of operations.
 pub const METHODS: [&str; 6] = ["get", "put", "post", "delete", "patch", "head"];
 
-/// The whole document.
+/// Returns the whole document.
 pub fn finish(described: OpenApi) -> Value {
     let mut document = serde_json::to_value(described).unwrap_or_default();
     merge(&mut document, shared::members());
@@ -26,13 +26,13 @@ pub fn finish(described: OpenApi) -> Value {
     document["components"]["schemas"]["InvokeAnswer"]["properties"]["response"] =
         json!({"description": "What the agent returned: any JSON."});
     if let Some(paths) = document["paths"].as_object_mut() {
-        // The rest of a path is a variable as any other one here.
+        // A wildcard is described as an ordinary path variable.
         *paths = std::mem::take(paths).into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
         for (path, item) in paths {
             let ids = METHODS.map(|method| item[method]["operationId"].clone());
             for method in METHODS {
                 if let Some(operation) = item.get_mut(method).and_then(Value::as_object_mut) {
-                    // One handler of several methods is several operations.
+                    // A handler of several methods becomes several operations.
                     if let Some(id) =
                         operation.get("operationId").filter(|id| ids.iter().filter(|i| i == id).count() > 1)
                     {
@@ -47,8 +47,7 @@ pub fn finish(described: OpenApi) -> Value {
     document
 }
 
-/// Puts the members of one object into another one, where members of the latter with the same name give way unless
-/// both are objects.
+/// Merges the members of `from` into `into`, whose own members win unless both are objects.
 fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -60,7 +59,7 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Puts the members of structs that are only ever parts of others among those of the others, where readers look for them.
+/// Merges the members of structs that only occur as parts of others into those others, where readers look for them.
 fn flatten(document: &mut Value) {
     const PREFIX: &str = "#/components/schemas/";
     let Some(mut schemas) = document["components"]["schemas"].as_object().cloned() else { return };
@@ -96,7 +95,7 @@ fn flatten(document: &mut Value) {
     document["components"]["schemas"] = schemas.into();
 }
 
-/// What the struct cannot say: one of the two sources must be there.
+/// Adds a rule that the struct cannot express: one of the two sources must be present.
 fn require_a_source(schema: &mut Value) {
     let either = |source: &str, kind: Value| json!({"required": [source], "properties": {source: kind}});
     schema["anyOf"] = json!([
@@ -127,7 +126,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     operation.insert("x-codeSamples".into(), samples);
 }
 
-/// Either way of showing a key, and the scope that the key must have. What is outside `/api` is open.
+/// Returns both ways to send a key, and the scope that the key must have. Paths outside `/api` are open.
 fn security(path: &str, method: &str) -> Value {
     let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
     let needed = crate::api::auth::is_guarded(path).then(|| permission(&method, Some(path))).flatten();
@@ -137,8 +136,7 @@ fn security(path: &str, method: &str) -> Value {
     )
 }
 
-/// An operation's id is unique and a good name of a function: one that only says what is done (`list`, `get`) gets
-/// what it is done to from the tag.
+/// Makes an operation's id unique and suitable as a function's name: the tag is added to a bare verb (`list`, `get`).
 fn name(operation: &mut Map<String, Value>) {
     let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or_default().replace(' ', "_");
     let one = tag.strip_suffix('s').unwrap_or(&tag);
@@ -153,7 +151,7 @@ fn name(operation: &mut Map<String, Value>) {
     operation.insert("operationId".into(), id.into());
 }
 
-/// Gives the parameters of paths and of paging what is the same everywhere.
+/// Adds the common properties of path and paging parameters.
 fn parameters(path: &str, operation: &mut Map<String, Value>) {
     let Some(all) = operation.get_mut("parameters").and_then(Value::as_array_mut) else { return };
     for parameter in all {

@@ -1,8 +1,8 @@
 //! The description of the API (OpenAPI 3.1) and the page that shows it.
 //!
 //! It is made from the handlers themselves: each module of the API has its paths with their descriptions, and
-//! [`finish`](finish::finish) adds what holds for all of them. Both are open: they describe a public contract and say
-//! nothing of this installation, and whoever has no key yet can read here how to use one.
+//! [`finish`](finish::finish) adds the common parts. Both are open: they describe a public contract and reveal nothing
+//! of this installation, and a client without a key can read here how to use one.
 
 mod docs_page;
 mod finish;
@@ -17,15 +17,15 @@ use std::sync::{Arc, LazyLock};
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The document as it is served: JSON that people can read and compare too.
+/// The document as it is served: indented JSON, which people can read and compare.
 static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
-/// The paths of this module, outside `/api`.
+/// Returns the paths of this module, outside `/api`.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new().routes(routes!(openapi)).merge(docs_page::routes())
 }
 
-/// The whole document.
+/// Returns the whole document.
 pub(super) fn document() -> Value {
     let described: OpenApi =
         OpenApiRouter::with_openapi(OpenApiBuilder::new().info(InfoBuilder::new().build()).build())

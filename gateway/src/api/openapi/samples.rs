@@ -1,10 +1,10 @@
-//! Samples that can be run, for every operation: made from its path, parameters and example, so that they are as true
-//! as those.
+//! Runnable samples for every operation: made from its path, parameters and example, so that they are as accurate as
+//! those.
 
 use super::shared::ENDPOINT;
 use serde_json::{Map, Value, json};
 
-/// An operation in shell and in Python.
+/// Returns samples of an operation in shell and in Python.
 pub fn of(path: &str, method: &str, operation: &Map<String, Value>, keyed: bool) -> Value {
     let call = Call::new(path, method, operation, keyed);
     json!([
@@ -13,7 +13,7 @@ pub fn of(path: &str, method: &str, operation: &Map<String, Value>, keyed: bool)
     ])
 }
 
-/// What a parameter of a path is in examples: that of the thing it names.
+/// Returns the example value of a path parameter: the name of a resource in the other examples.
 pub fn named(path: &str, parameter: &str) -> String {
     let before = path.split('/').zip(path.split('/').skip(1));
     let mut kinds = before.filter(|(_, segment)| segment.strip_prefix('{') == Some(&format!("{parameter}}}")));
@@ -33,7 +33,7 @@ struct Call<'a> {
     url: String,
     keyed: bool,
     body: Option<Value>,
-    /// The content type of the good answer.
+    /// The content type of the successful answer.
     answer: String,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Call<'a> {
         let good = operation.get("responses").and_then(Value::as_object).into_iter().flatten();
         let good = good.filter(|(status, _)| status.starts_with('2')).map(|(_, response)| &response["content"]);
         let kinds: Vec<&String> = good.filter_map(Value::as_object).flat_map(Map::keys).collect();
-        // What can come as a stream is read as one: that does for everything else too.
+        // An answer that can be streamed is read as a stream, which works for all others too.
         let stream = kinds.iter().find(|kind| kind.as_str() == "text/event-stream");
         let answer = stream.or(kinds.first()).map(|kind| (*kind).clone()).unwrap_or_default();
         Self { method, url, keyed, body, answer }
@@ -106,14 +106,14 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The example of a content, or the first of them.
+/// Returns the example of a content, or the first of several.
 pub fn example(content: &Value) -> Option<Value> {
     let named = || content["examples"].as_object()?.values().find_map(|example| example.get("value"));
     let named = || named().or_else(|| content["examples"].as_object()?.values().find_map(|e| e.get("dataValue")));
     content.get("example").or_else(named).cloned()
 }
 
-/// A value as Python writes it.
+/// Writes a value as a Python literal.
 fn literal(value: &Value, depth: usize, text: &mut String) {
     let mut each = |open: char, close: char, items: &mut dyn Iterator<Item = (Option<&String>, &Value)>| {
         text.push(open);
@@ -140,7 +140,7 @@ fn literal(value: &Value, depth: usize, text: &mut String) {
         Value::Null => text.push_str("None"),
         Value::Bool(true) => text.push_str("True"),
         Value::Bool(false) => text.push_str("False"),
-        // JSON's escapes of strings mean the same in Python.
+        // JSON's escapes in strings are valid in Python.
         Value::Number(_) | Value::String(_) => text.push_str(&value.to_string()),
     }
 }

@@ -1,12 +1,12 @@
-//! What the document says once for all operations.
+//! The parts of the document that are common to all operations.
 
 use hoistway_model::Code;
 use serde_json::{Value, json};
 
-/// Where the API answers in the samples; the page puts its own address in its place.
+/// The address of the API in the samples; the page replaces it with its own.
 pub const ENDPOINT: &str = "http://localhost:8092";
 
-/// Tags, in the order in which the page shows them, with what they are about.
+/// Tags, in the order in which the page shows them, with their descriptions.
 const TAGS: [(&str, &str); 14] = [
     ("deploy", "From source code or an image to a running agent, in one call."),
     ("agents", "Running agents: look at them, call them, change and delete them."),
@@ -24,7 +24,7 @@ const TAGS: [(&str, &str); 14] = [
     ("platform", "The installation itself: its state, probes, metrics and this document."),
 ];
 
-/// The members of the document that no handler has.
+/// Returns the members of the document that belong to no handler.
 pub fn members() -> Value {
     json!({
         "info": {
@@ -75,7 +75,7 @@ is proof to show. A path or method that does not exist is answered so as well, w
 **Request ids.** Every answer has the header `X-Request-Id`. A request may bring its own: up to 128 printable ASCII \
 characters without spaces.";
 
-/// The parts that operations refer to.
+/// Returns the components that operations refer to.
 pub fn components() -> Value {
     json!({
         "securitySchemes": {
@@ -115,11 +115,11 @@ pub fn components() -> Value {
     })
 }
 
-/// What a request is like, as far as it decides about the errors that it can meet.
+/// The properties of a request that determine its possible errors.
 pub struct Kind {
     /// It needs a key.
     pub keyed: bool,
-    /// Its path names something.
+    /// Its path identifies a resource.
     pub names: bool,
     /// It has parameters in its path or query.
     pub parameters: bool,
@@ -129,21 +129,21 @@ pub struct Kind {
 
 /// An error that does not depend on what an operation does.
 pub struct Standard {
-    /// Its code, which decides about its HTTP status.
+    /// Its code, which determines its HTTP status.
     pub code: Code,
     /// Its name among the document's responses.
     pub name: &'static str,
-    /// What it means.
+    /// Its meaning.
     pub description: &'static str,
     /// An example's `error`.
     pub example: &'static str,
     /// The header that it has beside the request's id, and that header's name among the document's headers.
     pub header: Option<(&'static str, &'static str)>,
-    /// Which requests can meet it.
+    /// Returns whether a kind of request can have it.
     pub meets: fn(&Kind) -> bool,
 }
 
-/// All of them.
+/// All standard errors.
 pub const STANDARD: [Standard; 9] = [
     Standard {
         code: Code::InvalidArgument,
@@ -219,12 +219,12 @@ pub const STANDARD: [Standard; 9] = [
     },
 ];
 
-/// The JSON content of an error.
+/// Returns the JSON content of an error.
 pub fn error_content() -> Value {
     json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}})
 }
 
-/// The standard errors as parts of the document.
+/// Returns the standard errors as components of the document.
 pub fn responses() -> Value {
     let each = STANDARD.iter().map(|standard| {
         let mut content = error_content();

@@ -1,4 +1,4 @@
-//! The bodies of tools: the flat one of public clients and the nested one, which is told by its `spec`.
+//! The bodies of tools: the flat form of public clients and the nested one, which is recognised by its `spec`.
 
 #[cfg(test)]
 mod tests;
@@ -17,10 +17,10 @@ use hoistway_model::{
 };
 use std::collections::BTreeMap;
 
-/// The longest credential.
+/// The longest credential, in bytes.
 const MAX_CREDENTIAL: usize = 64 << 10;
 
-/// What a body says about a tool, as far as it says anything.
+/// The members of a body about a tool, each optional.
 #[derive(Debug)]
 pub struct ToolBody {
     name: Option<String>,
@@ -37,7 +37,7 @@ pub struct ToolBody {
 }
 
 impl ToolBody {
-    /// Reads a body of either kind.
+    /// Reads a body of either form.
     pub fn read(body: &[u8]) -> Result<Self> {
         let mut root = Object::parse(body)?;
         let spec = root.object("spec")?;
@@ -140,17 +140,17 @@ impl ToolBody {
         }
     }
 
-    /// A whole tool that names itself.
+    /// Returns a complete tool with the name in the body.
     pub fn named(self) -> Result<(NewTool, Vec<String>)> {
         let name = self.name.clone().ok_or_else(|| missing("name"))?;
-        // What is missing is told before what is wrong.
+        // Missing members are reported before wrong ones.
         if self.base_url.1.is_none() {
             return Err(missing(&self.base_url.0));
         }
         self.whole(json::name("name", &name)?)
     }
 
-    /// The whole tool `name`, by its path.
+    /// Returns the complete tool `name`, which is in the path.
     pub fn replacing(self, name: &Name) -> Result<(NewTool, Vec<String>)> {
         self.is_named(name)?;
         self.whole(name.clone())
@@ -171,7 +171,7 @@ impl ToolBody {
         Ok((NewTool { name, description, connection, labels, credentials }, warnings))
     }
 
-    /// `tool` with what the body says in the place of what it has.
+    /// Returns `tool` with the members of the body replaced.
     pub fn merged(self, tool: &Tool) -> Result<(NewTool, Vec<String>)> {
         self.is_named(&tool.name)?;
         let at = &tool.connection;
@@ -204,7 +204,7 @@ impl ToolBody {
     }
 }
 
-/// A body that names what it is about names what the path names.
+/// Checks that a name in the body equals that in the path.
 fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
     match given {
         Some(given) if given != name.as_str() => {
@@ -216,26 +216,26 @@ fn named_as_in_path(given: Option<&str>, name: &Name) -> Result<()> {
     }
 }
 
-/// The name of what a body is about: the path's, else the body's own.
+/// Returns the resource's name: the path's, else the body's own.
 pub fn named(root: &mut Object, path: Option<Name>) -> Result<Name> {
     let Some(name) = path else { return json::name("name", &root.required("name")?) };
     named_as_in_path(root.text("name")?.as_deref(), &name)?;
     Ok(name)
 }
 
-/// Takes what an answer has besides, so that one can be sent back with changes.
+/// Drops the read-only members of an answer, so that an answer can be sent back with changes.
 pub fn pass_over_answered(object: &mut Object) {
     for key in ["namespace", "status", "created_at", "updated_at", "warnings"] {
         object.take(key);
     }
 }
 
-/// The reference's complaint, with the place in the details.
+/// Returns the reference's error, with the path in the details.
 fn missing(path: &str) -> Error {
     complaint(path, "tool name and base_url are required").with_details([format!("{path} is missing")])
 }
 
-/// Restrictions that were taken and not enforced would be worse than none.
+/// Refuses access restrictions: accepting them without enforcement would be worse.
 fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
     if let Some(text) = object.text(mode)?
         && !text.trim().eq_ignore_ascii_case("open")
@@ -251,7 +251,7 @@ fn open_to_all(object: &mut Object, mode: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// A connection with where its credential goes, or comes from: as the body says, else as in `before`.
+/// Returns a connection with the place or the source of its credential: from the body, else from `before`.
 fn authenticated(
     mut connection: Connection,
     (key_path, api_key): (String, Option<KeyPlace>),
@@ -279,7 +279,7 @@ fn authenticated(
     Ok(connection)
 }
 
-/// The labels that a request gives; absent: none.
+/// Returns the labels of a request, which may be absent.
 pub fn labels(root: &mut Object) -> Result<BTreeMap<String, String>> {
     Ok(labels_if_given(root)?.unwrap_or_default())
 }
@@ -299,7 +299,7 @@ fn labels_if_given(root: &mut Object) -> Result<Option<BTreeMap<String, String>>
     }
 }
 
-/// The credential fields that fit a tool's kind of credential; none when none are given.
+/// Returns the credential fields for a tool's kind of credential; empty when none are given.
 fn tool_secrets(given: Option<Object>, kind: AuthType, warnings: &mut Vec<String>) -> Result<BTreeMap<String, Secret>> {
     match given {
         None => Ok(BTreeMap::new()),
@@ -310,7 +310,8 @@ fn tool_secrets(given: Option<Object>, kind: AuthType, warnings: &mut Vec<String
     }
 }
 
-/// The members of `given` that `keys` name; those that end in `?` may be absent. No complaint shows any of them.
+/// Returns the members of `given` listed in `keys`; those that end in `?` may be absent. No error contains any of their
+/// values.
 pub fn secrets(
     mut given: Object,
     keys: &[&'static str],
@@ -332,7 +333,7 @@ pub fn secrets(
     Ok(credentials)
 }
 
-/// The body of `PUT …/credentials` for a tool of this kind.
+/// Reads the body of `PUT …/credentials` for a tool of this kind.
 pub fn only_credentials(body: &[u8], kind: AuthType) -> Result<(BTreeMap<String, Secret>, Vec<String>)> {
     let mut warnings = Vec::new();
     let given = credentials_object(body)?;
@@ -340,7 +341,7 @@ pub fn only_credentials(body: &[u8], kind: AuthType) -> Result<(BTreeMap<String,
     Ok((credentials, warnings))
 }
 
-/// The credentials in a body, be they the body itself or in its member `credentials`.
+/// Returns the credentials in a body, either the body itself or its member `credentials`.
 pub fn credentials_object(body: &[u8]) -> Result<Object> {
     let mut root = Object::parse(body)?;
     Ok(root.object("credentials")?.unwrap_or(root))

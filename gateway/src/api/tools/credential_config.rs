@@ -1,5 +1,5 @@
-//! Where a tool's credential goes or comes from, as far as a body says: whoever creates a tool says all of it, whoever
-//! changes one may say a part.
+//! The place or the source of a tool's credential, as far as a body specifies it: a request that creates a tool
+//! specifies all of it, one that changes a tool may specify a part.
 
 use crate::api::{
     json::Object,
@@ -13,7 +13,7 @@ use hoistway_model::{
 };
 use std::str::FromStr;
 
-/// Where an API key goes.
+/// The place of an API key in requests.
 #[derive(Debug)]
 pub struct KeyPlace {
     /// The path of the key's name.
@@ -41,7 +41,7 @@ impl KeyPlace {
         Ok(Self { name_path, location: location.map(|location| location.0), name, value_prefix })
     }
 
-    /// The place, what is not said being as it was `before`, or else the default.
+    /// Returns the place, with missing parts taken from `before`, or else the default.
     pub fn over(self, before: Option<ApiKeyLocation>) -> Result<ApiKeyLocation> {
         let (location, name, value_prefix) = match before {
             Some(before) => (before.location, Some(before.name), before.value_prefix),
@@ -75,7 +75,7 @@ impl FromStr for Location {
     }
 }
 
-/// Where an OAuth 2.0 token comes from.
+/// The source of an OAuth 2.0 token.
 #[derive(Debug)]
 pub struct TokenSource {
     /// The path of the token endpoint.
@@ -85,7 +85,7 @@ pub struct TokenSource {
 }
 
 impl TokenSource {
-    /// Reads what an object says of it, the endpoint under `key`; nothing when it says nothing.
+    /// Reads an object's members about it, with the endpoint under `key`; `None` when there are none.
     pub fn read(object: &mut Object, key: &'static str) -> Result<Option<Self>> {
         let url_path = object.path_of(key);
         let token_url = object.text(key)?;
@@ -105,7 +105,7 @@ impl TokenSource {
         Ok(says_something.then_some(Self { url_path, token_url, scopes }))
     }
 
-    /// The source, what is not said being as it was `before`.
+    /// Returns the source, with missing parts taken from `before`.
     pub fn over(self, before: Option<OAuth2>) -> Result<OAuth2> {
         let (token_url, scopes) = before.map_or((None, Vec::new()), |before| (Some(before.token_url), before.scopes));
         let Some(token_url) = self.token_url.or(token_url) else {

@@ -1,4 +1,4 @@
-//! A tool as the API answers it.
+//! A tool as in answers of the API.
 
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{
@@ -22,9 +22,9 @@ pub struct ToolOut {
     namespace: &'static str,
     /// Its labels.
     labels: BTreeMap<String, String>,
-    /// What it is.
+    /// Its specification.
     spec: ToolSpec,
-    /// How it is.
+    /// Its status.
     status: ToolStatus,
     /// When it was registered.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
@@ -32,20 +32,20 @@ pub struct ToolOut {
     /// When it was changed last.
     #[schema(examples("2026-11-23T10:00:00.000Z"))]
     updated_at: String,
-    /// What the caller should know; absent when there is nothing.
+    /// Warnings for the caller; absent when there are none.
     #[schema(required = false)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
 
 impl ToolOut {
-    /// The same with what its request is to be warned of.
+    /// Returns the same tool with warnings for the caller.
     pub fn warned(self, warnings: Vec<String>) -> Self {
         Self { warnings, ..self }
     }
 }
 
-/// What a tool is.
+/// The specification of a tool.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolSpec {
@@ -75,11 +75,11 @@ pub struct ToolConnection {
     /// `HTTP` or `HTTPS`.
     #[schema(examples("HTTPS"))]
     scheme: &'static str,
-    /// How one authenticates to it.
+    /// The authentication of calls to it.
     authentication: Authentication,
 }
 
-/// How one authenticates to a tool.
+/// The authentication of calls to a tool.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Authentication {
@@ -108,7 +108,7 @@ pub struct ApiKeyConfig {
     /// The header's or parameter's name.
     #[schema(examples("Authorization"))]
     name: String,
-    /// What stands before the key in the value.
+    /// The text before the key in the value.
     #[schema(examples("Bearer "))]
     value_prefix: String,
 }
@@ -120,17 +120,17 @@ pub struct OAuth2Config {
     /// The token endpoint.
     #[schema(examples("https://login.example.com/oauth/token"))]
     token_url: String,
-    /// What is asked for.
+    /// The requested scopes.
     scopes: Vec<String>,
 }
 
-/// How a tool is.
+/// The status of a tool.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ToolStatus {
     /// `Ready`, or `Pending` while something is missing.
     #[schema(examples("Ready"))]
     phase: &'static str,
-    /// What is missing.
+    /// The missing part.
     message: String,
     /// Whether there are credentials.
     credentials: CredentialStatus,
@@ -149,13 +149,13 @@ pub struct CredentialStatus {
 }
 
 impl CredentialStatus {
-    /// Of credentials that were stored then, if they were.
+    /// Returns the status of credentials that were stored at this time, if they were.
     pub fn of(set_at: Option<i64>) -> Self {
         Self { stored: set_at.is_some(), set_at: set_at.map(rfc3339) }
     }
 }
 
-/// A tool as it is answered.
+/// Returns a tool as in answers.
 pub fn shape(tool: Tool) -> ToolOut {
     let at = tool.connection;
     let missing = match at.auth_type {
@@ -200,7 +200,7 @@ pub fn shape(tool: Tool) -> ToolOut {
     }
 }
 
-/// Whether a URL's host is of this machine or a private network, as far as its name tells.
+/// Whether a URL's host is on this machine or a private network, judged by its name.
 fn is_internal(url: &str) -> bool {
     const PRIVATE: [&str; 5] = [".local", ".localhost", ".internal", ".svc", ".svc.cluster.local"];
     let Ok(url) = Url::parse(url) else { return false };

@@ -1,5 +1,5 @@
-//! What requests about tools look like, for the API's description. They are read member by member, with better
-//! complaints than a derived reader has.
+//! The requests about tools for the OpenAPI document. They are read member by member, with better errors than those of
+//! a derived reader.
 
 use std::collections::BTreeMap;
 use utoipa::ToSchema;

@@ -1,4 +1,4 @@
-//! A request as bytes: for the journal, where it is sealed, and in the forms that equal requests share.
+//! A request as bytes: for the journal, where it is sealed, and in the canonical forms that equal requests share.
 
 use super::{DeployRequest, Paths, Source};
 use hoistway_model::{
@@ -9,8 +9,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 impl DeployRequest {
-    /// Bytes that two requests share exactly when they mean the same. They hold the values of variables: only a
-    /// keyed hash of them may be kept.
+    /// Returns bytes that are equal exactly for requests with the same meaning. They contain the values of variables:
+    /// only a keyed hash of them may be stored.
     pub fn canonical(&self) -> Vec<u8> {
         let mut request = Self { paths: Paths::default(), ..self.clone() };
         request.config.llm = sorted(&self.config.llm);
@@ -18,20 +18,21 @@ impl DeployRequest {
         serde_json::to_vec(&request).unwrap_or_default()
     }
 
-    /// The same of what makes a revision of the agent: what is registered beside it shows in the tools that the agent
-    /// is bound to, and what was resolved anew in the image. A keyed hash of these bytes is stored.
+    /// Returns the canonical form of the parts that determine the agent's revision. The tools registered with it are
+    /// part of the agent's bindings, and newly resolved requirements of the image. A keyed hash of these bytes is
+    /// stored.
     pub fn canonical_revision(&self) -> Vec<u8> {
         serde_json::to_vec(&CanonicalRevision::of(self)).unwrap_or_default()
     }
 
-    /// The whole request for the journal, to be sealed before it is stored.
+    /// Returns the whole request for the journal, to be sealed before it is stored.
     pub fn to_journal(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|e| Error::internal("writing a deployment's request", e))
     }
 
-    /// Reads what [`DeployRequest::to_journal`] wrote.
+    /// Reads the bytes that [`DeployRequest::to_journal`] wrote.
     pub fn from_journal(bytes: &[u8]) -> Result<Self> {
-        // A parse error would repeat some of the text, which is secret.
+        // A parse error would contain some of the text, which is secret.
         let malformed = |_| Error::internal("reading a deployment's request", "it is malformed");
         let mut request: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         request.config.framework = request.config.framework.or(request.paths.framework.take());
@@ -39,14 +40,15 @@ impl DeployRequest {
     }
 }
 
-/// By role, whose order in a request means nothing.
+/// Sorts by role, since the order in a request has no meaning.
 fn sorted(models: &[LlmConfig]) -> Vec<LlmConfig> {
     let mut models = models.to_vec();
     models.sort_by_key(|model| model.role.as_str());
     models
 }
 
-/// The order and shape of these members make the fingerprints of all agents: a change makes every next redeploy one.
+/// The order and shape of these members determine the fingerprints of all agents: after a change every next redeploy
+/// makes a new revision.
 #[derive(Serialize)]
 struct CanonicalRevision<'a> {
     version: u8,
@@ -62,7 +64,7 @@ struct CanonicalRevision<'a> {
     secret: BTreeMap<&'a str, bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     framework: &'a Option<String>,
-    /// What was added to the configuration since, by name.
+    /// The members that were added to the configuration later, by name.
     #[serde(flatten)]
     newer: BTreeMap<String, serde_json::Value>,
 }
@@ -87,7 +89,7 @@ impl<'a> CanonicalRevision<'a> {
     }
 }
 
-/// The members of a configuration that no [`CanonicalRevision`] has by name.
+/// Returns the members of a configuration that are no named members of [`CanonicalRevision`].
 fn newer(config: &AgentConfig) -> BTreeMap<String, serde_json::Value> {
     const NAMED: [&str; 6] = ["system_prompt", "llm", "env", "secret", "identity_provider", "framework"];
     match serde_json::to_value(config) {
@@ -98,7 +100,7 @@ fn newer(config: &AgentConfig) -> BTreeMap<String, serde_json::Value> {
     }
 }
 
-/// The source: files whose bytes are UTF-8, which is most of them, as text, and the others in Base64.
+/// The stored form of the source: files in UTF-8, which most are, as text, and the others in Base64.
 pub mod source {
     use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
     use hoistway_model::build::BuildSource;

@@ -21,7 +21,7 @@ impl Step for ApplyTools {
         let plan = ctx.tool_plan();
         let first = plan.create.first().map(|tool| tool.name.clone());
         let applied = ctx.services.tools.apply_tools(operation, plan).await.map_err(|e| {
-            // The registry names the tool where one is to blame; otherwise it is the call as a whole that failed.
+            // The registry's error names the tool if one is at fault; otherwise the whole call failed.
             match (e.message.starts_with("failed to create tool"), first) {
                 (false, Some(tool)) => e.prefixed(&format!("failed to create tool \"{tool}\": ")),
                 (false, None) => e.prefixed(ctx.work.failed()),

@@ -18,7 +18,7 @@ impl Step for BindWaitingAgents {
 
     async fn run(&self, ctx: &Context<'_>, _: &mut SagaLog) -> Result<()> {
         match bind(ctx).await {
-            // The agent runs: what others miss is logged, and nothing is undone for it.
+            // The agent runs: a failure for other agents is logged, and nothing is undone for it.
             Err(e) if !e.code.is_transient() => {
                 tracing::warn!(cause = e.chain(), "waiting agents could not be bound: {e}");
                 Ok(())

@@ -55,12 +55,12 @@ async fn build(ctx: &Context<'_>, request: &DeployRequest) -> Result<BuiltImage>
     ctx.services.builds.build(ctx.operation(ctx.log.ids.build), build).await
 }
 
-/// Builds the image of the revision that the new one is made of once more.
+/// Builds again the image of the revision that the new one is derived from.
 async fn rebuild(ctx: &Context<'_>) -> Result<BuiltImage> {
     let agent = ctx.work.agent();
     let unknown = || Error::new(Code::ImageNotFound, "the digest of the agent's image is not known");
     let digest = ctx.log.image_digest.ok_or_else(unknown)?;
-    // The values of variables stay with the agent service; so that none is shown, a rebuild quotes no source.
+    // The values of variables stay with the agent service; a rebuild quotes no source, so that none of them is shown.
     let request = RebuildRequest { attempt: ctx.log.ids.attempt, agent: agent.clone(), digest, mask: Vec::new() };
     ctx.services.builds.rebuild(ctx.operation(ctx.log.ids.build), request).await
 }

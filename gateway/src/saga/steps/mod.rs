@@ -1,5 +1,5 @@
-//! The steps of a deployment in their order, one file each, action and undo side by side. [`STEPS`] drives the planning,
-//! running, undoing and timing of deployments: a step is added by its file and one line there.
+//! The steps of a deployment in their order, one file each, action and undo side by side. [`STEPS`] drives the
+//! planning, running, undoing and timing of deployments: a step is added by its file and one line there.
 
 mod apply_tools;
 mod bind_waiting_agents;
@@ -29,13 +29,13 @@ static STEPS: [&dyn Step; 6] = [
     &bind_waiting_agents::BindWaitingAgents,
 ];
 
-/// Their names in their order.
+/// Returns their names in their order.
 pub fn names() -> impl Iterator<Item = &'static str> {
     STEPS.iter().map(|step| step.name())
 }
 
-/// One step of a deployment. Action and undo are stateless and idempotent: everything they need is in the request and
-/// the log, every id was minted before, and repeating them changes nothing.
+/// One step of a deployment. Action and undo are stateless and idempotent: everything that they need is in the request
+/// and the log, every id was created before, and repeating them changes nothing.
 #[async_trait]
 pub trait Step: Send + Sync {
     /// The name in the journal, in answers and in logs. It is stored, so a released one does not change.
@@ -57,7 +57,7 @@ pub trait Step: Send + Sync {
         false
     }
 
-    /// Whether it is the point of no return: it cannot be undone, so from here on there is only forward.
+    /// Whether it is the point of no return: it cannot be undone, so the deployment can then only go on.
     fn commits(&self) -> bool {
         false
     }
@@ -68,51 +68,51 @@ pub trait Step: Send + Sync {
     }
 }
 
-/// How far a deployment is: the step whose intent is written and which may have happened, or the end.
+/// The position of a deployment: the step whose intent is written and which may have happened, or the end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(usize);
 
 impl Position {
-    /// Accepted; what is to be done is not decided yet.
+    /// Accepted; the plan is not made yet.
     pub const PLAN: Self = Self(0);
     /// Nothing left to do.
     pub const DONE: Self = Self(STEPS.len());
 
-    /// The position with this name.
+    /// Returns the position with this name.
     pub fn named(name: &str) -> Option<Self> {
         let step = STEPS.iter().position(|step| step.name() == name).map(Self);
         step.or_else(|| (name == Self::DONE.name()).then_some(Self::DONE))
     }
 
-    /// The name in the journal, in answers and in logs.
+    /// Returns the name in the journal, in answers and in logs.
     pub fn name(self) -> &'static str {
         self.step().map_or("done", Step::name)
     }
 
-    /// The step at this position; none at the end.
+    /// Returns the step at this position; `None` at the end.
     pub fn step(self) -> Option<&'static dyn Step> {
         STEPS.get(self.0).copied()
     }
 
-    /// The next position where there is anything to do.
+    /// Returns the next position with work to do.
     pub fn next(self, log: &SagaLog) -> Self {
         let mut later = (self.0 + 1..STEPS.len()).map(Self);
         later.find(|next| next.step().is_some_and(|step| step.has_work(log))).unwrap_or(Self::DONE)
     }
 
-    /// What is undone after a failure at this position, in order. The step that failed is the first: nobody knows how
-    /// far it came.
+    /// Returns the steps to undo after a failure at this position, in order. The failed step is the first: its effects
+    /// are unknown.
     pub fn undone(self, log: &SagaLog) -> impl Iterator<Item = &'static dyn Step> {
         let begun = STEPS.iter().take(self.0 + 1).rev().copied();
         begun.filter(|step| step.has_work(log))
     }
 
-    /// Whether the deployment's tools are as it wants them.
+    /// Whether the deployment's tools are complete.
     pub fn has_tools(self) -> bool {
         Some(self) > Self::named(apply_tools::ApplyTools.name())
     }
 
-    /// Whether the source of the request is still to be read.
+    /// Whether the source of the request is still needed.
     pub fn needs_source(self) -> bool {
         STEPS.iter().skip(self.0).any(|step| step.reads_source())
     }
@@ -163,7 +163,7 @@ pub struct Services {
     pub agents: Arc<dyn AgentService>,
 }
 
-/// What a step knows of its deployment.
+/// The data of a step's deployment.
 pub struct Context<'a> {
     pub services: &'a Services,
     pub key: &'a MasterKey,
@@ -174,12 +174,12 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The operation `id` on behalf of this deployment.
+    /// Returns the operation `id` on behalf of this deployment.
     fn operation(&self, id: OperationId) -> Operation {
         Operation::of(self.id, id)
     }
 
-    /// The tools to make sure of and those to bind: a deploy says so itself, others have what the plan found.
+    /// Returns the tools to register and those to bind: from the request of a deploy, otherwise from the plan.
     fn tool_plan(&self) -> ToolPlan {
         match self.work {
             DeploymentKind::Deploy(request) => tool_plan(request),
@@ -192,7 +192,7 @@ impl Context<'_> {
     }
 }
 
-/// The request's tools as the registry wants them.
+/// Returns the request's tools in the registry's form.
 fn tool_plan(request: &DeployRequest) -> ToolPlan {
     ToolPlan {
         agent: request.agent.clone(),

@@ -1,4 +1,4 @@
-//! Looks everything up that a deployment names, and decides which steps have work to do. Changes nothing.
+//! Looks up everything that a deployment refers to, and decides which steps have work to do. Changes nothing.
 
 use super::{
     Context, Services, Step,
@@ -41,18 +41,18 @@ impl Step for Plan {
     }
 }
 
-/// What the look-ups found.
+/// The results of the look-ups.
 pub struct Findings {
     resolved: Resolved,
     agent: Option<Agent>,
     image_digest: Option<Digest>,
-    /// The revision to go back to.
+    /// The revision to return to.
     base: Option<Revision>,
-    /// Models that several providers serve equally well.
+    /// Warnings about models that several providers serve equally well.
     choices: Vec<String>,
 }
 
-/// Asks the services about everything that the work names.
+/// Asks the services about everything that the work refers to.
 pub async fn look_up(services: &Services, work: &DeploymentKind) -> Result<Findings> {
     match work {
         DeploymentKind::Deploy(request) => deploy(services, request).await,
@@ -97,7 +97,7 @@ async fn deploy(services: &Services, request: &DeployRequest) -> Result<Findings
     Ok(Findings { resolved, agent, image_digest: None, base: None, choices })
 }
 
-/// What to say about models whose provider is given as a protocol that several registered ones speak.
+/// Returns warnings about models whose provider is a protocol that several registered providers speak.
 async fn choices(services: &Services, models: Vec<(String, &LlmConfig)>) -> Result<Vec<String>> {
     if !models.iter().any(|(_, model)| providers::is_known(&model.provider)) {
         return Ok(Vec::new());
@@ -109,7 +109,7 @@ fn only_bind(work: &DeploymentKind, bind: Vec<Name>) -> ToolPlan {
     ToolPlan { agent: work.agent().clone(), create: Vec::new(), bind }
 }
 
-/// Checks that every name may be used as the work uses it; answers with warnings.
+/// Checks that the work may use everything that it refers to; returns warnings.
 pub fn check(findings: &Findings, work: &DeploymentKind, strict: bool) -> Result<Vec<String>> {
     let resolved = &findings.resolved;
     match work {
@@ -162,7 +162,7 @@ pub fn check(findings: &Findings, work: &DeploymentKind, strict: bool) -> Result
     }
 }
 
-/// For an image deploy: asks which manifest the tag stands for now, so that a moved tag is a change.
+/// For an image deploy: looks up the tag's current manifest, so that a moved tag is a change.
 pub async fn pin_image(services: &Services, work: &DeploymentKind, findings: &mut Findings) -> Result<()> {
     if let DeploymentKind::Deploy(request) = work
         && let Source::Image(image) = &request.source
@@ -178,7 +178,7 @@ pub async fn pin_image(services: &Services, work: &DeploymentKind, findings: &mu
     Ok(())
 }
 
-/// Writes into the log which steps have anything to do, and what they begin with.
+/// Writes into the log which steps have work to do, and their initial data.
 pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &mut SagaLog) {
     let Findings { resolved, agent, image_digest, base, choices: _ } = findings;
     log.image_digest = image_digest;
@@ -187,7 +187,7 @@ pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &
         _ => None,
     };
     log.changes_tools = resolved.changed;
-    // The image to be built again, not the one that comes out.
+    // The image to be built again, not the resulting one.
     let outdated = match (work, &base, &agent) {
         (DeploymentKind::Config(_), _, Some(agent)) if agent.needs_rebuild => agent.image_digest,
         (DeploymentKind::Rollback(_), Some(base), _) if base.needs_rebuild => base.image_digest,
@@ -200,7 +200,7 @@ pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &
             (DeploymentKind::Deploy(_), _) => log.fingerprint == Some(agent.spec.fingerprint),
             (DeploymentKind::Rollback(_), Some(base)) => is_current(agent, base),
             (DeploymentKind::Rollback(_), None) => false,
-            // Somebody deployed or stopped it meanwhile, or the old interpreter came back.
+            // The agent was deployed or stopped meanwhile, or the old interpreter came back.
             (DeploymentKind::Rebuild(rebuild), _) => {
                 return !agent.needs_rebuild || agent.phase == Phase::Stopped && !rebuild.start;
             }
@@ -209,7 +209,7 @@ pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &
                 change.config.is_in(&agent.spec.config)
             }
         };
-        // What is down is tried anew, but for a configuration that nobody changes.
+        // An agent that is down is tried again, except by a configuration that changes nothing.
         let up = matches!(work, DeploymentKind::Config(_)) || !matches!(agent.phase, Phase::Failed | Phase::Stopped);
         same && up && agent.spec.tools == resolved.tools
     });
@@ -229,13 +229,13 @@ pub fn decide(key: &MasterKey, work: &DeploymentKind, findings: Findings, log: &
     }
 }
 
-/// Whether an agent runs what a revision is.
+/// Whether an agent already runs the content of a revision.
 fn is_current(agent: &Agent, base: &Revision) -> bool {
     agent.revision == base.id
         || agent.spec.fingerprint == base.spec.fingerprint && agent.image_digest == base.image_digest
 }
 
-/// The build that a revision came from.
+/// Returns the build that a revision came from.
 fn built_image(spec: &AgentSpec) -> Option<BuiltImage> {
     Some(BuiltImage {
         build_id: spec.build_id.clone()?,
@@ -246,14 +246,15 @@ fn built_image(spec: &AgentSpec) -> Option<BuiltImage> {
     })
 }
 
-/// A keyed hash of everything that makes the request's revision; keyed, because env values are in it.
+/// Returns a hash of everything that determines the request's revision; it is keyed, because it includes environment
+/// values.
 pub fn fingerprint(key: &MasterKey, request: &DeployRequest, image_digest: Option<Digest>) -> Digest {
     let mut meaning = request.canonical_revision();
     meaning.extend_from_slice(image_digest.map(|d| d.to_string()).unwrap_or_default().as_bytes());
     key.fingerprint("revision", &meaning)
 }
 
-/// A 503 while nothing has been changed: which service did not answer.
+/// Returns the 503 error of a service that did not answer while nothing has been changed.
 pub fn not_ready(error: Error) -> Error {
     match error.code {
         Code::DeadlineExceeded => Error::new(Code::Unavailable, error.message.clone()).with_source(error),

@@ -1,5 +1,5 @@
-//! What the journal keeps of one deployment besides its request: the plan, every id minted before its call, the step
-//! whose intent is written, and the output of each step before it.
+//! The journal's log of one deployment besides its request: the plan, every id created before its call, the step whose
+//! intent is written, and the output of each step before it.
 
 use super::Position;
 use hoistway_kit::telemetry;
@@ -11,12 +11,12 @@ use hoistway_model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How a deployment stands.
+/// The state of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Waiting for its turn or running.
     Running,
-    /// Failed; what it did is being taken back.
+    /// Failed; its effects are being undone.
     Undoing,
     /// The agent runs this deployment's revision (or waits for its image).
     Succeeded,
@@ -25,7 +25,7 @@ pub enum State {
 }
 
 impl State {
-    /// The text in the journal and in answers.
+    /// Returns the text in the journal and in answers.
     pub const fn as_str(self) -> &'static str {
         match self {
             State::Running => "RUNNING",
@@ -41,7 +41,7 @@ impl State {
     }
 }
 
-/// Every id that the deployment's calls carry, minted before the first of them.
+/// Every id that the deployment's calls carry, created before the first of them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ids {
     pub tools: OperationId,
@@ -65,15 +65,15 @@ impl Ids {
     }
 }
 
-/// The output of the step for tools, or what the plan found when that step has nothing to do.
+/// The output of the tools step, or the plan's result when that step has no work.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ToolsOutput {
-    /// Created by this deployment.
+    /// The tools created by this deployment.
     pub created: Vec<Name>,
-    /// The required ones.
+    /// The required tools.
     pub tools: Vec<BoundTool>,
-    /// The calls that bind the tools to agents which have been waiting for them: created or adopted, they may be the
-    /// first to have a use for it.
+    /// The calls that bind the tools to agents which have been waiting for them: the waiting agents may be the first
+    /// users of a created or adopted tool.
     pub rebind: Vec<(Name, OperationId)>,
 }
 
@@ -87,17 +87,17 @@ impl From<AppliedTools> for ToolsOutput {
     }
 }
 
-/// When a step ran.
+/// The times of a step.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timing {
     pub step: Position,
     /// Milliseconds since the epoch.
     pub started_at: i64,
-    /// Absent while it runs.
+    /// `None` while it runs.
     pub completed_at: Option<i64>,
 }
 
-/// Logs of earlier versions have no reason: there were only deploys.
+/// The default of logs of earlier versions, which have no reason: all were deploys.
 const fn deploy() -> Reason {
     Reason::Deploy
 }
@@ -114,23 +114,23 @@ pub struct SagaLog {
     /// Whether the agent needs a new revision.
     pub changes_agent: bool,
     pub ids: Ids,
-    /// Why the revision is made.
+    /// The reason of the revision.
     #[serde(default = "deploy")]
     pub reason: Reason,
-    /// The revision that the new one is made of: id and number.
+    /// The revision that the new one is derived from: id and number.
     #[serde(default)]
     pub from: Option<(RevisionId, u64)>,
-    /// The revision that this deployment made, or found to be right already: id and number.
+    /// The revision that this deployment made, or found up to date: id and number.
     #[serde(default)]
     pub made: Option<(RevisionId, u64)>,
-    /// For an image deploy: the digest that its tag stood for when the deploy was planned.
+    /// For an image deploy: the digest of its tag when the deploy was planned.
     pub image_digest: Option<Digest>,
-    /// For a deploy: what a later one is compared with. Its source may be in memory no more when it is wanted.
+    /// For a deploy: the fingerprint that a later one is compared with. Its source may no longer be in memory by then.
     #[serde(default)]
     pub fingerprint: Option<Digest>,
     pub tools: Option<ToolsOutput>,
     pub image: Option<BuiltImage>,
-    /// Why the started revision is not ready yet, once it is started.
+    /// The reason that the started revision is not ready yet.
     pub pending: Option<String>,
     pub timings: Vec<Timing>,
     /// The HTTP request that caused it.
@@ -139,7 +139,7 @@ pub struct SagaLog {
 }
 
 impl SagaLog {
-    /// The log of a deployment that has just been accepted.
+    /// Returns the log of a deployment that has just been accepted.
     pub fn accepted(reason: Reason, builds: bool, now: i64) -> Self {
         Self {
             step: Position::PLAN,
@@ -160,7 +160,7 @@ impl SagaLog {
         }
     }
 
-    /// Ends the present step and intends the next one that has anything to do.
+    /// Ends the present step and intends the next one with work to do.
     pub fn advance(&mut self, now: i64) {
         let step = self.step.next(self);
         if let Some(last) = self.timings.last_mut() {

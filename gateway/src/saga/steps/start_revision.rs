@@ -52,14 +52,14 @@ async fn start(ctx: &Context<'_>) -> Result<RevisionStatus> {
             keep(ctx, &spec).await?;
             agents.start_revision(operation, revision, spec).await
         }
-        // What a kept revision names, or was just built, stays by itself.
+        // An image that a stored revision uses, or that was just built, is not deleted.
         DeploymentKind::Rollback(_) | DeploymentKind::Config(_) | DeploymentKind::Rebuild(_) => {
             agents.derive_revision(operation, revision, derivation(ctx)?).await
         }
     }
 }
 
-/// An image that was built stays by itself for as long as this takes; one that somebody pushed may be deleted.
+/// Keeps the image from deletion. A built image is safe for as long as this takes; a pushed one may be deleted.
 async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
     match StoredImage::of(&spec.image, None) {
         Some(image) if spec.build_id.is_none() => ctx.services.builds.keep_images(vec![image]).await,
@@ -67,7 +67,7 @@ async fn keep(ctx: &Context<'_>, spec: &AgentSpec) -> Result<()> {
     }
 }
 
-/// What the new revision has instead of the one that it is made of. The agent service has the rest, and keeps it.
+/// Returns the changes of the new revision to the one that it is derived from. The agent service has the rest.
 fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
     let log = ctx.log;
     let (from, _) = log.from.ok_or_else(|| Error::new(Code::Internal, "the plan names no revision to begin with"))?;
@@ -75,11 +75,11 @@ fn derivation(ctx: &Context<'_>) -> Result<Derivation> {
     let changes = match ctx.work {
         DeploymentKind::Config(change) => SpecChanges {
             config: change.config.clone(),
-            // No deploy has made it, so none finds it unchanged.
+            // No deploy has made this revision, so its fingerprint equals that of none.
             fingerprint: Some(ctx.key.fingerprint("revision", log.ids.revision.to_string().as_bytes())),
             ..SpecChanges::default()
         },
-        // A deploy that made the earlier revision finds itself unchanged.
+        // A deploy that made the earlier revision is still unchanged.
         _ => SpecChanges::default(),
     };
     let image = if log.builds { Some(new_image(log.image.clone().ok_or_else(no_image)?)) } else { None };
@@ -96,7 +96,7 @@ fn no_image() -> Error {
     Error::new(Code::Internal, "the build step left no image")
 }
 
-/// The revision that the request and the earlier steps make.
+/// Returns the revision that results from the request and the earlier steps.
 fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
     let log = ctx.log;
     let (image, built) = match (&request.source, &log.image) {
@@ -114,7 +114,7 @@ fn spec(ctx: &Context<'_>, request: &DeployRequest) -> Result<AgentSpec> {
         entry_point: built.map(|b| b.entry_point),
         tools,
         config: request.config.clone(),
-        // Logs of earlier versions have none.
+        // Logs of earlier versions have no fingerprint.
         fingerprint: log.fingerprint.unwrap_or_else(|| plan::fingerprint(ctx.key, request, log.image_digest)),
     })
 }

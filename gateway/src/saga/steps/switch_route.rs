@@ -1,5 +1,5 @@
-//! Makes the started revision the agent's: the point of no return. Behind it, the bindings that only the earlier
-//! revision had are dropped, so that whoever has our answer finds them gone.
+//! Makes the started revision the agent's: the point of no return. Afterwards the bindings that only the earlier
+//! revision had are removed, before the caller receives the answer.
 
 use super::{Context, Step, saga_log::SagaLog};
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ impl Step for SwitchRoute {
         "switch"
     }
 
-    /// Without a new revision there is nothing to route to, but earlier bindings are dropped all the same.
+    /// Without a new revision the route stays, but earlier bindings are still removed.
     fn has_work(&self, log: &SagaLog) -> bool {
         log.changes_agent || log.changes_tools
     }
@@ -32,13 +32,13 @@ impl Step for SwitchRoute {
     }
 }
 
-/// Drops the bindings that only the earlier revision had.
+/// Removes the bindings that only the earlier revision had.
 pub async fn drop_earlier_bindings(ctx: &Context<'_>) -> Result<()> {
     if !ctx.log.changes_tools {
         return Ok(());
     }
     match ctx.services.tools.settle_tools(ctx.work.agent().clone(), ctx.log.ids.tools).await {
-        // The agent runs already: nothing is undone for bindings that are too many.
+        // The agent runs already: nothing is undone for superfluous bindings.
         Err(e) if !e.code.is_transient() => {
             tracing::warn!(cause = e.chain(), "earlier bindings could not be dropped: {e}");
             Ok(())

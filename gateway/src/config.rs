@@ -1,7 +1,7 @@
 //! The gateway's configuration: defaults, then a file, then `HOISTWAY_GATEWAY_*` variables.
 
 use crate::{
-    access::AccessLimits,
+    access_control::AccessLimits,
     oidc::{CallerLimits, fetch::PlainHosts},
     rate_limits::{Rate, Rates},
     saga, state,

@@ -9,7 +9,7 @@ pub mod key;
 pub use key::{Key, NewKey, Scope, Scopes};
 
 use crate::{
-    rate_limits::{Bucket, Clock, Level, Rates},
+    rate_limits::{Bucket, Clock, Rates, TakeResult},
     store::KeyStore,
 };
 use hoistway_kit::{
@@ -144,7 +144,7 @@ impl Keys {
     }
 
     /// Counts a request of `caller`. `None` when there is no limit.
-    pub fn count(&self, caller: &Caller, meters: RateLimitKind) -> Option<(Level, crate::rate_limits::Rate)> {
+    pub fn count(&self, caller: &Caller, meters: RateLimitKind) -> Option<(TakeResult, crate::rate_limits::Rate)> {
         let (rate, bucket) = match meters {
             RateLimitKind::Invokes => (self.0.rates.invokes?, &caller.meter.invokes),
             RateLimitKind::Requests => (self.0.rates.requests?, &caller.meter.requests),

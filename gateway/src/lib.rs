@@ -3,20 +3,19 @@
 //! A request goes `api` (parse, authenticate, answer) → `saga` (journal and steps) → the services behind
 //! [`hoistway_model`]'s traits; an invoke goes `api` → `routes` → the agent itself.
 
-pub mod access;
+pub mod access_control;
 pub mod api;
 pub mod audit;
-mod bindings;
 mod budget_amount;
+mod call_view;
 pub mod config;
 pub mod deploy;
 pub mod events;
+pub mod image_host;
 pub mod keys;
 pub mod metrics;
 mod migrations;
 pub mod oidc;
-mod outbound_call;
-pub mod public_registry;
 pub mod rate_limits;
 mod rebuild_outdated;
 pub mod routing_table;
@@ -24,6 +23,7 @@ pub mod saga;
 pub mod serve;
 pub mod state;
 mod store;
+mod tool_url_updates;
 
 pub use config::Config;
 pub use serve::{Deps, Gateway, reseal};

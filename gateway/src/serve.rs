@@ -1,19 +1,19 @@
 //! Assembles the gateway and serves it; the same for its own binary, for the whole stack in one process and for tests.
 
 use crate::{
-    access::Access,
+    access_control::Access,
     api::{self, request_body},
-    bindings,
     config::Config,
     events::Events,
+    image_host::PublicRegistry,
     metrics::GatewayMetrics,
     oidc::Callers,
-    public_registry::PublicRegistry,
     rebuild_outdated,
     routing_table::RoutingTable,
     saga::{self, Saga, Services},
     state::{AppState, LargeDeploys, Lists, ReadyCheck},
     store::Journal,
+    tool_url_updates,
 };
 use async_trait::async_trait;
 use axum::Router;
@@ -182,7 +182,7 @@ async fn tidy(state: Arc<AppState>, journal: Journal, tidying: CleanupConfig, sh
             }
             let in_use = state.agents.images_in_use().await?;
             state.builds.collect_images(in_use).await?;
-            bindings::reconcile(&state).await
+            tool_url_updates::reconcile(&state).await
         };
         match tidied.await {
             Ok(()) => backoff.reset(),

@@ -1,8 +1,8 @@
 //! The state that all handlers share.
 
 use crate::{
-    access::Access, deploy::Deployer, events::Events, metrics::GatewayMetrics, oidc::Callers,
-    public_registry::PublicRegistry, routing_table::RoutingTable,
+    access_control::Access, deploy::Deployer, events::Events, image_host::PublicRegistry, metrics::GatewayMetrics,
+    oidc::Callers, routing_table::RoutingTable,
 };
 use async_trait::async_trait;
 use bytes::Bytes;

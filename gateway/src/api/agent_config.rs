@@ -2,7 +2,7 @@
 
 use super::{
     config_fields::{self, CHANGEABLE, ConfigChangeBody, ConfigOut, llm::NamedProvider},
-    deploy::{self, Underway, WaitOptions},
+    deploy::{self, AcceptedDeploy, WaitOptions},
     deploy_request::tools,
     error::{ApiResult, ErrorBody},
     json::{Object, complaint, has_value},
@@ -90,7 +90,7 @@ pub async fn get(State(state): State<Arc<AppState>>, name: Segment) -> ApiResult
     ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
 ), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
     (status = 200, body = AgentConfig, description = "The configuration as it is now"),
-    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 202, body = AcceptedDeploy, description = "It goes on; `Location` says where to look"),
     (status = 409, body = ErrorBody, description = "The agent is stopped"),
     (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
 ))]
@@ -126,7 +126,7 @@ pub async fn put(
     ("timeout" = Option<u32>, Query, description = "Seconds that the answer waits at most"),
 ), request_body(content = ConfigBody, example = json!({"system_prompt": "Be brief."})), responses(
     (status = 200, body = AgentConfig, description = "The configuration as it is now"),
-    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 202, body = AcceptedDeploy, description = "It goes on; `Location` says where to look"),
     (status = 409, body = ErrorBody, description = "The agent is stopped"),
     (status = 500, body = ErrorBody, description = "It did not start with it, and goes on with its present configuration"),
 ))]

@@ -15,7 +15,7 @@ use crate::{
     audit::{self, Answered, Change, Outcome, PendingAuditEntry},
     keys::{Caller, RateLimitKind, Scope},
     oidc::{Denied, EndUser},
-    rate_limits::{Level, Rate},
+    rate_limits::{Rate, TakeResult},
     routing_table::AccessPolicy,
     state::AppState,
 };
@@ -372,7 +372,7 @@ fn own_full(state: &AppState) -> ApiError {
     Error::new(Code::ResourceExhausted, text).into()
 }
 
-fn within_rate(level: Option<(Level, Rate)>, meters: RateLimitKind, who: &Who) -> ApiResult<()> {
+fn within_rate(level: Option<(TakeResult, Rate)>, meters: RateLimitKind, who: &Who) -> ApiResult<()> {
     let Some(wait) = level.and_then(|(level, _)| level.wait) else { return Ok(()) };
     let (what, setting) = meters.named();
     let sender = if matches!(who, Who::Key(_)) { "this API key" } else { "this user" };
@@ -384,7 +384,7 @@ fn in_scope(caller: &Caller, permission: Permission) -> ApiResult<()> {
     Ok(caller.must_have(permission.scope, "this")?)
 }
 
-fn tell_rate(headers: &mut HeaderMap, level: Level, rate: Rate, meters: RateLimitKind) {
+fn tell_rate(headers: &mut HeaderMap, level: TakeResult, rate: Rate, meters: RateLimitKind) {
     let (name, _) = meters.named();
     let reset = seconds(level.wait.unwrap_or(level.full_in));
     let now = format!("\"{name}\";r={};t={reset}", level.left);

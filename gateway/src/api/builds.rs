@@ -5,7 +5,7 @@ use super::{
     pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
 };
-use crate::{public_registry::PublicRegistry, state::AppState};
+use crate::{image_host::PublicRegistry, state::AppState};
 use axum::{Extension, Json, extract::State, response::Response};
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{

@@ -5,7 +5,7 @@ use super::{
     pagination::{OriginalUri, RecordPage},
     query::{Query, Segment},
 };
-use crate::{outbound_call::CallOut, state::AppState};
+use crate::{call_view::CallOut, state::AppState};
 use axum::{Extension, extract::State, response::Response};
 use hoistway_model::{Code, Name, Result, egress::CallQuery};
 use std::sync::Arc;

@@ -116,7 +116,7 @@ struct Created {
 /// A deploy that is accepted and under way.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeployAccepted)]
-pub struct Underway {
+pub struct AcceptedDeploy {
     /// The agent that is being created or updated.
     #[schema(value_type = String, examples("hello"))]
     agent: Name,
@@ -186,7 +186,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
         (
             status = 202,
             description = "The deploy is accepted and goes on: `wait=none`, or the build took longer than `timeout`",
-            body = Underway,
+            body = AcceptedDeploy,
             headers(
                 ("Location" = String, description = "The deployment: `/api/deployments/{id}`"),
                 ("Hoistway-Deployment" = String, description = "The deployment's id"),
@@ -378,7 +378,7 @@ async fn follow(progress: &mut watch::Receiver<Progress>, wait: Wait, patience: 
 
 fn underway(base: ApiBase, agent: Name, id: DeploymentId, warnings: Vec<String>) -> ApiResult<Response> {
     let headers = [(header::LOCATION, base.address(format_args!("/deployments/{id}"))?), (DEPLOYMENT, id_text(id)?)];
-    let body = Underway { agent, namespace: NAMESPACE, deployment: id, warnings };
+    let body = AcceptedDeploy { agent, namespace: NAMESPACE, deployment: id, warnings };
     Ok((StatusCode::ACCEPTED, headers, Json(body)).into_response())
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     deploy::{Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep},
-    public_registry::PublicRegistry,
+    image_host::PublicRegistry,
     state::AppState,
 };
 use axum::{

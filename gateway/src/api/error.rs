@@ -34,7 +34,7 @@ pub struct ApiError {
 /// Marks an answer to a client that was refused often, in its extensions. Such answers are not logged: the client could
 /// fill the log.
 #[derive(Debug, Clone, Copy)]
-pub struct OfAStranger;
+pub struct UnauthenticatedResponse;
 
 /// The result of every handler.
 pub type ApiResult<T> = Result<T, ApiError>;
@@ -169,7 +169,7 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if self.of_a_stranger {
-            response.extensions_mut().insert(OfAStranger);
+            response.extensions_mut().insert(UnauthenticatedResponse);
         }
         // The code is for the audit log too.
         response.extensions_mut().insert(self.error.code);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     keys::{Caller, Scope},
-    oidc::{Callers, cache::Condition, fetch::PlainHosts},
+    oidc::{Callers, cache::KeySetStatus, fetch::PlainHosts},
     state::AppState,
 };
 use axum::{Extension, Json, extract::State};
@@ -322,14 +322,14 @@ fn shape(callers: &Callers, caller: &Caller, provider: IdentityProvider) -> Iden
 
 /// Returns the status. The cause of an unavailable provider is for callers that may register providers only: it reveals
 /// which ports of a network are open.
-fn status(condition: Condition, tell: bool) -> IdentityProviderStatus {
+fn status(condition: KeySetStatus, tell: bool) -> IdentityProviderStatus {
     let because = |why: String| if tell { why } else { WHY_ELSEWHERE.to_owned() };
     let (phase, message) = match condition {
-        Condition::Unknown => ("Pending", "its keys are fetched when they are needed".to_owned()),
-        Condition::Ready(1) => ("Ready", "1 key".to_owned()),
-        Condition::Ready(keys) => ("Ready", format!("{keys} keys")),
-        Condition::Failed(why, false) => ("Failed", format!("its keys cannot be fetched: {}", because(why))),
-        Condition::Failed(why, true) => {
+        KeySetStatus::Unknown => ("Pending", "its keys are fetched when they are needed".to_owned()),
+        KeySetStatus::Ready(1) => ("Ready", "1 key".to_owned()),
+        KeySetStatus::Ready(keys) => ("Ready", format!("{keys} keys")),
+        KeySetStatus::Failed(why, false) => ("Failed", format!("its keys cannot be fetched: {}", because(why))),
+        KeySetStatus::Failed(why, true) => {
             ("Failed", format!("newer keys cannot be fetched, and those from before are used: {}", because(why)))
         }
     };

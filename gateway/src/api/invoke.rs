@@ -3,7 +3,7 @@
 //! Every invoke has a connection of its own, so that none depends on another's outcome, and so that an open connection
 //! means that its revision will serve the invoke. Nothing is sent twice: only a refused connection is tried again.
 
-mod stack;
+mod stack_trace;
 
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
@@ -488,7 +488,7 @@ impl<'a> Call<'a> {
         // Not dropped while the runner is asked for the invoke's stack: that would end the invoke.
         let mut sent = pin!(sender.send_request(request));
         let Ok(answered) = timeout_at(self.deadline, sent.as_mut()).await else {
-            let stack = stack::of(&agent, &to.target).await;
+            let stack = stack_trace::of(&agent, &to.target).await;
             return Err(too_slow(&agent, stack).into());
         };
         match answered {

@@ -21,7 +21,7 @@ mod events;
 mod health;
 mod identity_providers;
 mod in_use;
-mod installation;
+mod installation_identity;
 mod invoke;
 pub mod json;
 mod keys;
@@ -79,7 +79,7 @@ pub fn router(state: Arc<AppState>, allowed_origins: &[String]) -> Result<Router
 fn root_routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::new()
         .merge(health::routes())
-        .merge(installation::routes())
+        .merge(installation_identity::routes())
         .merge(openapi::routes())
         .merge(metrics::routes())
 }

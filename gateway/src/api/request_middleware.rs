@@ -1,7 +1,7 @@
 //! The handling of every request, known or not: an id, a span, a line in the log, and an answer even after a panic.
 
 use super::{
-    error::{ApiError, OfAStranger},
+    error::{ApiError, UnauthenticatedResponse},
     request_body::Drained,
 };
 use crate::state::AppState;
@@ -55,7 +55,8 @@ async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {
     });
     let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
     // Successful reads of the command line are not logged as news; failures are, except each of very many wrong keys.
-    let is_news = !(own_read && response.status().is_success()) && response.extensions().get::<OfAStranger>().is_none();
+    let is_news = !(own_read && response.status().is_success())
+        && response.extensions().get::<UnauthenticatedResponse>().is_none();
     if path.starts_with("/api") && is_news {
         tracing::info!(target: "hoistway::access", request_id = %id, "{method} {path} {status} {ms}ms");
     } else {

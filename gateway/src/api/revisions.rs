@@ -2,7 +2,7 @@
 
 use super::{
     config_fields::{SpecConfig, ToolOut},
-    deploy::{self, Underway, WaitOptions},
+    deploy::{self, AcceptedDeploy, WaitOptions},
     error::{ApiResult, ErrorBody},
     json::Object,
     links::ApiBase,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     deploy::kind::{DeploymentKind, Rollback},
-    public_registry::PublicRegistry,
+    image_host::PublicRegistry,
     state::AppState,
 };
 use axum::{
@@ -273,7 +273,7 @@ pub async fn diff(State(state): State<Arc<AppState>>, path: Segments<2>, query: 
         "revision_id": "01a2092d-b570-76eb-887a-3ce8dec8c3e1", "rolled_back_to": 2
     })),
     (status = 200, body = RolledBack, description = "The agent runs that revision already"),
-    (status = 202, body = Underway, description = "It goes on; `Location` says where to look"),
+    (status = 202, body = AcceptedDeploy, description = "It goes on; `Location` says where to look"),
     (status = 404, body = ErrorBody, description = "There is no such agent, or the revision is not kept; `error` says which are"),
     (status = 409, body = ErrorBody, description = "The revision needs an identity provider that is gone"),
     (status = 500, body = ErrorBody, description = "It did not start, and the present revision goes on serving"),

@@ -1,7 +1,7 @@
 //! `POST /api/starter-kit`.
 
 use super::error::ApiResult;
-use crate::{bindings, state::AppState};
+use crate::{state::AppState, tool_url_updates};
 use axum::{Json, extract::State};
 use hoistway_model::{Name, Operation};
 use serde::Serialize;
@@ -38,6 +38,6 @@ pub struct StarterKitOut {
 )]
 pub async fn seed(State(state): State<Arc<AppState>>) -> ApiResult<Json<StarterKitOut>> {
     state.tools.seed_starter_kit(Operation::new()).await?;
-    bindings::spread(&state, Name::parse("name", "echo-tool")?, None);
+    tool_url_updates::propagate(&state, Name::parse("name", "echo-tool")?, None);
     Ok(Json(StarterKitOut { status: "ok", message: "Starter kit resources created" }))
 }

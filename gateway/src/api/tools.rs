@@ -13,10 +13,10 @@ use super::{
     request_body::WholeBody,
 };
 use crate::{
-    bindings,
     events::ToolChange,
     keys::{Caller, Scope},
     state::AppState,
+    tool_url_updates,
 };
 use axum::{Extension, Json, extract::State};
 use body::{ToolBody, only_credentials};
@@ -118,7 +118,7 @@ pub async fn create(
     if !known {
         state.events.tool_changed(ToolChange::Created, &tool.name);
     }
-    bindings::spread(&state, tool.name.clone(), None);
+    tool_url_updates::propagate(&state, tool.name.clone(), None);
     Ok((created(!known), Json(shape(tool).warned(warnings))))
 }
 
@@ -195,7 +195,7 @@ async fn update(
                     state.events.tool_changed(ToolChange::Updated, &tool.name);
                 }
                 if tool.internal_url != before.internal_url {
-                    bindings::spread(state, name, Some(before.internal_url));
+                    tool_url_updates::propagate(state, name, Some(before.internal_url));
                 }
                 return Ok(Json(shape(tool).warned(warnings)));
             }

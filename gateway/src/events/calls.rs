@@ -1,7 +1,7 @@
 //! Events of agents' outbound calls and budgets, followed from egress.
 
 use super::{Event, Events, follow};
-use crate::{budget_amount::amount, outbound_call::CallOut};
+use crate::{budget_amount::amount, call_view::CallOut};
 use futures_util::Stream;
 use hoistway_kit::{
     event_log::Next,

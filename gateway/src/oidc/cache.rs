@@ -53,7 +53,7 @@ impl Default for Times {
 
 /// The condition of a provider's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum KeySetStatus {
     /// They have not been needed yet.
     Unknown,
     /// They are there; their number.
@@ -73,7 +73,7 @@ pub struct NoKeys {
 
 /// The keys that a caller received.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct CachedKeySet {
     /// The keys.
     pub keys: Arc<KeySet>,
     attempts: u64,
@@ -133,7 +133,7 @@ impl Cache {
 
     /// Returns the keys of a provider. Keys that are not fresh are fetched first; if that fails, older ones are used
     /// for a while.
-    pub async fn keys(&self, provider: &IdentityProvider) -> Result<Given, NoKeys> {
+    pub async fn keys(&self, provider: &IdentityProvider) -> Result<CachedKeySet, NoKeys> {
         let entry = self.entry(provider);
         let attempts = match entry.fresh() {
             Ok(given) => return Ok(given),
@@ -145,7 +145,7 @@ impl Cache {
 
     /// Returns newer keys than `given`, for a token that none of those has signed. `None` when there are none, or it is
     /// too early to fetch.
-    pub async fn newer(&self, provider: &IdentityProvider, given: &Given) -> Option<Given> {
+    pub async fn newer(&self, provider: &IdentityProvider, given: &CachedKeySet) -> Option<CachedKeySet> {
         let entry = self.entry(provider);
         self.refresh(&entry, given.attempts).await;
         entry.usable(&self.0.times).ok().filter(|newer| !Arc::ptr_eq(&newer.keys, &given.keys))
@@ -157,17 +157,17 @@ impl Cache {
     }
 
     /// Returns the condition of a provider's keys, as far as this gateway knows.
-    pub fn condition(&self, provider: &IdentityProvider) -> Condition {
+    pub fn condition(&self, provider: &IdentityProvider) -> KeySetStatus {
         let entry = self.entries().get(&provider.name).cloned();
-        let Some(entry) = entry.filter(|entry| entry.is_of(provider)) else { return Condition::Unknown };
+        let Some(entry) = entry.filter(|entry| entry.is_of(provider)) else { return KeySetStatus::Unknown };
         let state = entry.state();
         match &state.kept {
-            Some(kept) if state.failures == 0 => Condition::Ready(kept.keys.len()),
+            Some(kept) if state.failures == 0 => KeySetStatus::Ready(kept.keys.len()),
             kept if state.failures > 0 => {
                 let older = kept.as_ref().is_some_and(|kept| kept.fetched.elapsed() < self.0.times.stale);
-                Condition::Failed(state.problem.clone(), older)
+                KeySetStatus::Failed(state.problem.clone(), older)
             }
-            _ => Condition::Unknown,
+            _ => KeySetStatus::Unknown,
         }
     }
 
@@ -228,14 +228,14 @@ impl Entry {
     }
 
     /// Returns fresh keys, or the number of fetches.
-    fn fresh(&self) -> Result<Given, u64> {
+    fn fresh(&self) -> Result<CachedKeySet, u64> {
         let state = self.state();
         let kept = state.kept.as_ref().filter(|kept| kept.fetched.elapsed() < kept.fresh_for);
         kept.map(|kept| state.give(kept)).ok_or(state.attempts)
     }
 
     /// Returns keys that may still be used.
-    fn usable(&self, times: &Times) -> Result<Given, NoKeys> {
+    fn usable(&self, times: &Times) -> Result<CachedKeySet, NoKeys> {
         let state = self.state();
         let limit = |kept: &Kept| kept.fresh_for.max(times.stale);
         let kept = state.kept.as_ref().filter(|kept| kept.fetched.elapsed() < limit(kept));
@@ -271,7 +271,7 @@ impl Entry {
 }
 
 impl State {
-    fn give(&self, kept: &Kept) -> Given {
-        Given { keys: Arc::clone(&kept.keys), attempts: self.attempts }
+    fn give(&self, kept: &Kept) -> CachedKeySet {
+        CachedKeySet { keys: Arc::clone(&kept.keys), attempts: self.attempts }
     }
 }

@@ -12,8 +12,8 @@ mod token;
 
 pub use token::Refusal;
 
-use crate::rate_limits::{KeyedBuckets, Level, Rate};
-use cache::{Cache, Condition, NoKeys, Times};
+use crate::rate_limits::{KeyedBuckets, Rate, TakeResult};
+use cache::{Cache, KeySetStatus, NoKeys, Times};
 use fetch::{Fetcher, PlainHosts};
 use hoistway_kit::metrics::Counter;
 use hoistway_model::{Code, Error, Name, Secret, ToolRegistry, metric::Family, tool::IdentityProvider};
@@ -114,7 +114,7 @@ impl Callers {
     }
 
     /// Counts an invoke of a user without an API key. `None` when there is no limit.
-    pub fn count(&self, user: &EndUser) -> Option<(Level, Rate)> {
+    pub fn count(&self, user: &EndUser) -> Option<(TakeResult, Rate)> {
         self.users.take((user.provider.clone(), user.id.clone()))
     }
 
@@ -124,7 +124,7 @@ impl Callers {
     }
 
     /// Returns the condition of a provider's keys, as far as this gateway knows.
-    pub fn condition(&self, provider: &IdentityProvider) -> Condition {
+    pub fn condition(&self, provider: &IdentityProvider) -> KeySetStatus {
         self.cache.condition(provider)
     }
 

@@ -1,6 +1,6 @@
 //! A token bucket for each key, in bounded memory.
 
-use super::token_bucket::{Bucket, Clock, Level, Rate};
+use super::token_bucket::{Bucket, Clock, Rate, TakeResult};
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -25,7 +25,7 @@ impl<K: Eq + Hash> KeyedBuckets<K> {
     }
 
     /// Takes a token from the bucket of `key`. `None` when there is no limit.
-    pub fn take(&self, key: K) -> Option<(Level, Rate)> {
+    pub fn take(&self, key: K) -> Option<(TakeResult, Rate)> {
         let (rate, now) = (self.rate?, self.clock.now());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MAX_WATCHED && !buckets.contains_key(&key) {

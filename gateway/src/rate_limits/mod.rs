@@ -6,7 +6,7 @@ pub mod token_bucket;
 
 pub use failed_auth_throttle::FailedAuthThrottle;
 pub use keyed_buckets::KeyedBuckets;
-pub use token_bucket::{Bucket, Clock, Level, Rate};
+pub use token_bucket::{Bucket, Clock, Rate, TakeResult};
 
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ impl Rate {
 
 /// The level of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Level {
+pub struct TakeResult {
     /// Tokens that are left.
     pub left: u64,
     /// The time until the bucket is full again.
@@ -58,19 +58,19 @@ pub struct Bucket(AtomicU64);
 
 impl Bucket {
     /// Takes a token, or returns the time until the next one.
-    pub fn take(&self, rate: Rate, now: u64) -> Level {
+    pub fn take(&self, rate: Rate, now: u64) -> TakeResult {
         let mut full_at = self.0.load(Ordering::Relaxed);
         loop {
             let taken = full_at.max(now).saturating_add(rate.interval);
             let used = taken - now;
             if let Some(over) = used.checked_sub(rate.capacity()).filter(|over| *over > 0) {
                 let full_in = Duration::from_nanos(full_at.saturating_sub(now));
-                return Level { left: 0, full_in, wait: Some(Duration::from_nanos(over)) };
+                return TakeResult { left: 0, full_in, wait: Some(Duration::from_nanos(over)) };
             }
             match self.0.compare_exchange_weak(full_at, taken, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
                     let left = (rate.capacity() - used) / rate.interval;
-                    return Level { left, full_in: Duration::from_nanos(used), wait: None };
+                    return TakeResult { left, full_in: Duration::from_nanos(used), wait: None };
                 }
                 Err(current) => full_at = current,
             }

@@ -9,7 +9,7 @@ mod agent_queue;
 mod cancel;
 mod cancel_signal;
 pub(crate) mod record;
-mod requests;
+mod sealed_requests;
 pub(crate) mod steps;
 mod worker;
 
@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use hoistway_kit::{quota::SharedQuota, secrets::MasterKey, telemetry::Origin, time::now_ms};
 use hoistway_model::{Code, DeploymentId, Digest, Error, Name, Result};
 use record::Record;
-pub(crate) use requests::reseal;
+pub(crate) use sealed_requests::reseal;
 use std::{sync::Arc, time::Duration};
 pub use steps::Services;
 use steps::{
@@ -95,7 +95,7 @@ impl Saga {
         shutdown: CancellationToken,
     ) -> Self {
         let (queues, tasks) = (AgentQueues::default(), TaskTracker::new());
-        let (waiting, large) = (requests::waiting(), Semaphore::new(LARGE_AT_A_TIME));
+        let (waiting, large) = (sealed_requests::waiting(), Semaphore::new(LARGE_AT_A_TIME));
         Self(Arc::new(Inner { services, journal, key, limits, queues, waiting, large, shutdown, tasks }))
     }
 

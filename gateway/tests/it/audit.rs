@@ -1,7 +1,7 @@
 //! The audit log: every change and nothing else, with its caller, action, address and outcome.
 
 use crate::test_gateway::{Answer, TestGateway};
-use hoistway_gateway::{access::AccessLimits, state::Limits};
+use hoistway_gateway::{access_control::AccessLimits, state::Limits};
 use hoistway_kit::prune::Retention;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 use hoistway_gateway::{
-    access::AccessLimits,
+    access_control::AccessLimits,
     oidc::{CallerLimits, cache::Times},
     rate_limits::Rate,
     state::Limits,

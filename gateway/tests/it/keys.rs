@@ -2,7 +2,7 @@
 
 use crate::test_gateway::TestGateway;
 use hoistway_gateway::{
-    access::{Access, AccessLimits},
+    access_control::{Access, AccessLimits},
     keys::{NewKey, Scope, Scopes},
     state::Limits,
 };

@@ -2,7 +2,7 @@
 
 use crate::test_gateway::TestGateway;
 use hoistway_gateway::{
-    access::AccessLimits,
+    access_control::AccessLimits,
     rate_limits::{Rate, Rates},
     state::Limits,
 };

@@ -7,12 +7,12 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use hoistway_gateway::{
-    access::{Access, AccessLimits},
+    access_control::{Access, AccessLimits},
     api::{self, request_body},
     events::Events,
+    image_host::PublicRegistry,
     metrics::GatewayMetrics,
     oidc::{CallerLimits, Callers},
-    public_registry::PublicRegistry,
     routing_table::RoutingTable,
     state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
 };

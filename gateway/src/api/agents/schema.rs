@@ -3,7 +3,7 @@
 
 use crate::{
     api::config_fields::{SpecConfig, ToolOut},
-    public_registry::PublicRegistry,
+    image_host::PublicRegistry,
 };
 use hoistway_kit::time::rfc3339;
 use hoistway_model::{NAMESPACE, agent::Agent};

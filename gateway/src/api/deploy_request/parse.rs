@@ -7,7 +7,7 @@ use crate::{
         json::{self, Object, complaint, has_value},
     },
     deploy::request::{DeployRequest, Paths, Source},
-    public_registry::PublicRegistry,
+    image_host::PublicRegistry,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hoistway_model::{

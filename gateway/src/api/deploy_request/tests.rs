@@ -3,7 +3,7 @@ use super::parse::NOT_SUPPORTED;
 use crate::{
     api::openapi,
     deploy::request::{DeployRequest, Source},
-    public_registry::PublicRegistry,
+    image_host::PublicRegistry,
 };
 use hoistway_model::{
     Code, Digest, Name, Result,

@@ -18,7 +18,7 @@ const FOLLOW: usize = 10;
 
 /// Gives a tool's URL to the agents that lack it or have an older one, `replaces` among them, without making the
 /// caller wait for them.
-pub fn spread(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
+pub fn propagate(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
     let at = state.clone();
     let task = async move {
         if let Err(e) = follow(&at, &tool, replaces).await {

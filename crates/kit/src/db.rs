@@ -38,12 +38,12 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-/// The migrations `migrations/NAME.sql` beside the calling file, in the order in which they are applied, after those of
+/// The migrations `NAME.sql` beside the calling file, in the order in which they are applied, after those of
 /// this crate if any.
 #[macro_export]
 macro_rules! migrations {
     ($($shared:path;)* $($name:literal),* $(,)?) => {
-        &[$($shared,)* $($crate::db::Migration { name: $name, sql: include_str!(concat!("migrations/", $name, ".sql")) }),*]
+        &[$($shared,)* $($crate::db::Migration { name: $name, sql: include_str!(concat!($name, ".sql")) }),*]
     };
 }
 

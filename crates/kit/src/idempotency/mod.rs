@@ -180,8 +180,7 @@ mod entity {
 }
 
 /// Creates the table `operations`. Each service has it among its own migrations.
-pub const MIGRATION: Migration =
-    Migration { name: "m0001_operations", sql: include_str!("idempotency/m0001_operations.sql") };
+pub const MIGRATION: Migration = Migration { name: "m0001_operations", sql: include_str!("m0001_operations.sql") };
 
 #[cfg(test)]
 mod tests {

@@ -115,13 +115,10 @@ impl AgentEnvironment {
     }
 
     fn platform(&self, spec: &AgentSpec, entry_point: Option<&str>) -> Vec<(String, String)> {
-        let mut vars = vec![
-            (platform::AGENT_NAME.to_owned(), spec.agent.to_string()),
-            (platform::SYSTEM_PROMPT.to_owned(), spec.config.system_prompt.clone()),
-        ];
+        let mut vars = vec![(platform::AGENT_NAME.to_owned(), spec.agent.to_string())];
         let mut set = |name: String, value: String| vars.push((name, value));
-        if !spec.config.description.is_empty() {
-            set(platform::AGENT_DESCRIPTION.to_owned(), spec.config.description.clone());
+        for (name, value) in spec.config.variables() {
+            set(name.to_owned(), value.to_owned());
         }
         if let Some(entry) = spec.entry_point.as_deref().or(entry_point) {
             set(platform::USER_ENTRY_POINT.to_owned(), entry.to_owned());

@@ -1,7 +1,10 @@
 //! The configuration of an agent in a deploy. One record goes from the request through the journal, the deployment and
 //! the agent service's store to the instance's environment.
 
-use crate::{Name, env::EnvVar};
+use crate::{
+    Name,
+    env::{EnvVar, platform},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,6 +39,15 @@ impl AgentConfig {
             _ => None,
         };
         members.into_iter().filter_map(text).collect()
+    }
+
+    /// Returns the texts that the agent receives in variables, by the variable's name.
+    pub fn variables(&self) -> Vec<(&'static str, &str)> {
+        let mut variables = vec![(platform::SYSTEM_PROMPT, self.system_prompt.as_str())];
+        if !self.description.is_empty() {
+            variables.push((platform::AGENT_DESCRIPTION, &self.description));
+        }
+        variables
     }
 }
 

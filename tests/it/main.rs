@@ -35,6 +35,7 @@ mod quick_starts;
 mod recovery;
 mod revisions;
 mod rotation;
+mod route_errors;
 mod sandbox;
 mod sdk;
 mod secrets;

@@ -23,6 +23,7 @@ use futures_util::stream;
 use hoistway_kit::telemetry::REQUEST_ID;
 use hoistway_model::{Code, Error, Name, Result, error::excerpt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
 use std::{convert::Infallible, sync::Arc};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -182,7 +183,9 @@ async fn root(Extension(OriginalUri(asked)): Extension<OriginalUri>) -> Response
 fn outgoing(asked: &Uri, below: &Uri, method: Method, headers: &HeaderMap) -> Result<(Name, Outgoing)> {
     let mut segments = below.path().splitn(5, '/').skip(2);
     let (name, rest) = (segments.next().unwrap_or_default(), segments.nth(1).unwrap_or_default());
-    let agent = Name::parse("agent", name).map_err(|_| Error::not_found("agent", excerpt(name)))?;
+    // Not decoded: no agent's name needs it, and the application's own path must be the one that was requested.
+    let unknown = |_| Error::not_found("agent", excerpt(&percent_decode_str(name).decode_utf8_lossy()));
+    let agent = Name::parse("agent", name).map_err(unknown)?;
     if headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         let text =
             "WebSocket is not passed on to agents: let the application stream events (text/event-stream) instead";

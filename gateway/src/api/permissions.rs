@@ -9,6 +9,8 @@ use crate::{
     keys::{RateLimitKind, Scope},
 };
 use http::Method;
+use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 
 /// The permission that one route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,29 +148,8 @@ fn undeclared(method: &Method) -> Permission {
 /// variable.
 pub fn target(pattern: &str, path: &str) -> Option<String> {
     let (_, part) = pattern.split('/').zip(path.split('/')).find(|(pattern, _)| is_variable(pattern))?;
-    Some(percent_decoded(part))
-}
-
-/// Decodes percent-encoding. An invalid sequence stays unchanged: no resource has such a name.
-fn percent_decoded(part: &str) -> String {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part;
-    while let Some((plain, after)) = rest.split_once('%') {
-        bytes.extend_from_slice(plain.as_bytes());
-        let digits = after.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
-        match digits.map(|digits| u8::from_str_radix(digits, 16)) {
-            Some(Ok(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(b'%');
-                rest = after;
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8(bytes).unwrap_or_else(|_| part.to_owned())
+    // What is not UTF-8 stays encoded: no resource has such a name.
+    Some(percent_decode_str(part).decode_utf8().map_or_else(|_| part.to_owned(), Cow::into_owned))
 }
 
 fn below_api(pattern: &str) -> &str {

@@ -2,6 +2,7 @@
 //! writes into its cache, its locks and its messages is then free of it.
 
 use hoistway_model::{Code, Error, Result, Secret};
+use percent_encoding::percent_decode_str;
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// The indexes that the operator has configured.
@@ -91,22 +92,7 @@ pub(super) fn secrets(url: &str) -> Vec<Secret> {
 
 /// A text without percent-encoding.
 fn decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        match hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

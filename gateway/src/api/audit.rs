@@ -35,7 +35,7 @@ pub struct EntryView {
     /// The action.
     #[schema(examples("agent.deploy"))]
     action: String,
-    /// The name or id of the changed resource.
+    /// The name or id of the action's target.
     target: Option<String>,
     /// The deployment, if it is one.
     deployment: Option<String>,

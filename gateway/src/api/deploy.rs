@@ -164,7 +164,7 @@ pub fn routes() -> OpenApiRouter<Arc<AppState>> {
             description = "The agent is deployed and answers; where it is still starting, `warnings` say so",
             body = Created,
             headers(
-                ("Location" = String, description = "The agent: `/api/agents/{name}`"),
+                ("Location" = String, description = "The agent: `/api/agents/{name}`, or the same under `/api/v1` if the request was"),
                 ("Hoistway-Deployment" = String, description = "The deployment's id"),
             ),
             examples(
@@ -341,7 +341,7 @@ async fn parse(state: &Arc<AppState>, body: WholeBody) -> Result<(WholeBody, (De
     body.read(move |bytes| deploy_request::parse(bytes, &state.public_registry)).await
 }
 
-/// Checks the operator's limits, which are lower than the platform's.
+/// Checks the operator's limits, which are at most the platform's.
 fn within_source_limits(request: &DeployRequest, limits: &Limits) -> Result<()> {
     let Source::Files(source) = &request.source else { return Ok(()) };
     let bytes = source.files.bytes();

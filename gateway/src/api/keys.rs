@@ -67,6 +67,7 @@ pub struct NewKeyBody {
     #[schema(examples("ci"))]
     name: String,
     /// Any of `read` (look), `deploy` (change and look), `invoke` (invoke agents), `admin` (everything).
+    #[schema(max_items = 256)]
     scopes: Vec<String>,
     /// When it ends to be valid, in RFC 3339; absent: never.
     expires_at: Option<String>,
@@ -151,7 +152,7 @@ pub async fn get(State(state): State<Arc<AppState>>, id: Segment) -> ApiResult<J
             status = 201,
             description = "The key, shown this once",
             body = CreatedKey,
-            headers(("Location" = String, description = "The key's record: `/api/keys/{id}`"))
+            headers(("Location" = String, description = "The key's record: `/api/keys/{id}`, or the same under `/api/v1` if the request was"))
         ),
         (status = 409, description = "There are as many valid keys as the operator allows", body = ErrorBody),
     )

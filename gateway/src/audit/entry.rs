@@ -51,7 +51,7 @@ pub struct Entry {
     pub key_name: String,
     /// The action, such as `agent.deploy`.
     pub action: String,
-    /// The name or id of the changed resource.
+    /// The name or id of the action's target.
     pub target: Option<String>,
     /// The deployment, if the change is one.
     pub deployment: Option<String>,

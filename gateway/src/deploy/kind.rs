@@ -25,7 +25,7 @@ pub enum DeploymentKind {
     Rollback(Rollback),
     /// `PUT /agents/{name}/config`.
     Config(ConfigChange),
-    /// Another build of the agent's image from its stored source, because the image's base has changed.
+    /// Another build of the agent's image from its stored source, because this machine cannot run the image any more.
     Rebuild(Rebuild),
 }
 

@@ -41,7 +41,7 @@ impl Rate {
     }
 }
 
-/// The level of a bucket.
+/// The result of taking a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TakeResult {
     /// Tokens that are left.

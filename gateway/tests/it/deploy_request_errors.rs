@@ -131,10 +131,10 @@ async fn a_list_beyond_its_limit_is_refused_by_name() {
             "tools_to_create: 257 elements are too many, 256 is the limit".into(),
         ),
         (
-            with(json!({"required_tools": vec!["t"; 257]})),
-            "required_tools: 257 elements are too many, 256 is the limit".into(),
+            with(json!({"required_tools": (0..257).map(|n| format!("t{n}")).collect::<Vec<_>>()})),
+            "required_tools: more than 256 tools are too many".into(),
         ),
-        (llm(json!(vec![model; 5])), "llm_configs: 5 elements are too many, 4 is the limit".into()),
+        (llm(json!(vec![model; 5])), "llm_configs[1].role: llm_configs[0] has the role chat already".into()),
         (env(json!(vec![json!({}); 1_001])), "env: 1001 elements are too many, 1000 is the limit".into()),
     ])
     .await;

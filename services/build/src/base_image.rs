@@ -112,6 +112,6 @@ mod tests {
         let blobs = BlobStore::open(dir.path(), Space::keep_free(0)).unwrap();
         let refused = read_base(&blobs, br#"{"manifests":[]}"#).unwrap_err();
         assert_eq!(refused.code, Code::UnsupportedImage);
-        assert_eq!(refused.message, "the base image cannot be used: it is an index or has no configuration");
+        assert_eq!(refused.message, "the base image cannot be used: its manifest is not that of one image");
     }
 }

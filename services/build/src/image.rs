@@ -67,8 +67,8 @@ pub struct ImageSpec<'a> {
 /// The reason why an existing image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UnusableImage {
-    /// The manifest is another document.
-    #[error("it is an index or has no configuration")]
+    /// The manifest is not that of one image: an index, for example.
+    #[error("its manifest is not that of one image")]
     Manifest(#[source] serde_json::Error),
     /// The configuration is not that of an image.
     #[error("its configuration cannot be read")]
@@ -424,7 +424,7 @@ mod tests {
     fn an_unusable_base_is_refused() {
         let config = br#"{"architecture":"a","os":"l","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let why = |manifest: &str| ExistingImage::parse(manifest.as_bytes(), config).unwrap_err().to_string();
-        assert_eq!(why(r#"{"manifests":[]}"#), "it is an index or has no configuration");
+        assert_eq!(why(r#"{"manifests":[]}"#), "its manifest is not that of one image");
         let descriptor = format!(r#"{{"mediaType":"x","digest":"{}","size":1}}"#, Digest::of(b""));
         let manifest = format!(r#"{{"config":{descriptor},"layers":[{descriptor}]}}"#);
         assert_eq!(why(&manifest), "its configuration and its manifest have different layers");

@@ -9,19 +9,19 @@ use hoistway_model::{
     Code, Error, Name, Result,
     agent::{LlmConfig, LlmRole},
     error::excerpt,
-    limits::MAX_MODEL,
+    limits::{MAX_MEMBERS, MAX_MODEL},
     tool::MODEL_PROVIDERS,
 };
 
 const LIST: &str = "llm_configs";
 const ONE: &str = "llm_config";
-/// One model for each role.
+/// One model for each role. A longer list names a role twice, which is refused by its path.
 pub const MAX_MODELS: usize = LlmRole::ALL.len();
 
 /// Returns the models in the request's order, each with its path in the body.
 pub fn parse(root: &mut Object, warnings: &mut Vec<String>) -> Result<Vec<(String, LlmConfig)>> {
     let mut models: Vec<(String, LlmConfig)> = Vec::new();
-    for item in root.objects(LIST, MAX_MODELS)?.unwrap_or_default() {
+    for item in root.objects(LIST, MAX_MEMBERS)?.unwrap_or_default() {
         let (path, model) = one(item, warnings)?;
         if let Some((first, _)) = models.iter().find(|(_, other)| other.role == model.role) {
             let message = format!("{} has the role {} already", first, model.role.as_str());
@@ -121,7 +121,7 @@ impl NamedProvider {
 /// Reads every model of an agent from a change of its configuration.
 pub fn change(root: &mut Object, warnings: &mut Vec<String>) -> Result<(Option<Vec<LlmConfig>>, Vec<NamedProvider>)> {
     let mut named = Vec::new();
-    let Some(items) = root.objects(LIST, MAX_MODELS)? else { return Ok((None, named)) };
+    let Some(items) = root.objects(LIST, MAX_MEMBERS)? else { return Ok((None, named)) };
     let mut models: Vec<LlmConfig> = Vec::new();
     for item in items {
         let path = item.path().to_owned();

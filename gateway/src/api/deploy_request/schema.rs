@@ -1,5 +1,5 @@
 //! The body of a deploy as the API's document describes it, and its examples. What is described here is read by
-//! [`super::parse`], which knows a little more than a schema can say.
+//! [`super::parse()`], which knows a little more than a schema can say.
 
 use crate::api::config_fields::DeployConfig;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ pub struct DeployBody {
     #[serde(flatten)]
     pub config: DeployConfig,
     /// Tools that the agent uses. One that is not registered is bound as soon as it is, unless `strict` is asked for.
+    /// Repetitions are merged.
     #[schema(max_items = 256)]
     pub required_tools: Option<Vec<String>>,
     /// Tools to register before the agent starts. One that exists with the same endpoint is left as it is.

@@ -235,6 +235,12 @@ fn the_whole_of_the_references_example_is_read() {
 }
 
 #[test]
+fn repeated_tools_do_not_count_towards_the_limit() {
+    let request = ok(with(json!({"required_tools": vec!["a"; 300]})));
+    assert_eq!(request.required_tools.len(), 1);
+}
+
+#[test]
 fn a_file_is_text_in_utf_8_or_bytes_in_base64() {
     let request = ok(built(json!({"source_files": {
         "agent.py": "# coding: latin-1\nx = 'é'\n",

@@ -12,6 +12,10 @@ use hoistway_model::{
 };
 use std::collections::BTreeMap;
 
+/// No limit but the size of the body: what counts is checked later, as repetitions are merged and as names and URLs come
+/// before all else.
+const UNBOUNDED: usize = usize::MAX;
+
 /// A tool of which only the name and the base URL are read yet.
 pub struct PartialTool {
     name: String,
@@ -28,7 +32,7 @@ pub fn begin(root: &mut Object) -> Result<Vec<PartialTool>> {
             (name, _) => Err(missing(&rest, if name.is_none() { "name" } else { "base_url" })),
         }
     };
-    root.objects("tools_to_create", MAX_TOOLS)?.unwrap_or_default().into_iter().map(each).collect()
+    root.objects("tools_to_create", UNBOUNDED)?.unwrap_or_default().into_iter().map(each).collect()
 }
 
 /// Returns the reference's error, with the path in the details.
@@ -40,6 +44,10 @@ fn missing(tool: &Object, key: &str) -> Error {
 
 /// Checks the other members of every tool.
 pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
+    if begun.len() > MAX_TOOLS {
+        let message = format!("{} elements are too many, {MAX_TOOLS} is the limit", begun.len());
+        return Err(Error::field("tools_to_create", message));
+    }
     let mut tools: Vec<NewTool> = Vec::with_capacity(begun.len());
     for PartialTool { name, base_url, mut rest } in begun {
         let path = rest.path_of("name");
@@ -75,11 +83,14 @@ pub fn description(path: &str, text: &str) -> Result<()> {
 /// Returns the required tools without repetitions, each with the path of its first occurrence.
 pub fn required(root: &mut Object) -> Result<Vec<(String, Name)>> {
     let mut merged: Vec<(String, Name)> = Vec::new();
-    for (i, text) in root.strings("required_tools", MAX_TOOLS)?.unwrap_or_default().into_iter().enumerate() {
+    for (i, text) in root.strings("required_tools", UNBOUNDED)?.unwrap_or_default().into_iter().enumerate() {
         let path = format!("required_tools[{i}]");
         let name = json::name(&path, &text)?;
         if merged.iter().any(|(_, other)| *other == name) {
             continue;
+        }
+        if merged.len() == MAX_TOOLS {
+            return Err(Error::field("required_tools", format!("more than {MAX_TOOLS} tools are too many")));
         }
         merged.push((path, name));
     }

@@ -126,7 +126,7 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
     operation.insert("x-codeSamples".into(), samples);
 }
 
-/// Returns both ways to send a key, and the scope that the key must have. Paths outside `/api` are open.
+/// Returns both ways to send a key, and the scope that the key must have. Other paths are open.
 fn security(path: &str, method: &str) -> Value {
     let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
     let needed = crate::api::auth::is_guarded(path).then(|| permission(&method, Some(path))).flatten();

@@ -193,7 +193,7 @@ impl Registries {
         let ours = image.is_platform();
         let host = match image.host.as_str() {
             _ if ours => self.platform_address.as_str(),
-            // Where Docker RoutingTable has its registry.
+            // Where Docker Hub has its registry.
             "docker.io" => "registry-1.docker.io",
             host => host,
         };

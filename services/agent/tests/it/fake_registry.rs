@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpSocket, task::JoinHandle};
 
 #[derive(Default)]
 struct Content {
@@ -28,8 +28,19 @@ struct Content {
 
 pub struct Registry {
     pub addr: SocketAddr,
+    /// Keeps the port from other tests while nothing listens there.
+    _reserved: TcpSocket,
     content: Arc<Mutex<Content>>,
     serving: Option<JoinHandle<()>>,
+}
+
+/// Returns a socket that is bound to an address, which several may share.
+fn socket(addr: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(addr).unwrap();
+    socket
 }
 
 impl Registry {
@@ -41,13 +52,14 @@ impl Registry {
 
     /// One that has its address and does not answer there yet.
     pub async fn down(token: Option<&str>) -> Self {
-        let addr = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let reserved = socket("127.0.0.1:0".parse().unwrap());
+        let addr = reserved.local_addr().unwrap();
         let content = Arc::new(Mutex::new(Content { token: token.map(str::to_owned), ..Content::default() }));
-        Self { addr, content, serving: None }
+        Self { addr, _reserved: reserved, content, serving: None }
     }
 
     pub async fn up(&mut self) {
-        let listener = TcpListener::bind(self.addr).await.unwrap();
+        let listener = socket(self.addr).listen(1024).unwrap();
         let app = Router::new().fallback(answer).with_state(Arc::clone(&self.content));
         let routes = Router::new()
             .route("/v2/", axum::routing::get(|| async { "{}" }))

@@ -10,12 +10,14 @@ use crate::{
     },
 };
 use hoistway_model::{
-    ModelPrices, Name, Result, agent::LlmConfig, egress::ModelProviderAccess, tool::needs_credentials,
+    ModelPrices, Name, Result,
+    agent::LlmConfig,
+    egress::ModelProviderAccess,
+    public_model_apis::{ANTHROPIC, OPENAI},
+    tool::needs_credentials,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-const OPENAI: &str = "https://api.openai.com/v1";
-const ANTHROPIC: &str = "https://api.anthropic.com/v1";
 const OLLAMA: &str = "http://localhost:11434/v1";
 /// The path of an endpoint that names none.
 const DEFAULT_PATH: &str = "/v1";
@@ -135,13 +137,13 @@ fn backend(access: &ModelProviderAccess, private: &PrivateHosts) -> ModelBackend
     }
     let or = |default: &str| if endpoint.is_empty() { default.to_owned() } else { endpoint.clone() };
     let (protocol, url, key) = match provider.as_str() {
-        "anthropic" => (Protocol::Anthropic, or(ANTHROPIC), key),
+        "anthropic" => (Protocol::Anthropic, or(ANTHROPIC.origin), key),
         "bedrock" => match bedrock::endpoint(access) {
             Ok(Endpoint { url, key }) => (Protocol::Bedrock, url, key),
             Err(why) => return unusable(why),
         },
         "ollama" => (Protocol::OpenAi, or(OLLAMA), key),
-        _ => (Protocol::OpenAi, or(OPENAI), key),
+        _ => (Protocol::OpenAi, or(OPENAI.origin), key),
     };
     let Ok((origin, prefix)) = base_url(&url, protocol) else {
         return unusable("has an endpoint that is not a URL of http:// or https://: set another one");

@@ -131,10 +131,7 @@ impl Object {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Array(items)) if items.len() <= max => Ok(Some(items)),
-            Some(Value::Array(items)) => Err(Error::field(
-                self.path_of(key),
-                format!("{} elements are too many, {max} is the limit", items.len()),
-            )),
+            Some(Value::Array(items)) => Err(too_many(self.path_of(key), items.len(), max)),
             Some(other) => Err(Error::field(self.path_of(key), format!("must be a list, not {}", kind(&other)))),
         }
     }
@@ -212,6 +209,11 @@ impl Object {
             None => String::new(),
         }
     }
+}
+
+/// The error for a list of more than `max` elements.
+pub fn too_many(path: impl Into<String>, count: usize, max: usize) -> Error {
+    Error::field(path, format!("{count} elements are too many, {max} is the limit"))
 }
 
 /// Checks that a whole request body is a JSON object, without storing it.

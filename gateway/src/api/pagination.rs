@@ -152,12 +152,21 @@ impl RecordPage {
         self.limit + 1
     }
 
-    /// Returns the page of `found`, with a link to the next one.
-    pub fn answer<T: Serialize>(self, uri: &OriginalUri, mut found: Vec<T>, id: impl Fn(&T) -> &str) -> Response {
-        let more = found.len() > self.limit as usize;
-        found.truncate(self.limit as usize);
-        let next = found.last().filter(|_| more).and_then(|last| next_link(uri, id(last)));
-        let mut response = Json(found).into_response();
+    /// Returns the most records of the page.
+    pub fn limit(self) -> u32 {
+        self.limit
+    }
+
+    /// Returns the page of `found`, which was looked up for it.
+    pub fn of<T>(self, found: Vec<T>) -> Page<T> {
+        Page::of(found, self.limit as usize)
+    }
+
+    /// Answers with the page of `found`, and a link to the next one.
+    pub fn answer<T: Serialize>(self, uri: &OriginalUri, found: Vec<T>, id: impl Fn(&T) -> &str) -> Response {
+        let Page { items, more } = self.of(found);
+        let next = items.last().filter(|_| more).and_then(|last| next_link(uri, id(last)));
+        let mut response = Json(items).into_response();
         if let Some(next) = next {
             response.headers_mut().insert(header::LINK, next);
         }

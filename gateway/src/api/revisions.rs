@@ -6,6 +6,7 @@ use super::{
     error::{ApiResult, ErrorBody},
     json::Object,
     links::ApiBase,
+    pagination::RecordPage,
     query::{Query, Segments},
     request_body::WholeBody,
 };
@@ -23,7 +24,7 @@ use hoistway_kit::time::rfc3339;
 use hoistway_model::{
     DeploymentId, Error, NAMESPACE, Name, Result, RevisionId,
     error::excerpt,
-    limits::MAX_PAGE,
+    page::Page,
     revision::{Diff, Revision, RevisionRef},
 };
 use http::{StatusCode, header};
@@ -32,9 +33,6 @@ use serde_json::Value;
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-
-/// The default and the largest number of revisions on a page.
-const DEFAULT_LIMIT: u32 = 100;
 
 /// Returns the paths of this module.
 pub fn routes() -> OpenApiRouter<Arc<AppState>> {
@@ -201,17 +199,15 @@ pub async fn list(
     query: Query,
 ) -> ApiResult<Response> {
     let name = path.name(0, "agent")?;
-    let limit = query.number("limit", 1..=MAX_PAGE)?.unwrap_or(DEFAULT_LIMIT);
+    let page = RecordPage::parse(&query)?;
     let before = query.text("before").map(|text| reference("before", text)).transpose()?;
-    // One more than requested shows whether there are more.
-    let mut revisions = state.agents.list_revisions(name.clone(), before, limit + 1).await?;
-    let more = revisions.len() > limit as usize;
-    revisions.truncate(limit as usize);
-    let next = revisions.last().filter(|_| more).map(|last| last.number);
-    let body: Vec<_> = revisions.iter().map(|revision| shape(&name, revision, &state.public_registry)).collect();
+    let found = state.agents.list_revisions(name.clone(), before, page.look_up()).await?;
+    let Page { items, more } = page.of(found);
+    let next = items.last().filter(|_| more).map(|last| last.number);
+    let body: Vec<_> = items.iter().map(|revision| shape(&name, revision, &state.public_registry)).collect();
     let mut response = Json(body).into_response();
     if let Some(next) = next {
-        let link = base.next_page(format_args!("/agents/{name}/revisions?limit={limit}&before={next}"))?;
+        let link = base.next_page(format_args!("/agents/{name}/revisions?limit={}&before={next}", page.limit()))?;
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)

@@ -45,8 +45,7 @@ fn missing(tool: &Object, key: &str) -> Error {
 /// Checks the other members of every tool.
 pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec<NewTool>> {
     if begun.len() > MAX_TOOLS {
-        let message = format!("{} elements are too many, {MAX_TOOLS} is the limit", begun.len());
-        return Err(Error::field("tools_to_create", message));
+        return Err(json::too_many("tools_to_create", begun.len(), MAX_TOOLS));
     }
     let mut tools: Vec<NewTool> = Vec::with_capacity(begun.len());
     for PartialTool { name, base_url, mut rest } in begun {

@@ -8,7 +8,8 @@ mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use hoistway_kit::{allocator, env_check, exit, telemetry::LogFormat};
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use hoistway_model::Secret;
+use std::{convert::Infallible, io::Write, path::PathBuf, process::ExitCode};
 
 /// Self-hosted control plane for AI agents: one call from source to a running agent.
 #[derive(Parser)]
@@ -69,6 +70,13 @@ pub struct UpArgs {
     /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
+    /// The PostgreSQL database of all services, postgres://USER@HOST/DATABASE [default: SQLite files in the data
+    /// directory]
+    #[arg(long, value_name = "URL", env = "HOISTWAY_DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    database_url: Option<Secret>,
+    /// A file with the password of the database's user
+    #[arg(long, value_name = "FILE", env = "HOISTWAY_DATABASE_PASSWORD_FILE")]
+    database_password_file: Option<PathBuf>,
     /// Seed the starter kit, deploy a sample agent, and show the request, the steps and its answer
     #[arg(long)]
     demo: bool,
@@ -79,6 +87,10 @@ pub struct UpArgs {
     /// `[tool-registry]`
     #[arg(long, value_name = "FILE", env = "HOISTWAY_CONFIG")]
     config: Option<PathBuf>,
+}
+
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
 }
 
 /// Returns the environment variables that the command line reads.

@@ -7,7 +7,7 @@
 use crate::RotateArgs;
 use hoistway_agent as agent;
 use hoistway_gateway as gateway;
-use hoistway_kit::{config, fs::DirLock, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{config, db::is_in_postgres, fs::DirLock, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,13 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         return Err(Error::new(Code::NotFound, text));
     }
     match DirLock::acquire(&dir) {
+        // The way to the server is among the settings of `up`.
+        Ok(_lock) if is_in_postgres(gateway::config::SERVICE, &gateway_dir(&dir)) => {
+            MasterKey::rotate(&key)?;
+            Ok("There is a new master key. Hoistway seals everything in PostgreSQL anew when it starts next, and then \
+                drops the old key."
+                .to_owned())
+        }
         Ok(_lock) => {
             MasterKey::rotate(&key)?;
             reseal(&dir, &MasterKey::load_or_create(&key)?).await?;
@@ -52,6 +59,10 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         }
         Err(e) => Err(e),
     }
+}
+
+fn gateway_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join(gateway::config::SERVICE)
 }
 
 /// Drops the old keys of a rotation, once every service has opened with `read` and so has re-encrypted everything.

@@ -6,9 +6,9 @@ use crate::{
     rate_limits::{FailedAuthThrottle, Rates},
     store::Journal,
 };
-use hoistway_kit::{installation_identity::InstallationKey, quota::SharedQuota, token::ApiKey};
+use hoistway_kit::{db::Location, installation_identity::InstallationKey, quota::SharedQuota, token::ApiKey};
 use hoistway_model::Result;
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 use tokio::sync::Semaphore;
 
 /// Requests beyond the limit that are reserved for administrators.
@@ -68,8 +68,8 @@ pub struct Access {
 
 impl Access {
     /// Returns access control over a separate database.
-    pub async fn open(path: &Path, installation: ApiKey, limits: AccessLimits) -> Result<Self> {
-        Ok(Self::new(&Journal::open(path).await?, installation, limits))
+    pub async fn open(location: &Location, installation: ApiKey, limits: AccessLimits) -> Result<Self> {
+        Ok(Self::new(&Journal::open(location).await?, installation, limits))
     }
 
     /// Returns access control over the journal's database.

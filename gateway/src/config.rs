@@ -6,8 +6,13 @@ use crate::{
     rate_limits::{Rate, Rates},
     saga, state,
 };
-use hoistway_kit::{config::xdg_data_dir, prune::Retention, telemetry::LogFormat};
-use hoistway_model::source;
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db::{DatabaseConfig, Location},
+    prune::Retention,
+    telemetry::LogFormat,
+};
+use hoistway_model::{Result, source};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -89,6 +94,8 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Reverse proxies whose `X-Forwarded-For` is trusted for a request's address.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Where the tables are.
+    pub database: DatabaseConfig,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
@@ -132,6 +139,7 @@ impl Default for Config {
             identity_provider_http_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: access.trusted_proxies,
+            database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -141,6 +149,11 @@ impl Config {
     /// Returns the gateway's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// The place of the tables.
+    pub(crate) async fn location(&self) -> Result<Location> {
+        self.database.location(SERVICE, &self.service_dir()).await
     }
 
     /// Returns the limits of the HTTP API.

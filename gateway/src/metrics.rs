@@ -7,7 +7,6 @@ use hoistway_model::{
 };
 use http::{Method, StatusCode};
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,8 +14,6 @@ use std::{
 /// The counters and histograms of one gateway.
 #[derive(Debug)]
 pub struct GatewayMetrics {
-    /// The journal's file.
-    database: PathBuf,
     requests: Counter,
     request_durations: Histogram,
     invokes: Counter,
@@ -35,13 +32,14 @@ pub struct Gauges {
     pub deployments: [(&'static str, usize); 3],
     /// The clients that follow logs or events.
     pub followers: usize,
+    /// The bytes of the database, if they are known.
+    pub database: Option<u64>,
 }
 
 impl GatewayMetrics {
-    /// Returns metrics without any values. `database` is the journal's file.
-    pub fn new(database: PathBuf) -> Arc<Self> {
+    /// Returns metrics without any values.
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            database,
             requests: Counter::new(
                 "hoistway_http_requests_total",
                 "HTTP requests, by the route that answered.",
@@ -112,7 +110,7 @@ impl GatewayMetrics {
 
     /// Collects all metrics. It reads files, so it must not run on a thread of the runtime.
     pub fn collect(&self, gauges: Gauges) -> Metrics {
-        let Gauges { invokes_in_flight, deployments, followers } = gauges;
+        let Gauges { invokes_in_flight, deployments, followers, database } = gauges;
         let in_flight = invokes_in_flight.into_iter();
         let in_flight = in_flight.map(|(agent, count)| ([("agent", agent.to_string())], count as f64));
         let deployments = deployments.map(|(state, count)| ([("state", state.to_owned())], count as f64));
@@ -137,7 +135,7 @@ impl GatewayMetrics {
                 "Callers that follow logs or events.",
                 [([], followers as f64)],
             ),
-            metrics::database("gateway", &self.database),
+            metrics::database("gateway", database),
         ];
         metrics::of_service("gateway", families)
     }

@@ -84,9 +84,9 @@ impl Gateway {
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
-        let metrics = GatewayMetrics::new(dir.join("gateway.db"));
+        let metrics = GatewayMetrics::new();
         let events = Events::new(metrics.clone());
-        let journal = Journal::open(&dir.join("gateway.db")).await?.publishing_to(events.clone());
+        let journal = Journal::open(&config.location().await?).await?.publishing_to(events.clone());
         let Deps { services, egress, master_key, api_key, invoke_statements } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
@@ -155,7 +155,7 @@ impl Gateway {
 /// Seals again, after a rotation of the master key, the data that was sealed with old keys; for a gateway that does not
 /// run. Opening the gateway does it as well.
 pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
-    let journal = Journal::open(&config.service_dir().join("gateway.db")).await?;
+    let journal = Journal::open(&config.location().await?).await?;
     let resealed = saga::reseal(&journal, key).await;
     journal.close().await;
     resealed

@@ -13,6 +13,7 @@ use hoistway_egress as egress;
 use hoistway_gateway::{self as gateway, Gateway, saga::Services};
 use hoistway_kit::{
     config,
+    db::DatabaseConfig,
     egress_auth::EgressKey,
     fs::{self, DirLock, private_dir},
     invoke_statement::InvokeStatementKey,
@@ -105,6 +106,7 @@ struct UpConfig {
     data_dir: Option<PathBuf>,
     python: Option<PathBuf>,
     base_image: Option<String>,
+    database: DatabaseConfig,
     log_format: Option<LogFormat>,
 }
 
@@ -114,6 +116,7 @@ struct Settings {
     data_dir: PathBuf,
     python: Option<PathBuf>,
     base_image: Option<String>,
+    database: DatabaseConfig,
     log_format: LogFormat,
     tools: tools::Config,
     build: build::Config,
@@ -130,8 +133,15 @@ impl Settings {
         let own: UpConfig = file.as_ref().map(config::File::program).transpose()?.unwrap_or_default();
         let listen = own.listen.map(|text| text.parse()).transpose().map_err(|e: String| Error::field("listen", e))?;
         let data_dir = config::data_dir(args.data_dir.or(own.data_dir))?;
-        let shared =
-            ["data_dir", "service_token_file", "egress_token_file", "master_key_file", "api_key_file", "log_format"];
+        let shared = [
+            "data_dir",
+            "service_token_file",
+            "egress_token_file",
+            "master_key_file",
+            "api_key_file",
+            "database",
+            "log_format",
+        ];
         let decided = |more: &[&'static str]| [&shared, more].concat();
         let file = file.as_ref();
         let agent: agent::Config = config::load_part(
@@ -152,6 +162,11 @@ impl Settings {
             data_dir,
             python: args.python.or(own.python),
             base_image: args.base_image.or(own.base_image),
+            database: DatabaseConfig {
+                url: args.database_url.or(own.database.url),
+                password_file: args.database_password_file.or(own.database.password_file),
+                ..own.database
+            },
             log_format: args.log_format.or(own.log_format).unwrap_or_default(),
             tools: config::load_part(
                 tools::config::SERVICE,
@@ -189,7 +204,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let _telemetry = telemetry::init("hoistway", settings.log_format)?;
     open_files::raise_limit()?;
     let stop = shutdown::on_signals()?;
-    let data_dir = settings.data_dir;
+    let (data_dir, database) = (settings.data_dir, settings.database);
     let shared = Shared::open(&data_dir)?;
     let api = settings.listen.bind()?;
     let mut kept = Ports::open(&data_dir)?;
@@ -213,6 +228,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         data_dir: data_dir.clone(),
         http_listen: first(&tool_ports.http)?,
         public_url: Some(format!("http://{}", first(&tool_ports.http)?)),
+        database: database.clone(),
         ..settings.tools
     };
     let tool_deps = tools::Deps {
@@ -227,6 +243,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         data_dir: data_dir.clone(),
         python: settings.python,
         base_image: settings.base_image,
+        database: database.clone(),
         ..settings.build
     };
     let build_deps = build::Deps { token: shared.token.clone(), api_key: Some(shared.api_key.clone()) };
@@ -239,12 +256,17 @@ pub async fn run(args: UpArgs) -> Result<()> {
         egress_listen: first(&egress_ports.http)?,
         registry_address: registry.clone(),
         python: Some(interpreter.executable.clone()),
+        database: database.clone(),
         // A redeploy cuts no invoke that is within its timeout.
         drain_seconds: settings.agent.drain_seconds.max(settings.gateway.invoke_timeout_seconds.saturating_add(5)),
         ..settings.agent
     };
-    let egress_config =
-        egress::Config { data_dir: data_dir.clone(), listen: first(&egress_ports.http)?, ..settings.egress };
+    let egress_config = egress::Config {
+        data_dir: data_dir.clone(),
+        listen: first(&egress_ports.http)?,
+        database: database.clone(),
+        ..settings.egress
+    };
     // Agents trust this authority, and start before egress does.
     let authority_dir = egress_config.service_dir();
     let authority = tokio::task::spawn_blocking(move || egress::Authority::load_or_create(&authority_dir)).await;
@@ -275,7 +297,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
 
     let gateway_config =
-        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), ..settings.gateway };
+        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), database, ..settings.gateway };
     let patience = gateway_config.deploy_deadline();
     let clients = Services {
         tools: Arc::new(ToolRegistryClient::new(tool_server.clone().into_local())),

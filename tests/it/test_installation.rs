@@ -51,6 +51,9 @@ impl Stack {
 
     /// Runs a command that prints the startup banner.
     pub fn spawn(dir: &Path, mut command: Command) -> Self {
+        if let Some(url) = hoistway_testing::database_url(dir) {
+            command.env("HOISTWAY_DATABASE_URL", url);
+        }
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

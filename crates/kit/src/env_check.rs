@@ -8,10 +8,12 @@ const ALL: &str = "HOISTWAY_";
 
 /// Variables of `hoistway up`, of the compose file and of logging. Every program accepts all of them, since programs
 /// often share one environment.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 12] = [
     "HOISTWAY_API_PORT",
     "HOISTWAY_BASE_IMAGE",
     "HOISTWAY_CONFIG",
+    "HOISTWAY_DATABASE_PASSWORD_FILE",
+    "HOISTWAY_DATABASE_URL",
     "HOISTWAY_DATA_DIR",
     "HOISTWAY_ECHO_PORT",
     "HOISTWAY_LISTEN",

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     fs,
-    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -179,11 +178,10 @@ pub fn family<'a, const N: usize>(
 }
 
 /// Returns the size of a service's SQLite database with its write-ahead log.
-pub fn database(service: &str, file: &Path) -> Family {
-    let log = file.with_extension("db-wal");
-    let size = [file, &log].iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum::<u64>();
-    let help = "Size of a service's database with its write-ahead log.";
-    family(Kind::Gauge, "hoistway_database_size_bytes", help, [([("service", service.to_owned())], size as f64)])
+pub fn database(service: &str, size: Option<u64>) -> Family {
+    let help = "Size of a service's tables with their indexes, or of its SQLite file with the write-ahead log.";
+    let sample = size.map(|size| ([("service", service.to_owned())], size as f64));
+    family(Kind::Gauge, "hoistway_database_size_bytes", help, sample)
 }
 
 /// Returns the metrics of a service, with those of its process. Reads `/proc`: call it off the runtime's threads.

@@ -2,11 +2,11 @@
 //! small batches, so that no writer waits for long.
 
 use crate::{
-    db::{Db, db_error},
+    db::{Db, db_error, execute_raw, query_raw},
     time::now_ms,
 };
 use hoistway_model::Result;
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::Value;
 use std::time::Duration;
 
 const DOING: &str = "removing old records";
@@ -18,6 +18,8 @@ const BATCH: u64 = 200;
 pub struct Rows {
     /// Their table.
     pub table: &'static str,
+    /// The columns of its primary key, separated by commas.
+    pub key: &'static str,
     /// The column with the relevant time, in milliseconds since the epoch.
     pub time: &'static str,
     /// The condition on the table's rows: never a live row or one that is still needed.
@@ -66,13 +68,13 @@ pub fn ago(time: Duration) -> i64 {
 
 /// Removes up to `most` of the rows older than the moment `before`, oldest first; returns their number.
 async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
-    let Rows { table, time, which } = rows;
+    let Rows { table, key, time, which } = rows;
     let text = format!(
-        "DELETE FROM {table} WHERE rowid IN (
-            SELECT rowid FROM {table} WHERE ({which}) AND {time} < $1 ORDER BY {time} LIMIT $2)"
+        "DELETE FROM {table} WHERE ({key}) IN (
+            SELECT {key} FROM {table} WHERE ({which}) AND {time} < $1 ORDER BY {time} LIMIT $2)"
     );
     // A check beforehand needs no writer, and most of the time there is nothing to remove.
-    let any = format!("SELECT 1 FROM {table} WHERE ({which}) AND {time} < $1 LIMIT 1");
+    let any = format!("SELECT CAST(1 AS BIGINT) FROM {table} WHERE ({which}) AND {time} < $1 LIMIT 1");
     let mut removed = 0;
     while removed < most {
         if query(db, &any, [before.into()]).await?.is_none() {
@@ -80,8 +82,7 @@ async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
         }
         let batch = BATCH.min(most - removed);
         let values = [before.into(), i64::try_from(batch).unwrap_or(i64::MAX).into()];
-        let statement = Statement::from_sql_and_values(db.write().get_database_backend(), &text, values);
-        let now = db.write().execute_raw(statement).await.map_err(db_error(DOING))?.rows_affected();
+        let now = execute_raw(db.write(), &text, values).await.map_err(db_error(DOING))?;
         removed += now;
         if now < batch {
             break;
@@ -96,24 +97,23 @@ async fn count(db: &Db, Rows { table, which, .. }: &Rows) -> Result<u64> {
 }
 
 async fn query<const N: usize>(db: &Db, text: &str, values: [Value; N]) -> Result<Option<i64>> {
-    let statement = Statement::from_sql_and_values(db.read().get_database_backend(), text, values);
-    let found = db.read().query_one_raw(statement).await.map_err(db_error(DOING))?;
-    found.map(|row| row.try_get_by_index(0)).transpose().map_err(db_error(DOING))
+    let found = query_raw(db.read(), text, values).await.map_err(db_error(DOING))?;
+    found.first().map(|row| row.try_get_by_index(0)).transpose().map_err(db_error(DOING))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::idempotency;
+    use sea_orm::ConnectionTrait;
 
-    const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "NOT undone" };
+    const ROWS: Rows = Rows { table: "operations", key: "id", time: "created_at", which: "NOT undone" };
     const EVER: Duration = Duration::MAX;
 
     /// Returns a database with `count` rows that are a second, two seconds, … old, and as many that may not be removed.
     async fn filled(count: i64) -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), &[idempotency::MIGRATION]).await.unwrap();
+        let db = crate::db::tests::operations(dir.path()).await;
         let text = format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
              INSERT INTO operations SELECT (u || '-') || i, 'k', 'd', NULL, u, {} - i * 1000

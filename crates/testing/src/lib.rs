@@ -2,8 +2,10 @@
 //! `HOISTWAY_TEST_REQUIRE` names it, the test fails instead.
 
 mod openapi_schema;
+mod postgres;
 
 pub use openapi_schema::DocumentSchemas;
+pub use postgres::{database_url, postgres, uses_postgres};
 
 use std::{
     env,

@@ -45,6 +45,7 @@ async fn measured(state: &AppState) -> Result<Bytes> {
             invokes_in_flight: state.routes.in_flight(),
             deployments: state.events.deployments_by_state(),
             followers: state.events.followers(),
+            database: state.access.audit.database_size().await,
         };
         let metrics = state.metrics.clone();
         let read = tokio::task::spawn_blocking(move || metrics.collect(gauges));

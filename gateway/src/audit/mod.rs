@@ -78,6 +78,11 @@ impl AuditLog {
         Self { store, refusals: Arc::default() }
     }
 
+    /// Returns the bytes of its database, which is also the journal's and the keys', if they can be read.
+    pub async fn database_size(&self) -> Option<u64> {
+        self.store.database_size().await.ok()
+    }
+
     /// Whether a refused action is to be written: once a minute for each key and action, so that refusals displace few
     /// entries of actual changes.
     pub fn is_news(&self, refused: &PendingAuditEntry) -> bool {

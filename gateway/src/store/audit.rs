@@ -36,7 +36,7 @@ const READING: &str = "reading the audit log";
 const WRITING: &str = "writing the audit log";
 
 /// Entries whose changes have ended.
-const ENDED: Rows = Rows { table: "audit", time: "at", which: "outcome <> 'pending'" };
+const ENDED: Rows = Rows { table: "audit", key: "id", time: "at", which: "outcome <> 'pending'" };
 
 /// The audit log in the gateway's database.
 #[derive(Debug, Clone)]
@@ -112,6 +112,11 @@ impl AuditStore {
             .filter(Column::Deployment.is_null())
             .filter(Column::At.lt(before));
         lost.exec(self.0.write()).await.map(drop).map_err(db_error(WRITING))
+    }
+
+    /// Returns the size of the database in bytes.
+    pub async fn database_size(&self) -> Result<u64> {
+        self.0.size().await
     }
 
     /// Removes entries beyond the retention.

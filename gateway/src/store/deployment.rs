@@ -8,7 +8,7 @@ use crate::{
         steps::{Position, saga_log::State},
     },
 };
-use hoistway_kit::prune::Rows;
+use hoistway_kit::{db::Db, prune::Rows};
 use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -40,7 +40,8 @@ pub struct Model {
 }
 
 /// Deployments that ended: they are read only by queries of the history.
-pub const ENDED: Rows = Rows { table: "deployments", time: "completed_at", which: "completed_at IS NOT NULL" };
+pub const ENDED: Rows =
+    Rows { table: "deployments", key: "id", time: "completed_at", which: "completed_at IS NOT NULL" };
 
 /// The JSON that the database uses for the audit log; the rest is in other columns.
 #[derive(Serialize)]
@@ -113,14 +114,14 @@ fn unwritable(e: serde_json::Error) -> Error {
 }
 
 /// Selects deployments with a status. Waiting ones differ from running ones by their step alone.
-pub fn has_status(status: DeploymentStatus) -> Condition {
+pub fn has_status(status: DeploymentStatus, db: &Db) -> Condition {
     let state = match status {
         DeploymentStatus::Pending | DeploymentStatus::Running => State::Running,
         DeploymentStatus::Undoing => State::Undoing,
         DeploymentStatus::Succeeded => State::Succeeded,
         DeploymentStatus::Failed => State::Failed,
     };
-    let planned = Expr::cust("json_extract(log, '$.step')");
+    let planned = Expr::cust(db.dialect("log ->> 'step'", "log::JSON ->> 'step'"));
     let all = Condition::all().add(Column::State.eq(state.as_str()));
     match status {
         DeploymentStatus::Pending => all.add(planned.eq(Position::PLAN.name())),

@@ -9,12 +9,12 @@ pub use key::KeyStore;
 
 use crate::{audit::entry::Entry, deploy::DeploymentQuery, events::Events, migrations, saga::record::Record};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, Location, db_error},
     prune::{Pruned, Retention, prune},
 };
 use hoistway_model::{DeploymentId, Result};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 const WRITING: &str = "writing the deployment journal";
 const READING: &str = "reading the deployment journal";
@@ -29,8 +29,8 @@ pub struct Journal {
 
 impl Journal {
     /// Opens the journal's database, creating or migrating it.
-    pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self { db: Db::open(path, migrations::ALL).await?, events: None })
+    pub async fn open(location: &Location) -> Result<Self> {
+        Ok(Self { db: Db::open(location, migrations::ALL).await?, events: None })
     }
 
     /// Publishes every record to `events` once it is durable.
@@ -115,7 +115,7 @@ impl Journal {
     pub async fn request_bytes(&self, id: DeploymentId) -> Result<usize> {
         let found: Option<Option<i64>> = deployment::Entity::find_by_id(id.to_string())
             .select_only()
-            .column_as(Expr::cust("octet_length(request)"), "bytes")
+            .column_as(Expr::cust("CAST(octet_length(request) AS BIGINT)"), "bytes")
             .into_tuple()
             .one(self.db.read())
             .await
@@ -133,7 +133,7 @@ impl Journal {
             query = query.filter(deployment::Column::Id.lt(before.to_string()));
         }
         if let Some(status) = wanted.status {
-            query = query.filter(deployment::has_status(status));
+            query = query.filter(deployment::has_status(status, &self.db));
         }
         let rows = query.all(self.db.read()).await.map_err(db_error(READING))?;
         rows.into_iter().map(deployment::from_row).collect()
@@ -162,13 +162,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::saga::steps::saga_log::SagaLog;
+    use hoistway_kit::db::DatabaseConfig;
     use hoistway_model::{Name, revision::Reason};
 
     #[tokio::test]
     async fn what_is_taken_up_again_is_in_its_order_though_the_clock_was_set_back() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("gateway.db");
-        let journal = Journal::open(&path).await.unwrap();
+        let config = DatabaseConfig::from(hoistway_testing::database_url(dir.path()));
+        let location = config.location("gateway", dir.path()).await.unwrap();
+        let journal = Journal::open(&location).await.unwrap();
         let new = |now| {
             let log = SagaLog::accepted(Reason::Deploy, true, now);
             Record::new(Name::parse("agent", "a").unwrap(), log, Vec::new(), now)
@@ -179,7 +181,7 @@ mod tests {
             journal.insert(record, Vec::new(), None).await.unwrap();
         }
         journal.close().await;
-        let again = Journal::open(&path).await.unwrap();
+        let again = Journal::open(&location).await.unwrap();
         let order: Vec<DeploymentId> = again.unfinished().await.unwrap().iter().map(|record| record.id).collect();
         assert_eq!(order, [later.id, earlier.id]);
     }

@@ -1,6 +1,6 @@
 //! The audit log: every change and nothing else, with its caller, action, address and outcome.
 
-use crate::test_gateway::{Answer, TestGateway};
+use crate::test_gateway::{Answer, TestGateway, connection};
 use hoistway_gateway::{access_control::AccessLimits, state::Limits};
 use hoistway_kit::prune::Retention;
 use sea_orm::ConnectionTrait;
@@ -137,8 +137,7 @@ async fn the_address_comes_from_trusted_proxies_alone() {
 async fn a_log_that_cannot_be_written_stops_the_change() {
     let gateway = TestGateway::start().await;
     assert_eq!(gateway.post("/api/tools", tool("t")).await.status, 201);
-    let path = gateway.dir.path().join("gateway.db");
-    let db = sea_orm::Database::connect(format!("sqlite:{}", path.display())).await.unwrap();
+    let db = connection(gateway.dir.path()).await;
     // A recorded outcome cannot be changed even in the database.
     let changed = db.execute_unprepared("UPDATE audit SET outcome = 'failure'").await.unwrap_err().to_string();
     assert!(changed.contains("the audit log is append-only"), "{changed}");

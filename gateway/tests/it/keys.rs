@@ -1,6 +1,6 @@
 //! `/api/keys`.
 
-use crate::test_gateway::TestGateway;
+use crate::test_gateway::{TestGateway, database};
 use hoistway_gateway::{
     access_control::{Access, AccessLimits},
     keys::{NewKey, Scope, Scopes},
@@ -204,8 +204,8 @@ async fn a_revoked_key_is_401_from_the_answer_on() {
 #[tokio::test]
 async fn another_process_on_the_same_database_sees_keys_and_revocations_at_once() {
     let gateway = TestGateway::start().await;
-    let path = gateway.dir.path().join("gateway.db");
-    let other = Access::open(&path, ApiKey::generate().unwrap(), AccessLimits::default()).await.unwrap();
+    let location = database(gateway.dir.path()).await;
+    let other = Access::open(&location, ApiKey::generate().unwrap(), AccessLimits::default()).await.unwrap();
     let (id, key) = gateway.make_key("k", &["read"]).await;
     assert_eq!(&*other.keys.authenticate(&key).await.unwrap().name, "k");
     // Each process has its own installation key.
@@ -222,8 +222,8 @@ async fn last_uses_are_written_and_old_keys_forgotten() {
     let (unused, _) = gateway.make_key("unused", &["read"]).await;
     assert_eq!(gateway.call_as(&key, "GET", "/api/agents", "").await.status, 200);
     keys.write_last_uses().await.unwrap();
-    let path = gateway.dir.path().join("gateway.db");
-    let later = Access::open(&path, ApiKey::generate().unwrap(), AccessLimits::default()).await.unwrap();
+    let location = database(gateway.dir.path()).await;
+    let later = Access::open(&location, ApiKey::generate().unwrap(), AccessLimits::default()).await.unwrap();
     assert!(later.keys.get(&used).await.unwrap().last_used_at.is_some());
     assert_eq!(later.keys.get(&unused).await.unwrap().last_used_at, None);
 

@@ -18,6 +18,7 @@ use hoistway_gateway::{
 };
 use hoistway_kit::{
     connection_limits::Limits as ConnectionLimits,
+    db::{DatabaseConfig, Location},
     disk_reserve::Reserve,
     invoke_statement::InvokeStatementKey,
     ports,
@@ -25,12 +26,14 @@ use hoistway_kit::{
     web,
 };
 use hoistway_model::Result;
+use hoistway_testing::database_url;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 use serde_json::Value;
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -89,6 +92,18 @@ impl ReadyCheck for Always {
     }
 }
 
+/// The gateway's database in a directory, of the engine that tests use.
+pub async fn database(dir: &Path) -> Location {
+    DatabaseConfig::from(database_url(dir)).location("gateway", dir).await.unwrap()
+}
+
+/// A connection to the same tables for a test's own statements.
+pub async fn connection(dir: &Path) -> DatabaseConnection {
+    let sqlite = || format!("sqlite:{}", dir.join("gateway.db").display());
+    let mut options = ConnectOptions::new(database_url(dir).unwrap_or_else(sqlite));
+    Database::connect(options.set_schema_search_path("gateway").to_owned()).await.unwrap()
+}
+
 impl TestGateway {
     pub async fn start() -> Self {
         Self::with(Limits::default()).await
@@ -107,7 +122,7 @@ impl TestGateway {
         let (tools, agents, deployer) = (Arc::<FakeTools>::default(), FakeAgents::new(), FakeDeployer::new());
         let (key, egress) = (ApiKey::generate().unwrap(), FakeEgress::new());
         let shutdown = CancellationToken::new();
-        let metrics = GatewayMetrics::new("/nowhere/gateway.db".into());
+        let metrics = GatewayMetrics::new();
         let state = Arc::new(AppState {
             tools: tools.clone(),
             builds: FakeBuilds::new(),
@@ -115,7 +130,7 @@ impl TestGateway {
             egress: egress.clone(),
             deployer: deployer.clone(),
             routes: RoutingTable::new(agents.clone()),
-            access: Access::open(&dir.path().join("gateway.db"), key.clone(), access).await.unwrap(),
+            access: Access::open(&database(dir.path()).await, key.clone(), access).await.unwrap(),
             callers: Callers::new(tools.clone(), callers),
             invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
             public_registry: PublicRegistry::new("127.0.0.1:5005"),

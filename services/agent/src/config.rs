@@ -5,7 +5,12 @@ use crate::{
     runtime::LogLimits,
     sandbox::{Mode, Network, Pretend},
 };
-use hoistway_kit::{config::xdg_data_dir, telemetry::LogFormat};
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db::{DatabaseConfig, Location},
+    telemetry::LogFormat,
+};
+use hoistway_model::Result;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -76,6 +81,8 @@ pub struct Config {
     pub operations: u64,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
+    /// Where the tables are.
+    pub database: DatabaseConfig,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
@@ -110,6 +117,7 @@ impl Default for Config {
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
             tidy_seconds: 60 * 60,
+            database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -119,6 +127,11 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// The place of the tables.
+    pub(crate) async fn location(&self) -> Result<Location> {
+        self.database.location(SERVICE, &self.service_dir()).await
     }
 
     /// The file of the service token.

@@ -111,10 +111,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let egress = EgressAccess { url, key, open_network: runtime.isolation().has_open_network() };
     let ca_bundle = CaBundle::new(config.egress_ca_file(), config.ca_bundle_file());
     ca_bundle.ensure().await;
-    let database = dir.join("agent.db");
     Service::open(Parts {
-        store: store::Store::open(&database, deps.master_key.clone(), keep(config)).await?,
-        database,
+        store: store::Store::open(&config.location().await?, deps.master_key.clone(), keep(config)).await?,
+        directory: dir,
         images: Images::new(registries, layers, interpreter.clone()),
         interpreter,
         environment: AgentEnvironment::new(egress),
@@ -132,10 +131,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
 /// the service does it as well.
 pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
     let dir = config.service_dir();
-    let locked = dir.clone();
-    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&locked)).await;
+    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&dir)).await;
     let _lock = lock.map_err(|e| Error::internal("locking the agents' directory", e))??;
-    store::Store::open(&dir.join("agent.db"), key.clone(), keep(config)).await?.close().await;
+    store::Store::open(&config.location().await?, key.clone(), keep(config)).await?.close().await;
     Ok(())
 }
 

@@ -1,7 +1,12 @@
 //! The build service's configuration: defaults, then a file, then `HOISTWAY_BUILD_*`, then flags.
 
 use crate::{python::Indexes, registry::RegistryConfig, store::Bounds};
-use hoistway_kit::{config::xdg_data_dir, idempotency, telemetry::LogFormat};
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db::{DatabaseConfig, Location},
+    idempotency,
+    telemetry::LogFormat,
+};
 use hoistway_model::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
@@ -68,6 +73,8 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
+    /// Where the tables are.
+    pub database: DatabaseConfig,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
@@ -100,6 +107,7 @@ impl Default for Config {
             tidy_seconds: 60 * 60,
             api_key_file: None,
             service_token_file: None,
+            database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -109,6 +117,11 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// The place of the tables.
+    pub(crate) async fn location(&self) -> hoistway_model::Result<Location> {
+        self.database.location(SERVICE, &self.service_dir()).await
     }
 
     /// The amount that is kept of records that no image has.

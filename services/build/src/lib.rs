@@ -111,7 +111,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     .await
     .map_err(|e| Error::internal("opening the blob store", e))??;
     let interpreter = Interpreter::probe(config.python.as_deref(), "HOISTWAY_PYTHON").await?;
-    let store = Store::open(&config.service_dir().join("build.db")).await?;
+    let store = Store::open(&config.location().await?).await?;
     let sandbox = Sandbox::open(config, &interpreter).await?;
     let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), sandbox.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);

@@ -73,8 +73,8 @@ impl BuildMetrics {
         }
     }
 
-    /// Everything measured. It reads files: off the runtime's threads.
-    pub fn all(&self, running: usize, waiting: usize) -> Metrics {
+    /// Everything measured, with the size of the database if it is known. It reads files: off the runtime's threads.
+    pub fn all(&self, running: usize, waiting: usize, database: Option<u64>) -> Metrics {
         let gauge = [("running", running), ("waiting", waiting)];
         let gauge = gauge.map(|(state, count)| ([("state", state.to_owned())], count as f64));
         let families = vec![
@@ -84,7 +84,7 @@ impl BuildMetrics {
             self.durations.family(),
             self.steps.family(),
             self.registry_size(),
-            metrics::database("build", &self.dir.join("build.db")),
+            metrics::database("build", database),
         ];
         metrics::of_service("build", families)
     }

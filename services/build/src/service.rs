@@ -409,7 +409,8 @@ impl BuildService for Builder {
     async fn build_metrics(&self) -> Result<Metrics> {
         let waiting = self.0.lock().values().filter(|r| r.waiting.load(Ordering::Relaxed)).count();
         let (running, metrics) = (self.0.lock().len().saturating_sub(waiting), self.0.metrics.clone());
-        let read = tokio::task::spawn_blocking(move || metrics.all(running, waiting));
+        let database = self.0.store.db().size().await.ok();
+        let read = tokio::task::spawn_blocking(move || metrics.all(running, waiting, database));
         read.await.map_err(|e| Error::internal("reading what was measured", e))
     }
 

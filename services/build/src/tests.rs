@@ -13,6 +13,7 @@ use crate::{
 };
 use base64::Engine;
 use futures_util::StreamExt;
+use hoistway_kit::db::{DatabaseConfig, Location};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Name, Operation, Secret,
     build::{BuildQuery, BuildRequest, BuildSource, BuiltImage, RebuildRequest},
@@ -138,6 +139,11 @@ pub fn request(requirements: &str, refresh: bool) -> BuildRequest {
     }
 }
 
+/// The service's database in a directory, of the engine that tests use.
+pub async fn database(dir: &Path) -> Location {
+    DatabaseConfig::from(hoistway_testing::database_url(dir)).location("build", dir).await.unwrap()
+}
+
 /// A build service on a directory.
 pub struct Service {
     pub builder: Builder,
@@ -148,7 +154,7 @@ pub struct Service {
 impl Service {
     pub async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
-        let store = Store::open(&dir.join("build.db")).await.unwrap();
+        let store = Store::open(&database(dir).await).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes, Sandbox::default()).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();

@@ -1,6 +1,11 @@
 //! The settings of egress: a TOML file, then `HOISTWAY_EGRESS_*`.
 
-use hoistway_kit::{config::xdg_data_dir, prune::Retention, telemetry::LogFormat};
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db::{DatabaseConfig, Location},
+    prune::Retention,
+    telemetry::LogFormat,
+};
 use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -64,6 +69,8 @@ pub struct Config {
     pub tidy_seconds: u64,
     /// Whether exported spans have the prompts of models.
     pub trace_prompts: bool,
+    /// Where the tables are.
+    pub database: DatabaseConfig,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
@@ -123,6 +130,7 @@ impl Default for Config {
             usage_sums: 1_000_000,
             tidy_seconds: 60 * 60,
             trace_prompts: false,
+            database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -153,9 +161,9 @@ impl Config {
         self.data_dir.join(SERVICE)
     }
 
-    /// The file of the database.
-    pub(crate) fn database(&self) -> PathBuf {
-        self.service_dir().join(format!("{SERVICE}.db"))
+    /// The place of the tables.
+    pub(crate) async fn location(&self) -> Result<Location> {
+        self.database.location(SERVICE, &self.service_dir()).await
     }
 
     /// The number of records of calls that are kept, and the time for which they are.

@@ -184,7 +184,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Service> {
         DirLock::acquire(&opening.service_dir())
     });
     let lock = locking.await.map_err(|e| Error::internal("opening egress", e))??;
-    let store = Store::open(&config.database(), config.calls_kept(), config.usage_kept()).await?;
+    let store = Store::open(&config.location().await?, config.calls_kept(), config.usage_kept()).await?;
     let lines = deps.agents.as_ref().map(|agents| calls::refusal_log::start(Arc::clone(agents)));
     let (budgets, spent) = (store.budgets().await?, store.spent().await?);
     let budgets = Arc::new(Budgets::new(budgets, spent, lines.clone(), store.notices()));

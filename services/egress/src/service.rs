@@ -17,12 +17,9 @@ use hoistway_model::{
     metric::{Kind, Metrics},
     usage::{UsageQuery, UsageReport},
 };
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::{Mutex, SemaphorePermit};
 
@@ -39,12 +36,11 @@ pub(crate) struct Handle {
     /// Held while a budget is set: in the database and in memory in the same order.
     setting: Arc<Mutex<()>>,
     store: Store,
-    database: PathBuf,
 }
 
 impl Handle {
     pub(crate) fn new(egress: &Arc<Egress>, authority: Arc<Authority>, store: Store) -> Self {
-        let (dropped_records, database) = (egress.recorder.dropped(), egress.config.database());
+        let dropped_records = egress.recorder.dropped();
         let (call_metrics, usage_metrics) = (Arc::clone(&egress.call_metrics), egress.usage.metrics());
         Self {
             egress: Arc::downgrade(egress),
@@ -56,7 +52,6 @@ impl Handle {
             budgets: Arc::clone(&egress.budgets),
             setting: Arc::default(),
             store,
-            database,
         }
     }
 
@@ -153,9 +148,9 @@ impl EgressService for Handle {
         let known = self.egress.upgrade().and_then(|egress| egress.policies.agents());
         families.extend(self.call_metrics.families(known.as_ref()));
         families.extend(self.usage_metrics.families(known.as_ref()));
-        let database = self.database.clone();
+        let database = self.store.size().await.ok();
         let read = move || {
-            families.push(metrics::database(SERVICE, &database));
+            families.push(metrics::database(SERVICE, database));
             metrics::of_service(SERVICE, families)
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))

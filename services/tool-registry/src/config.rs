@@ -1,6 +1,13 @@
 //! The settings of the tool registry: a TOML file, then `HOISTWAY_TOOL_REGISTRY_*`.
 
-use hoistway_kit::{config::xdg_data_dir, idempotency, prune::Retention, telemetry::LogFormat};
+use hoistway_kit::{
+    config::xdg_data_dir,
+    db::{DatabaseConfig, Location},
+    idempotency,
+    prune::Retention,
+    telemetry::LogFormat,
+};
+use hoistway_model::Result;
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -37,6 +44,8 @@ pub struct Config {
     pub operations: u64,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
+    /// Where the tables are.
+    pub database: DatabaseConfig,
     /// The format of log lines: human or json.
     pub log_format: LogFormat,
 }
@@ -55,6 +64,7 @@ impl Default for Config {
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
             tidy_seconds: 60 * 60,
+            database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }
     }
@@ -64,6 +74,11 @@ impl Config {
     /// The service's own directory.
     pub fn service_dir(&self) -> PathBuf {
         self.data_dir.join(SERVICE)
+    }
+
+    /// The place of the tables.
+    pub(crate) async fn location(&self) -> Result<Location> {
+        self.database.location(SERVICE, &self.service_dir()).await
     }
 
     /// The number of answers of calls that are kept, and the time for which they are.

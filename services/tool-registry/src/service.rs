@@ -24,7 +24,7 @@ use hoistway_model::{
     },
     watch::Updates,
 };
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 pub struct ToolRegistryService {
     store: Store,
     addresses: Addresses,
-    database: PathBuf,
     keep: Retention,
     tidy_every: Duration,
     /// Ends those who follow; calls are drained after that.
@@ -53,11 +52,10 @@ impl ToolRegistryService {
                 .await
                 .map_err(|e| Error::internal("locking the data directory", e))??
         };
-        let database = dir.join(format!("{SERVICE}.db"));
-        let store = Store::open(&database, Vault::new(key), addresses.clone()).await?;
+        let store = Store::open(&config.location().await?, Vault::new(key), addresses.clone()).await?;
         let (keep, tidy_every) = (config.operations_kept(), Duration::from_secs(config.tidy_seconds.max(1)));
         let closing = CancellationToken::new();
-        let service = Self { store, addresses, database, keep, tidy_every, closing, _lock: Arc::new(lock) };
+        let service = Self { store, addresses, keep, tidy_every, closing, _lock: Arc::new(lock) };
         service.purge().await?;
         Ok(service)
     }
@@ -242,11 +240,11 @@ impl ToolRegistry for ToolRegistryService {
     async fn tool_metrics(&self) -> Result<Metrics> {
         let registered = self.store.counts().await?;
         let registered = registered.map(|(kind, count)| ([("kind", kind.to_owned())], count as f64));
-        let database = self.database.clone();
+        let database = self.store.size().await.ok();
         let read = move || {
             let help = "What is registered: tools, model providers and identity providers.";
             let registered = metrics::family(Kind::Gauge, "hoistway_registered", help, registered);
-            metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, &database)])
+            metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, database)])
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }

@@ -113,7 +113,7 @@ pub async fn undo(txn: &impl ConnectionTrait, id: OperationId) -> Result<Undone>
 }
 
 /// Every operation and tombstone.
-const ROWS: Rows = Rows { table: "operations", time: "created_at", which: "TRUE" };
+const ROWS: Rows = Rows { table: "operations", key: "id", time: "created_at", which: "TRUE" };
 /// The shortest retention of an operation, however many there are (unless the retention of all is shorter): the caller
 /// may still repeat the call.
 const REPEATED_WITHIN: Duration = Duration::from_secs(60 * 60);
@@ -179,8 +179,12 @@ mod entity {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// Creates the table `operations`. Each service has it among its own migrations.
-pub const MIGRATION: Migration = Migration { name: "m0001_operations", sql: include_str!("m0001_operations.sql") };
+/// Creates the table `operations` in SQLite. Each service has it among its own migrations.
+pub const SQLITE: Migration = Migration { name: "m0001_operations", sql: include_str!("sqlite/m0001_operations.sql") };
+
+/// Creates the table `operations` in PostgreSQL.
+pub const POSTGRES: Migration =
+    Migration { name: "m0001_operations", sql: include_str!("postgres/m0001_operations.sql") };
 
 #[cfg(test)]
 mod tests {
@@ -192,7 +196,7 @@ mod tests {
 
     async fn db() -> (tempfile::TempDir, Db) {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(&dir.path().join("t.db"), &[MIGRATION]).await.unwrap();
+        let db = crate::db::tests::operations(dir.path()).await;
         (dir, db)
     }
 

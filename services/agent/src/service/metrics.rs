@@ -22,9 +22,9 @@ impl Service {
             self.events.crashes.family(),
         ];
         families.extend(self.runtime.metrics());
-        let database = self.database.clone();
+        let database = self.store.size().await.ok();
         let read = move || {
-            families.push(metrics::database("agent", &database));
+            families.push(metrics::database("agent", database));
             metrics::of_service("agent", families)
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))

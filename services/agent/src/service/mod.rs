@@ -53,7 +53,6 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -87,7 +86,6 @@ pub struct Service {
     /// Events of agents, for those who follow them.
     events: EventLog,
     identities: Arc<EgressIdentities>,
-    database: PathBuf,
     /// Room for stopping and deleting, on a full disk.
     reserve: Reserve,
     tasks: TaskTracker,

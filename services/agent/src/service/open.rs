@@ -8,7 +8,7 @@ use crate::{
 use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, prune::Pruned};
 use hoistway_model::{AgentIdentities, AgentService, Result};
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -26,8 +26,8 @@ pub(crate) struct Parts {
     pub ca_bundle: CaBundle,
     pub runtime: Arc<dyn Runtime>,
     pub lock: DirLock,
-    /// The file of the store.
-    pub database: PathBuf,
+    /// The service's own directory.
+    pub directory: PathBuf,
     /// The interval at which old answers are forgotten.
     pub tidy_every: Duration,
     /// The time in which a replaced instance may finish its requests.
@@ -55,8 +55,7 @@ impl Service {
             drain: parts.drain,
             events: EventLog::new(),
             identities,
-            reserve: Reserve::new(parts.database.parent().unwrap_or(Path::new("."))),
-            database: parts.database,
+            reserve: Reserve::new(&parts.directory),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             stopping: CancellationToken::new(),

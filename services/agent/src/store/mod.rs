@@ -13,17 +13,14 @@ pub(crate) use record::{AgentRecord, ImageFacts, Revision, StoredPhase};
 use crate::migrations;
 use entity::{agent, revision};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, Location, db_error},
     idempotency,
     prune::{Pruned, Retention},
     secrets::MasterKey,
 };
 use hoistway_model::{Digest, Name, Result, RevisionId, image::StoredImage};
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::Path,
-};
+use std::collections::{BTreeSet, HashMap};
 
 /// Revisions that are read at a time.
 const PAGE: u64 = 200;
@@ -48,8 +45,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, key: MasterKey, limits: StoreLimits) -> Result<Self> {
-        let store = Self { db: Db::open(path, migrations::ALL).await?, key, limits };
+    pub(crate) async fn open(location: &Location, key: MasterKey, limits: StoreLimits) -> Result<Self> {
+        let store = Self { db: Db::open(location, migrations::ALL).await?, key, limits };
         let resealed = store.reseal().await?;
         if resealed > 0 {
             tracing::info!("{resealed} revisions were sealed with the new master key");
@@ -148,6 +145,11 @@ impl Store {
     /// Forgets answers and tombstones that are not to be kept.
     pub(crate) async fn purge(&self) -> Result<Pruned> {
         idempotency::forget(&self.db, self.limits.operations).await
+    }
+
+    /// The size of the database in bytes.
+    pub(crate) async fn size(&self) -> Result<u64> {
+        self.db.size().await
     }
 
     pub(crate) async fn close(&self) {

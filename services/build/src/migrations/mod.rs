@@ -1,17 +1,23 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0009_….sql`.
+//! A file has the name that databases record. The next one is `m0009_….sql`, for both engines.
 
-use hoistway_kit::{db::Migration, idempotency, migrations};
+use hoistway_kit::{db::Migrations, idempotency, migrations};
 
 /// Every migration, in order; new ones go to the end.
-pub(crate) const ALL: &[Migration] = migrations![
-    idempotency::MIGRATION;
-    "m0001_registry",
-    "m2026_11_23_builds",
-    "m0002_registry_references",
-    "m2026_11_23_records",
-    "m2026_11_23_packages",
-    "m2026_11_28_own_wheels",
-    "m2026_11_28_package_files",
-];
+pub(crate) const ALL: &Migrations = &migrations! {
+    sqlite: [
+        idempotency::SQLITE;
+        "m0001_registry",
+        "m2026_11_23_builds",
+        "m0002_registry_references",
+        "m2026_11_23_records",
+        "m2026_11_23_packages",
+        "m2026_11_28_own_wheels",
+        "m2026_11_28_package_files",
+    ],
+    postgres: [
+        idempotency::POSTGRES;
+        "m0002_tables",
+    ],
+};

@@ -27,7 +27,7 @@ pub async fn sweep(db: &Db, blobs: &BlobStore, grace: Duration) -> Result<Swept>
     let before = blobs.unused_before(grace);
     let since_epoch = before.duration_since(UNIX_EPOCH).unwrap_or_default();
     let before_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
-    while has_dead_links(db.read(), before_ms).await? && remove_links(db.write(), before_ms).await? >= BATCH {}
+    while has_dead_links(db.read(), before_ms).await? && remove_links(db, before_ms).await? >= BATCH {}
     let store = blobs.clone();
     let stale = blocking(move || store.stale(before)).await?;
     let mut swept = Swept::default();

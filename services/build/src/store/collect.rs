@@ -5,9 +5,9 @@ use super::{
     entity::{build, layer},
 };
 use crate::registry::store::{Retention, collect_images};
-use hoistway_kit::db::db_error;
+use hoistway_kit::db::{db_error, execute_raw};
 use hoistway_model::{Digest, Result, build::BuildStatus, image::StoredImage};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 const DOING: &str = "removing the records of images";
 
@@ -35,8 +35,7 @@ impl Store {
         let text = "DELETE FROM locks WHERE created_at < $1 AND NOT EXISTS (
             SELECT 1 FROM builds WHERE builds.agent = locks.agent AND builds.status = $2)";
         let values = [before.into(), BuildStatus::Succeeded.as_str().into()];
-        let statement = Statement::from_sql_and_values(self.0.write().get_database_backend(), text, values);
-        self.0.write().execute_raw(statement).await.map(drop).map_err(db_error(DOING))
+        execute_raw(self.0.write(), text, values).await.map(drop).map_err(db_error(DOING))
     }
 
     /// Forgets dependency layers whose blobs are gone.

@@ -18,7 +18,7 @@ use crate::{
 };
 use entity::{build, lock};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, Location, db_error},
     idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
@@ -31,7 +31,6 @@ use prost::Message;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
-use std::path::Path;
 
 const WRITING: &str = "writing the build records";
 const READING: &str = "reading the build records";
@@ -84,8 +83,8 @@ pub struct Finished<'a> {
 
 impl Store {
     /// Opens the database, making or migrating it.
-    pub async fn open(path: &Path) -> Result<Self> {
-        Ok(Self(Db::open(path, migrations::ALL).await?))
+    pub async fn open(location: &Location) -> Result<Self> {
+        Ok(Self(Db::open(location, migrations::ALL).await?))
     }
 
     /// The database, for the registry's tables in it.

@@ -3,14 +3,14 @@
 use super::Store;
 use crate::usage::DAY;
 use hoistway_kit::{
-    db::db_error,
+    db::{db_error, execute_raw, query_raw},
     time::{month, now_ms},
 };
 use hoistway_model::{
     Code, Error, Money, Name, Result,
     budget::{Budget, BudgetLimit},
 };
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use sea_orm::{DbErr, QueryResult, Value};
 
 /// The most agents that can have a budget.
 const MAX_BUDGETS: i64 = 10_000;
@@ -35,15 +35,13 @@ impl Store {
     /// leaves it to the next one.
     pub(crate) async fn keep_budget(&self, agent: &Name, budget: Option<&Budget>) -> Result<()> {
         let txn = self.db.begin().await?;
-        let run = async |text: &str, values: Vec<Value>| {
-            let statement = Statement::from_sql_and_values(txn.get_database_backend(), text, values);
-            txn.execute_raw(statement).await.map_err(db_error(WRITING))
-        };
-        run("DELETE FROM budgets WHERE agent = ?", vec![agent.as_str().into()]).await?;
+        let run =
+            async |text: &str, values: Vec<Value>| execute_raw(&txn, text, values).await.map_err(db_error(WRITING));
+        run("DELETE FROM budgets WHERE agent = $1", vec![agent.as_str().into()]).await?;
         if let Some(budget) = budget {
-            let text = "INSERT INTO budgets SELECT ?, ?, ? WHERE (SELECT COUNT(*) FROM budgets) < ?";
+            let text = "INSERT INTO budgets SELECT $1, $2, $3 WHERE (SELECT COUNT(*) FROM budgets) < $4";
             let values = vec![agent.as_str().into(), text_of(budget).into(), now_ms().into(), MAX_BUDGETS.into()];
-            if run(text, values).await?.rows_affected() == 0 {
+            if run(text, values).await? == 0 {
                 let text = format!("{MAX_BUDGETS} agents have a budget, which is the most: remove one first");
                 return Err(Error::new(Code::ResourceExhausted, text));
             }
@@ -55,10 +53,12 @@ impl Store {
     pub(crate) async fn spent(&self) -> Result<Vec<(Name, Spent)>> {
         let now = now_ms();
         let today = now - now.rem_euclid(DAY);
-        let of_today = |column: &str| format!("SUM(CASE WHEN start >= {today} THEN {column} ELSE 0 END)");
+        let of_today =
+            |column: &str| format!("CAST(SUM(CASE WHEN start >= {today} THEN {column} ELSE 0 END) AS BIGINT)");
         let text = format!(
-            "SELECT agent, {}, {}, {}, SUM(input_tokens + output_tokens), SUM(cost_whole), SUM(cost_rest)
-             FROM usage_days WHERE start >= ? GROUP BY agent",
+            "SELECT agent, {}, {}, {}, CAST(SUM(input_tokens + output_tokens) AS BIGINT),
+                 CAST(SUM(cost_whole) AS BIGINT), CAST(SUM(cost_rest) AS BIGINT)
+             FROM usage_days WHERE start >= $1 GROUP BY agent",
             of_today("input_tokens + output_tokens"),
             of_today("cost_whole"),
             of_today("cost_rest"),
@@ -70,14 +70,13 @@ impl Store {
     /// The models that an agent called this month and that had no price.
     pub(crate) async fn unpriced_models(&self, agent: &Name) -> Result<Vec<String>> {
         let text = "SELECT DISTINCT model FROM usage_days
-             WHERE start >= ? AND agent = ? AND priced_requests < requests ORDER BY model LIMIT 100";
+             WHERE start >= $1 AND agent = $2 AND priced_requests < requests ORDER BY model LIMIT 100";
         let rows = self.query(text, [month(now_ms()).0.into(), agent.as_str().into()]).await?;
         rows.iter().map(|row| row.try_get_by_index(0).map_err(db_error(READING))).collect()
     }
 
     async fn query<const N: usize>(&self, text: &str, values: [Value; N]) -> Result<Vec<QueryResult>> {
-        let statement = Statement::from_sql_and_values(self.db.read().get_database_backend(), text, values);
-        self.db.read().query_all_raw(statement).await.map_err(db_error(READING))
+        query_raw(self.db.read(), text, values).await.map_err(db_error(READING))
     }
 }
 

@@ -3,12 +3,12 @@
 
 use super::{READING, Store, call};
 use futures_util::stream;
-use hoistway_kit::db::db_error;
+use hoistway_kit::db::{db_error, query_raw};
 use hoistway_model::{
     Result,
     egress::{BudgetNotice, Call, CallUpdate, CallUpdates},
 };
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use std::collections::VecDeque;
 use tokio::sync::{broadcast, watch};
 
@@ -52,10 +52,9 @@ impl Store {
 
     /// The id of the newest call, which need not be kept any more.
     async fn last_id(&self) -> Result<u64> {
-        let text = "SELECT seq FROM sqlite_sequence WHERE name = 'calls'";
-        let statement = Statement::from_string(self.db.read().get_database_backend(), text);
-        let row = self.db.read().query_one_raw(statement).await.map_err(db_error(READING))?;
-        let last: Option<i64> = row.map(|row| row.try_get_by_index(0)).transpose().map_err(db_error(READING))?;
+        let rows = query_raw(self.db.read(), "SELECT last FROM call_ids", []).await.map_err(db_error(READING))?;
+        let last: Option<i64> =
+            rows.first().map(|row| row.try_get_by_index(0)).transpose().map_err(db_error(READING))?;
         Ok(last.unwrap_or_default().unsigned_abs())
     }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 pub(crate) use budget::Spent;
 use call::{ActiveModel, Column, Entity, Model};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, Location, db_error},
     prune::{Retention, Rows, prune},
 };
 use hoistway_model::{
@@ -25,12 +25,9 @@ use sea_orm::{
     ActiveValue::{NotSet, Set},
     ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
 };
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +41,7 @@ const NOTICES: usize = 256;
 const READING: &str = "reading records of calls";
 const TOOL: &str = "tool";
 const MODEL: &str = "model";
-const CALLS: Rows = Rows { table: "calls", time: "at", which: "TRUE" };
+const CALLS: Rows = Rows { table: "calls", key: "id", time: "at", which: "TRUE" };
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -66,8 +63,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, keep: Retention, usage_keep: [Retention; 2]) -> Result<Self> {
-        let db = Db::open(path, migrations::ALL).await?;
+    pub(crate) async fn open(location: &Location, keep: Retention, usage_keep: [Retention; 2]) -> Result<Self> {
+        let db = Db::open(location, migrations::ALL).await?;
         let (changed, closed) = (Arc::new(watch::Sender::new(())), CancellationToken::new());
         let (notices, _) = broadcast::channel(NOTICES);
         let store =
@@ -115,6 +112,11 @@ impl Store {
     /// Where notices of budgets go, for those who follow.
     pub(crate) fn notices(&self) -> broadcast::Sender<BudgetNotice> {
         self.notices.clone()
+    }
+
+    /// The size of the database in bytes.
+    pub(crate) async fn size(&self) -> Result<u64> {
+        self.db.size().await
     }
 
     pub(crate) async fn close(&self) {
@@ -213,9 +215,10 @@ impl TryFrom<Model> for Call {
 pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use hoistway_kit::time::now_ms;
+    use hoistway_kit::{db::DatabaseConfig, time::now_ms};
     use hoistway_model::RevisionId;
-    use std::time::Duration;
+    use hoistway_testing::database_url;
+    use std::{path::Path, time::Duration};
 
     fn name(text: &str) -> Name {
         Name::parse("name", text).unwrap()
@@ -243,7 +246,8 @@ pub(super) mod tests {
 
     pub(super) async fn store(dir: &Path, count: u64) -> Store {
         let usage = Retention::new(Duration::from_secs(60 * 86_400), 1_000_000);
-        Store::open(&dir.join("egress.db"), Retention::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
+        let location = DatabaseConfig::from(database_url(dir)).location("egress", dir).await.unwrap();
+        Store::open(&location, Retention::new(Duration::from_secs(3600), count), [usage; 2]).await.unwrap()
     }
 
     async fn paths(store: &Store, query: CallQuery) -> Vec<String> {

@@ -1,14 +1,20 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0006_….sql`.
+//! A file has the name that databases record. The next one is `m0006_….sql`, for both engines.
 
-use hoistway_kit::{db::Migration, idempotency, migrations};
+use hoistway_kit::{db::Migrations, idempotency, migrations};
 
 /// Every migration, in order; new ones go to the end.
-pub(crate) const ALL: &[Migration] = migrations![
-    idempotency::MIGRATION;
-    "m0002_tools",
-    "m0003_credentials",
-    "m0004_model_prices",
-    "m0005_model_retries",
-];
+pub(crate) const ALL: &Migrations = &migrations! {
+    sqlite: [
+        idempotency::SQLITE;
+        "m0002_tools",
+        "m0003_credentials",
+        "m0004_model_prices",
+        "m0005_model_retries",
+    ],
+    postgres: [
+        idempotency::POSTGRES;
+        "m0002_tables",
+    ],
+};

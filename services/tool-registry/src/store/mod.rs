@@ -14,7 +14,7 @@ mod tools;
 
 use crate::{echo_url::Addresses, migrations, vault::Vault};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, Location, db_error},
     idempotency::{self, OperationStart},
     prune::{Retention, Rows, prune},
 };
@@ -23,14 +23,13 @@ use sea_orm::{
     ConnectionTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QuerySelect, Select, sea_query::Expr,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::path::Path;
 use tokio::sync::watch;
 
 /// Rows of one kind; creating more is refused, so that lists are complete and bounded.
 const MAX_ROWS: u64 = 10_000;
 
 /// Applications that cannot be undone any more.
-const SETTLED: Rows = Rows { table: "applications", time: "created_at", which: "settled" };
+const SETTLED: Rows = Rows { table: "applications", key: "operation", time: "created_at", which: "settled" };
 
 /// The database of the tool registry. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -51,8 +50,8 @@ enum Once<T> {
 }
 
 impl Store {
-    pub(crate) async fn open(path: &Path, vault: Vault, addresses: Addresses) -> Result<Self> {
-        let db = Db::open(path, migrations::ALL).await?;
+    pub(crate) async fn open(location: &Location, vault: Vault, addresses: Addresses) -> Result<Self> {
+        let db = Db::open(location, migrations::ALL).await?;
         let store = Self { db, vault, addresses, changed: watch::Sender::new(()) };
         let resealed = store.reseal().await?;
         if resealed > 0 {
@@ -75,6 +74,11 @@ impl Store {
         let identities = entity::identity_provider::Entity::find().count(db);
         let (tools, models, identities) = tokio::try_join!(tools, models, identities).map_err(db_error(doing))?;
         Ok([("tool", tools), ("model_provider", models), ("identity_provider", identities)])
+    }
+
+    /// The size of the database in bytes.
+    pub(crate) async fn size(&self) -> Result<u64> {
+        self.db.size().await
     }
 
     pub(crate) async fn close(&self) {
@@ -118,19 +122,20 @@ async fn held<E: EntityTrait>(rows: Select<E>, measure: &'static str, txn: &impl
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use hoistway_kit::secrets::MasterKey;
+    use hoistway_kit::{db::DatabaseConfig, secrets::MasterKey};
     use hoistway_model::{
         Code, Name,
         page::PageQuery,
         tool::{Connection, NewTool, ToolUpdate},
     };
     use sea_orm::{ConnectionTrait, EntityTrait};
-    use std::{collections::BTreeMap, time::Duration};
+    use std::{collections::BTreeMap, path::Path, time::Duration};
 
     pub(super) async fn opened(dir: &Path) -> Store {
         let vault = Vault::new(MasterKey::from_bytes(&[7; 32]).unwrap());
         let addresses = Addresses::new(None, None, "127.0.0.1:1".parse().unwrap()).unwrap();
-        Store::open(&dir.join("tools.db"), vault, addresses).await.unwrap()
+        let config = DatabaseConfig::from(hoistway_testing::database_url(dir));
+        Store::open(&config.location("tool-registry", dir).await.unwrap(), vault, addresses).await.unwrap()
     }
 
     pub(super) fn named(text: &str) -> Name {
@@ -151,8 +156,8 @@ mod tests {
         for i in 0..300 {
             store.create_tool(&Operation::new(), &new(&format!("t{i:03}"), String::new())).await.unwrap();
         }
-        let long = "UPDATE tools SET description = printf('%.*c', 65536, 'x')";
-        store.db.write().execute_unprepared(long).await.unwrap();
+        let long = format!("UPDATE tools SET description = '{}'", "x".repeat(65_536));
+        store.db.write().execute_unprepared(&long).await.unwrap();
 
         let (mut query, mut listed) = (PageQuery::FIRST, 0);
         loop {

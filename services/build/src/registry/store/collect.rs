@@ -2,6 +2,7 @@
 //! Blobs without a link are the blob store's to remove.
 
 use super::{delete::remove_manifest, sql, stored};
+use hoistway_kit::db::{Db, db_error};
 use hoistway_model::{Digest, Result, image::StoredImage};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, QueryResult, Value};
 use std::collections::HashSet;
@@ -63,14 +64,16 @@ pub async fn collect_images<C: ConnectionTrait>(
 }
 
 /// Removes up to [`BATCH`] links that no manifest of their repository needs and nobody has used since `before`; how
-/// many. One statement, so that no manifest comes in between.
-pub async fn remove_links<C: ConnectionTrait>(conn: &C, before: i64) -> Result<usize> {
+/// many. No manifest comes in between.
+pub async fn remove_links(db: &Db, before: i64) -> Result<usize> {
     let text = "DELETE FROM registry_blobs WHERE (repo, digest) IN (
         SELECT b.repo, b.digest FROM registry_blobs b WHERE b.linked_at < $1 AND NOT EXISTS (
             SELECT 1 FROM registry_references r WHERE r.repo = b.repo AND r.digest = b.digest)
         LIMIT $2)";
     let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
-    let removed = sql::execute(conn, DOING, text, [before.into(), batch.into()]).await?;
+    let txn = db.begin().await?;
+    let removed = sql::execute(&txn, DOING, text, [before.into(), batch.into()]).await?;
+    txn.commit().await.map_err(db_error(DOING))?;
     Ok(usize::try_from(removed).unwrap_or(usize::MAX))
 }
 

@@ -32,7 +32,7 @@ use hoistway_kit::{
 use hoistway_model::{Digest, Error, Result};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect, QueryTrait,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait, QueryFilter, QuerySelect, QueryTrait,
     sea_query::{Expr, OnConflict},
 };
 use std::{collections::HashSet, time::Duration};
@@ -197,7 +197,7 @@ async fn missing<C: ConnectionTrait>(
         let query = manifests::Entity::find()
             .filter(manifests::Column::Repo.eq(repo.as_str()))
             .filter(manifests::Column::Digest.is_in(texts(manifest.sandbox())));
-        let size = Expr::cust("length(bytes)");
+        let size = Expr::cust("CAST(length(bytes) AS BIGINT)");
         let query = query.select_only().column(manifests::Column::Digest).column_as(size, "size").into_tuple();
         let rows: Vec<(String, i64)> = query.all(conn).await.map_err(db_error("looking for manifests"))?;
         for (digest, size) in rows {
@@ -322,10 +322,9 @@ impl ManifestStore {
     /// The manifest that a reference names. Whoever got it has the grace time to do something with it.
     pub async fn get_manifest(&self, repo: &RepoName, reference: &Reference) -> Result<Option<StoredManifest>> {
         let Some(found) = find_manifest(self.db.read(), repo, reference).await? else { return Ok(None) };
-        if self.is_due(found.used_at) && !touch_manifest(self.db.write(), repo, &found.digest).await? {
-            return Ok(None);
-        }
-        Ok(Some(found))
+        let is_there = !self.is_due(found.used_at)
+            || self.change(async |txn| touch_manifest(txn, repo, &found.digest).await).await?;
+        Ok(is_there.then_some(found))
     }
 
     /// Whether a blob is readable in a repository. A client then has the grace time to push its manifest.
@@ -336,16 +335,25 @@ impl ManifestStore {
         }
         let text = "UPDATE registry_blobs SET linked_at = $1 WHERE repo = $2 AND digest = $3";
         let values = [now_ms().into(), repo.to_string().into(), digest.to_string().into()];
-        Ok(sql::execute(self.db.write(), "noting a blob's use", text, values).await? > 0)
+        let touched = self.change(async |txn| sql::execute(txn, "noting a blob's use", text, values).await);
+        Ok(touched.await? > 0)
     }
 
     /// Makes a blob readable in a repository.
     pub async fn link_blob(&self, repo: &RepoName, digest: &Digest) -> Result<()> {
-        link_blobs(self.db.write(), repo, &[*digest]).await
+        self.change(async |txn| link_blobs(txn, repo, &[*digest]).await).await
     }
 
     /// Makes a blob of another repository readable in this one, if that has it.
     pub async fn mount_blob(&self, repo: &RepoName, digest: &Digest, from: Option<&RepoName>) -> Result<bool> {
-        mount_blob(self.db.write(), repo, digest, from).await
+        self.change(async |txn| mount_blob(txn, repo, digest, from).await).await
+    }
+
+    /// Makes a change in a transaction of its own, so that nothing is collected meanwhile.
+    async fn change<T>(&self, change: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T>) -> Result<T> {
+        let txn = self.db.begin().await?;
+        let changed = change(&txn).await?;
+        txn.commit().await.map_err(db_error("changing the registry"))?;
+        Ok(changed)
     }
 }

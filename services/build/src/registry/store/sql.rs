@@ -1,6 +1,6 @@
 //! Statements that are clearer as SQL.
 
-use hoistway_kit::db::db_error;
+use hoistway_kit::db::{db_error, execute_raw};
 use hoistway_model::Result;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement, Value};
 
@@ -11,8 +11,7 @@ pub(super) async fn execute<C: ConnectionTrait>(
     text: &str,
     values: impl IntoIterator<Item = Value>,
 ) -> Result<u64> {
-    let statement = Statement::from_sql_and_values(conn.get_database_backend(), text, values);
-    Ok(conn.execute_raw(statement).await.map_err(db_error(doing))?.rows_affected())
+    execute_raw(conn, text, values).await.map_err(db_error(doing))
 }
 
 /// Runs a query.

@@ -1,10 +1,14 @@
 //! A database of the first version, with what was pushed to it.
 
 use super::*;
-use sea_orm::{ConnectionTrait, Statement};
+use hoistway_kit::db::{Migrations, execute_raw};
 
 #[tokio::test]
 async fn data_of_an_earlier_version_is_migrated() {
+    // PostgreSQL came later.
+    if hoistway_testing::uses_postgres() {
+        return;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (config, layer) = (Digest::of(b"{}"), Digest::of(b"content"));
     let manifest = image(&config, &layer, 7);
@@ -15,10 +19,10 @@ async fn data_of_an_earlier_version_is_migrated() {
         "subject": entry, "artifactType": "application/x.set"});
     let index = index.to_string().into_bytes();
     {
-        let db = Db::open(&dir.path().join("build.db"), &crate::migrations::ALL[..2]).await.unwrap();
+        let first = Migrations { sqlite: &crate::migrations::ALL.sqlite[..2], postgres: &[] };
+        let db = Db::open(&database(dir.path()).await, &first).await.unwrap();
         let run = async |text: &str, values: Vec<sea_orm::Value>| {
-            let statement = Statement::from_sql_and_values(db.write().get_database_backend(), text, values);
-            db.write().execute_raw(statement).await.unwrap();
+            execute_raw(db.write(), text, values).await.unwrap();
         };
         for (bytes, kind) in [(&manifest, OCI_MANIFEST), (&index, index_type)] {
             let values = vec![Digest::of(bytes).to_string().into(), kind.into(), bytes.clone().into()];

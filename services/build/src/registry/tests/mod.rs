@@ -15,6 +15,7 @@ use super::{
     BlobStore, Holder, ManifestStore, OCI_MANIFEST, RegistryConfig, RegistryState, Space, router,
     store::{self, Base},
 };
+use crate::tests::database;
 use bytes::Bytes;
 use hoistway_kit::db::Db;
 use hoistway_model::Digest;
@@ -128,7 +129,7 @@ impl Registry {
     /// On a directory that an earlier one may have used.
     async fn on(dir: impl Into<Dir>, config: RegistryConfig, base: Base) -> Self {
         let dir = dir.into();
-        let db = Db::open(&dir.path().join("build.db"), crate::migrations::ALL).await.unwrap();
+        let db = Db::open(&database(dir.path()).await, crate::migrations::ALL).await.unwrap();
         let blobs = BlobStore::open(&dir.path().join("registry"), Space::keep_free(config.min_free_bytes)).unwrap();
         let manifests = ManifestStore::new(db.clone(), config.grace());
         let state = RegistryState::new(&config, blobs.clone(), manifests, Arc::new(verify), base).unwrap();

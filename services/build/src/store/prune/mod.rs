@@ -3,12 +3,12 @@
 
 use super::{Store, WRITING};
 use hoistway_kit::{
-    db::db_error,
+    db::{db_error, execute_raw, query_raw},
     idempotency,
     prune::{Retention, Rows, prune},
 };
 use hoistway_model::Result;
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::Value;
 use std::time::Duration;
 
 /// The time for which failed builds are shown.
@@ -16,16 +16,17 @@ const FAILED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows of one statement.
 const BATCH: i64 = 200;
 
-const FAILED: Rows = Rows { table: "builds", time: "completed_at", which: "status = 'FAILED'" };
+const FAILED: Rows = Rows { table: "builds", key: "attempt", time: "completed_at", which: "status = 'FAILED'" };
 /// The image is the newer build's as well, and goes with that one.
 const REPLACED: Rows = Rows {
     table: "builds",
+    key: "attempt",
     time: "completed_at",
     which: "status = 'SUCCEEDED' AND EXISTS (
         SELECT 1 FROM builds newer WHERE newer.public_id = builds.public_id AND newer.status = 'SUCCEEDED'
             AND newer.attempt > builds.attempt)",
 };
-const PACKAGES: Rows = Rows { table: "packages", time: "created_at", which: "TRUE" };
+const PACKAGES: Rows = Rows { table: "packages", key: "inputs", time: "created_at", which: "TRUE" };
 
 /// The amount that is kept of records that no image has.
 #[derive(Debug, Clone, Copy)]
@@ -49,33 +50,37 @@ impl Store {
         // Without its size a package is installed once more before it is known which layer it is in.
         prune(&self.0, &PACKAGES, Retention::new(Duration::MAX, keep.packages)).await?;
         // A successful build makes its lock the newest one.
-        let surplus = "SELECT rowid FROM (
-            SELECT rowid, ROW_NUMBER() OVER (PARTITION BY agent ORDER BY created_at DESC, rowid DESC) AS place FROM locks)
+        let surplus = "SELECT agent, requirements, interpreter FROM (
+            SELECT agent, requirements, interpreter,
+                ROW_NUMBER() OVER (PARTITION BY agent ORDER BY created_at DESC, requirements, interpreter) AS place
+            FROM locks) AS ordered
             WHERE place > $1";
-        self.delete("locks", surplus, [keep.locks.into()]).await
+        self.delete("locks", "agent, requirements, interpreter", surplus, [keep.locks.into()]).await
     }
 
     /// Forgets dependency layers, noted before the moment `before`, that no repository has, and sets that such a layer
     /// is missing of. The next build that wants them finds out anew.
     pub async fn forget_unmade(&self, before: i64) -> Result<()> {
-        let layers = "SELECT rowid FROM dependency_layers l WHERE created_at < $1
+        let layers = "SELECT inputs FROM dependency_layers l WHERE created_at < $1
             AND NOT EXISTS (SELECT 1 FROM registry_blobs b WHERE b.digest = l.digest)";
-        self.delete("dependency_layers", layers, [before.into()]).await?;
-        let sets = "SELECT rowid FROM layer_sets s WHERE created_at < $1 AND (layers = '[]' OR EXISTS (
-            SELECT 1 FROM json_each(s.layers) e
-            WHERE json_extract(e.value, '$.layer.digest') NOT IN (SELECT digest FROM dependency_layers)))";
-        self.delete("layer_sets", sets, [before.into()]).await
+        self.delete("dependency_layers", "inputs", layers, [before.into()]).await?;
+        let elements =
+            self.0.dialect("json_each(s.layers) AS layer", "json_array_elements(s.layers::JSON) AS layer (value)");
+        let sets = format!(
+            "SELECT inputs FROM layer_sets s WHERE created_at < $1 AND (layers = '[]' OR EXISTS (
+                SELECT 1 FROM {elements}
+                WHERE layer.value -> 'layer' ->> 'digest' NOT IN (SELECT digest FROM dependency_layers)))"
+        );
+        self.delete("layer_sets", "inputs", &sets, [before.into()]).await
     }
 
     /// Deletes the rows that a query finds, a few at a time. Most of the time there are none, and looking for them
     /// needs no writer.
-    async fn delete<const N: usize>(&self, table: &str, which: &str, values: [Value; N]) -> Result<()> {
-        let backend = self.0.write().get_database_backend();
-        let any = Statement::from_sql_and_values(backend, format!("{which} LIMIT 1"), values.clone());
-        let some = format!("DELETE FROM {table} WHERE rowid IN ({which} LIMIT {BATCH})");
-        let some = Statement::from_sql_and_values(backend, some, values);
-        while self.0.read().query_one_raw(any.clone()).await.map_err(db_error(WRITING))?.is_some() {
-            self.0.write().execute_raw(some.clone()).await.map_err(db_error(WRITING))?;
+    async fn delete<const N: usize>(&self, table: &str, key: &str, which: &str, values: [Value; N]) -> Result<()> {
+        let any = format!("{which} LIMIT 1");
+        let some = format!("DELETE FROM {table} WHERE ({key}) IN ({which} LIMIT {BATCH})");
+        while !query_raw(self.0.read(), &any, values.clone()).await.map_err(db_error(WRITING))?.is_empty() {
+            execute_raw(self.0.write(), &some, values.clone()).await.map_err(db_error(WRITING))?;
         }
         Ok(())
     }

@@ -1,15 +1,17 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::tests::database;
 use crate::{image::ImageLayer, layer::Layer, store::PackageSet};
 use hoistway_kit::time::now_ms;
 use hoistway_model::Digest;
+use sea_orm::ConnectionTrait;
 
 const BOUNDS: Bounds = Bounds { operations: idempotency::kept(3600, 100), records: 2, locks: 2, packages: 3 };
 
 async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("build.db")).await.unwrap();
+    let store = Store::open(&database(dir.path()).await).await.unwrap();
     (dir, store)
 }
 
@@ -19,8 +21,7 @@ async fn sql(store: &Store, text: &str) {
 
 /// The first column of a query, in order.
 async fn texts(store: &Store, query: &str) -> Vec<String> {
-    let query = Statement::from_string(store.0.read().get_database_backend(), query);
-    let rows = store.0.read().query_all_raw(query).await.unwrap();
+    let rows = query_raw(store.0.read(), query, []).await.unwrap();
     rows.into_iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }
 

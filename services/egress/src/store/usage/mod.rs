@@ -4,14 +4,14 @@ use super::Store;
 use crate::usage::{DAY, HOUR, KeepsUsage, Sums, UsageKey};
 use async_trait::async_trait;
 use hoistway_kit::{
-    db::db_error,
+    db::{db_error, execute_raw, query_raw},
     prune::{Rows, ago, prune},
 };
 use hoistway_model::{
     Code, Error, Money, Result,
     usage::{UsagePeriod, UsageQuery, UsageReport, UsageRow, UsageSums},
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Statement, Value};
+use sea_orm::{DatabaseTransaction, DbErr, QueryResult, Value};
 use std::collections::BTreeMap;
 
 /// The most sums of one answer.
@@ -28,6 +28,9 @@ const ADDED: [&str; 7] = [
     "cached_input_tokens",
     "output_tokens",
 ];
+
+/// The primary key of both tables.
+const KEY: &str = "start, agent, provider, model, end_user";
 
 /// A table of sums and the length of their time.
 const TABLES: [(&str, i64); 2] = [("usage_hours", HOUR), ("usage_days", DAY)];
@@ -61,8 +64,7 @@ impl Store {
         let from = query.from - query.from.rem_euclid(length);
         let to = query.to + (-query.to).rem_euclid(length);
         let (text, values) = select(table, from, to, &query);
-        let statement = Statement::from_sql_and_values(self.db.read().get_database_backend(), text, values);
-        let found = self.db.read().query_all_raw(statement).await.map_err(db_error(READING))?;
+        let found = query_raw(self.db.read(), text, values).await.map_err(db_error(READING))?;
         let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(db_error(READING))?;
         // Without a group there is one sum, of nothing too, in the answer of the database.
         let kept = rows.into_iter().filter(|row| row.sums.requests > 0);
@@ -88,7 +90,7 @@ impl Store {
     /// Removes sums that are not to be kept.
     pub(super) async fn purge_usage(&self) -> Result<()> {
         for ((table, _), keep) in TABLES.into_iter().zip(self.usage_keep) {
-            prune(&self.db, &Rows { table, time: "start", which: "TRUE" }, keep).await?;
+            prune(&self.db, &Rows { table, key: KEY, time: "start", which: "TRUE" }, keep).await?;
         }
         Ok(())
     }
@@ -101,12 +103,13 @@ async fn add(
     key: &UsageKey,
     sums: &UsageSums,
 ) -> Result<(), DbErr> {
-    let added: String = ADDED.map(|column| format!("{column} = {column} + excluded.{column},")).concat();
+    let added: String = ADDED.map(|column| format!("{column} = {table}.{column} + excluded.{column},")).concat();
     let text = format!(
-        "INSERT INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (start, agent, provider, model, end_user) DO UPDATE SET {added}
-             cost_whole = cost_whole + excluded.cost_whole + (cost_rest + excluded.cost_rest) / 1000000000000,
-             cost_rest = (cost_rest + excluded.cost_rest) % 1000000000000"
+        "INSERT INTO {table} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+         ON CONFLICT ({KEY}) DO UPDATE SET {added}
+             cost_whole = {table}.cost_whole + excluded.cost_whole
+                 + ({table}.cost_rest + excluded.cost_rest) / 1000000000000,
+             cost_rest = ({table}.cost_rest + excluded.cost_rest) % 1000000000000"
     );
     let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
     let (whole, rest) = sums.cost.parts();
@@ -126,13 +129,13 @@ async fn add(
         whole.into(),
         rest.into(),
     ];
-    txn.execute_raw(Statement::from_sql_and_values(txn.get_database_backend(), text, values)).await.map(drop)
+    execute_raw(txn, text, values).await.map(drop)
 }
 
 fn select(table: &str, from: i64, to: i64, query: &UsageQuery) -> (String, Vec<Value>) {
     let groups = query.group_by;
     let shown = |wanted: bool, column: &'static str| if wanted { column } else { "''" };
-    let start = if query.per == UsagePeriod::Total { "0" } else { "start" };
+    let start = if query.per == UsagePeriod::Total { "CAST(0 AS BIGINT)" } else { "start" };
     let columns = [
         shown(groups.agent, "agent"),
         shown(groups.provider, "provider"),
@@ -140,10 +143,10 @@ fn select(table: &str, from: i64, to: i64, query: &UsageQuery) -> (String, Vec<V
         shown(groups.user, "end_user"),
     ]
     .join(", ");
-    let sums = ADDED.map(|column| format!("SUM({column})")).join(", ");
-    let mut text = format!(
-        "SELECT {start}, {columns}, {sums}, SUM(cost_whole), SUM(cost_rest) FROM {table} WHERE start >= ? AND start < ?"
-    );
+    let summed = ADDED.into_iter().chain(["cost_whole", "cost_rest"]);
+    let sums: Vec<_> = summed.map(|column| format!("CAST(SUM({column}) AS BIGINT)")).collect();
+    let sums = sums.join(", ");
+    let mut text = format!("SELECT {start}, {columns}, {sums} FROM {table} WHERE start >= $1 AND start < $2");
     let mut values = vec![from.into(), to.into()];
     for (column, wanted) in [
         ("agent", query.agent.as_ref().map(|name| name.as_str())),
@@ -152,8 +155,8 @@ fn select(table: &str, from: i64, to: i64, query: &UsageQuery) -> (String, Vec<V
         ("end_user", query.user.as_deref()),
     ] {
         if let Some(wanted) = wanted {
-            text.push_str(&format!(" AND {column} = ?"));
             values.push(wanted.into());
+            text.push_str(&format!(" AND {column} = ${}", values.len()));
         }
     }
     text.push_str(&format!(" GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT {}", MAX_ROWS + 1));

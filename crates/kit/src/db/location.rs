@@ -1,0 +1,90 @@
+//! Where a service's tables are.
+
+use super::postgres::Server;
+use hoistway_model::{Error, Result, Secret};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The setting `database` of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `postgres://USER@HOST:PORT/DATABASE`; without it, the tables are in an SQLite file of the data directory. A
+    /// password in it is accepted, but belongs into `password_file`.
+    pub url: Option<Secret>,
+    /// A file with the password, whose trailing line break is left out.
+    pub password_file: Option<PathBuf>,
+    /// The schema of the service's tables; absent: the service's name.
+    pub schema: Option<String>,
+    /// The most connections of this service to PostgreSQL, at least 2.
+    pub connections: u32,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: None, password_file: None, schema: None, connections: 10 }
+    }
+}
+
+impl From<Option<String>> for DatabaseConfig {
+    /// Takes the URL of a server, or none for SQLite.
+    fn from(url: Option<String>) -> Self {
+        Self { url: url.map(Secret::new), ..Self::default() }
+    }
+}
+
+impl DatabaseConfig {
+    /// Returns the place of the tables of `service`: the PostgreSQL server if one is set, else a file in the service's
+    /// directory. An installation whose tables are in the other place is refused: it would look empty.
+    pub async fn location(&self, service: &str, dir: &Path) -> Result<Location> {
+        let sqlite = dir.join(format!("{service}.db"));
+        let marker = marker(service, dir);
+        let Some(url) = &self.url else {
+            if self.password_file.is_some() || self.schema.is_some() {
+                return Err(Error::field("database.url", "is missing, and the other settings of the database need it"));
+            }
+            let Ok(server) = tokio::fs::read_to_string(&marker).await else { return Ok(Location::Sqlite(sqlite)) };
+            let text = format!("is missing: the tables of {} are in PostgreSQL ({})", dir.display(), server.trim());
+            return Err(Error::field("database.url", text));
+        };
+        if tokio::fs::try_exists(&sqlite).await.unwrap_or_default() {
+            let text = format!("must not be set: {} has the tables. Use a new data directory", sqlite.display());
+            return Err(Error::field("database.url", text));
+        }
+        let password = match &self.password_file {
+            None => None,
+            Some(file) => {
+                let failed = |e| Error::field("database.password_file", format!("{}: {e}", file.display()));
+                let text = tokio::fs::read_to_string(file).await.map_err(failed)?;
+                Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
+            }
+        };
+        let schema = self.schema.clone().unwrap_or_else(|| service.replace('-', "_"));
+        let server = Server::new(service, url, password.as_ref(), schema, self.connections)?;
+        Ok(Location::Postgres { server, marker })
+    }
+}
+
+/// Whether the tables of `service`, whose directory is `dir`, are in PostgreSQL.
+pub fn is_in_postgres(service: &str, dir: &Path) -> bool {
+    marker(service, dir).exists()
+}
+
+/// The file that says where the tables are.
+fn marker(service: &str, dir: &Path) -> PathBuf {
+    dir.join(format!("{service}.postgres"))
+}
+
+/// The place of a service's tables.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A file of its own.
+    Sqlite(PathBuf),
+    /// A schema of its own.
+    Postgres {
+        /// The schema, and the way to it.
+        server: Server,
+        /// A file of the data directory that says where the tables are, once they are there.
+        marker: PathBuf,
+    },
+}

@@ -1,0 +1,136 @@
+//! Databases of the services: an SQLite file of its own for each, or a schema of its own in PostgreSQL. One writing
+//! transaction at a time, forward-only migrations.
+
+mod error;
+mod location;
+mod migrate;
+mod postgres;
+mod sqlite;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use error::{db_error, is_unique_violation};
+pub use location::{DatabaseConfig, Location, is_in_postgres};
+pub use migrate::{Migration, Migrations};
+pub use sqlite::{check, snapshot};
+
+use crate::fs;
+use hoistway_model::Result;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait,
+};
+use std::time::Duration;
+
+/// The longest wait of a caller for a connection, and of a transaction for another one.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
+const SLOW: Duration = Duration::from_secs(1);
+
+/// An open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Db {
+    write: DatabaseConnection,
+    read: DatabaseConnection,
+    location: Location,
+}
+
+impl Db {
+    /// Opens the database, which is created if it does not exist, and migrates its schema in one transaction; several
+    /// processes may do so at once. A database of a newer Hoistway is refused and left unchanged.
+    pub async fn open(location: &Location, migrations: &Migrations) -> Result<Self> {
+        let (write, read) = match location {
+            Location::Sqlite(path) => sqlite::connect(path, migrations.sqlite).await?,
+            Location::Postgres { server, marker } => {
+                let opened = postgres::connect(server, migrations.postgres).await?;
+                let marked = tokio::fs::write(marker, format!("{server}\n")).await;
+                marked.map_err(fs::path_error("writing", marker))?;
+                opened
+            }
+        };
+        Ok(Self { write, read, location: location.clone() })
+    }
+
+    /// Returns the connections for queries. They see every commit made before they begin, and never wait for a
+    /// transaction.
+    pub fn read(&self) -> &DatabaseConnection {
+        &self.read
+    }
+
+    /// Returns the connections for a change of one statement that depends on no other row. A caller that holds a
+    /// transaction must not use them: SQLite has one.
+    pub fn write(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// Begins a transaction for several changes, or for a change that depends on a query. There is one at a time, in
+    /// all processes together, so data read inside stays true until the commit. Dropped without commit, it is rolled
+    /// back.
+    pub async fn begin(&self) -> Result<DatabaseTransaction> {
+        let begun = match &self.location {
+            Location::Sqlite(_) => begin_immediate(&self.write).await,
+            Location::Postgres { .. } => postgres::begin_alone(&self.write).await,
+        };
+        begun.map_err(db_error("beginning a transaction"))
+    }
+
+    /// Chooses between two texts of the same statement for the engines' dialects.
+    pub fn dialect<T>(&self, sqlite: T, postgres: T) -> T {
+        match &self.location {
+            Location::Sqlite(_) => sqlite,
+            Location::Postgres { .. } => postgres,
+        }
+    }
+
+    /// Returns the bytes that the database takes on disk, with its indexes and SQLite's write-ahead log.
+    pub async fn size(&self) -> Result<u64> {
+        match &self.location {
+            Location::Sqlite(path) => sqlite::size(path).await,
+            Location::Postgres { .. } => postgres::size(&self.read).await,
+        }
+    }
+
+    /// Closes every connection; the last one to an SQLite file checkpoints the write-ahead log into it.
+    pub async fn close(&self) {
+        for connection in [&self.read, &self.write] {
+            if let Err(e) = connection.close_by_ref().await {
+                tracing::warn!("closing a database: {e}");
+            }
+        }
+    }
+}
+
+/// Begins a transaction that has SQLite's write lock from the beginning. PostgreSQL ignores the mode.
+async fn begin_immediate(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    connection.begin_with_options(options).await
+}
+
+/// Runs a query of SQL that both engines understand. Parameters are `$1`, `$2`, …
+pub async fn query_raw(
+    connection: &impl ConnectionTrait,
+    text: impl Into<String>,
+    values: impl IntoIterator<Item = sea_orm::Value>,
+) -> Result<Vec<QueryResult>, DbErr> {
+    connection.query_all_raw(statement(connection.get_database_backend(), text, values)).await
+}
+
+/// Runs a change of SQL that both engines understand, and returns the number of changed rows.
+pub async fn execute_raw(
+    connection: &impl ConnectionTrait,
+    text: impl Into<String>,
+    values: impl IntoIterator<Item = sea_orm::Value>,
+) -> Result<u64, DbErr> {
+    let done = connection.execute_raw(statement(connection.get_database_backend(), text, values)).await?;
+    Ok(done.rows_affected())
+}
+
+fn statement(
+    backend: DbBackend,
+    text: impl Into<String>,
+    values: impl IntoIterator<Item = sea_orm::Value>,
+) -> Statement {
+    Statement::from_sql_and_values(backend, text, values)
+}

@@ -1,0 +1,123 @@
+//! PostgreSQL for tests: a server of the test program's own, with a database for each path that a test would give to an
+//! SQLite file. It listens on a Unix socket only, and ends with the program, however that ends.
+
+use crate::need;
+use std::{
+    collections::{HashSet, hash_map::DefaultHasher},
+    env, fs,
+    hash::{Hash, Hasher},
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{ChildStdin, Command, Stdio},
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+/// The user of the server where tests run as root, which PostgreSQL refuses to be: `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Runs the server until the end of standard input, then removes its directory. Says `ready` when it accepts
+/// connections. Nothing is flushed to disk: the data does not outlive the test.
+const SCRIPT: &str = r#"
+set -eu
+bin=$1 dir=$2
+trap 'cd /; rm -rf "$dir"' EXIT
+cd "$dir"
+"$bin/initdb" --pgdata data --username postgres --auth trust --encoding UTF8 --locale C.UTF-8 --no-sync >initdb.log
+"$bin/pg_ctl" start --pgdata data --log server.log --wait --silent --options "-c listen_addresses= \
+    -c unix_socket_directories='$dir' -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
+    -c max_connections=500" </dev/null
+echo ready
+read -r _ || true
+"$bin/pg_ctl" stop --pgdata data --mode immediate --silent
+"#;
+
+struct Server {
+    dir: PathBuf,
+    bin: PathBuf,
+    /// Closed at the end of this program, which ends the server.
+    _end: ChildStdin,
+    databases: Mutex<HashSet<String>>,
+}
+
+/// Whether the tests of stores and services use PostgreSQL (`HOISTWAY_TEST_DATABASE=postgres`) instead of SQLite.
+pub fn uses_postgres() -> bool {
+    env::var("HOISTWAY_TEST_DATABASE").is_ok_and(|engine| engine == "postgres")
+}
+
+/// Returns the URL of the database that stands for the SQLite file or the directory `path`, where tests use PostgreSQL.
+///
+/// # Panics
+/// If tests use PostgreSQL and it cannot be started.
+pub fn database_url(path: &Path) -> Option<String> {
+    uses_postgres().then(|| postgres(path).expect("HOISTWAY_TEST_DATABASE=postgres, and there is no PostgreSQL"))
+}
+
+/// Returns the URL of a database for `path`, which is created when it is asked for first; none where PostgreSQL is not
+/// installed.
+///
+/// # Panics
+/// If PostgreSQL is there and does not start, or is required and missing.
+pub fn postgres(path: &Path) -> Option<String> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    let server = SERVER.get_or_init(|| {
+        let bin = programs();
+        need("postgres", bin.is_some(), "initdb and pg_ctl are not installed").then(|| Server::start(bin?)).flatten()
+    });
+    server.as_ref().map(|server| server.database(path))
+}
+
+/// Returns the directory of the server's programs, which Debian does not put on PATH.
+fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let debian = versions.map(|version| version.path().join("bin"));
+    let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect::<Vec<_>>()).unwrap_or_default();
+    debian.chain(on_path).find(|dir| dir.join("initdb").is_file() && dir.join("pg_ctl").is_file())
+}
+
+impl Server {
+    fn start(bin: PathBuf) -> Option<Self> {
+        let dir = env::temp_dir().join(format!("hoistway-postgres-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let is_root = fs::metadata(&dir).is_ok_and(|metadata| metadata.uid() == 0);
+        let mut command = Command::new(if is_root { "setpriv" } else { "sh" });
+        if is_root {
+            chown(&dir, Some(NOBODY), Some(NOBODY)).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+            let user = NOBODY.to_string();
+            command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh"]);
+        }
+        // Others reach the socket: programs under test have users of their own.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(&dir);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|e| panic!("starting PostgreSQL: {e}"));
+        let mut line = String::new();
+        let said = child.stdout.take().map(|output| BufReader::new(output).read_line(&mut line));
+        assert!(line.trim() == "ready", "PostgreSQL does not start ({said:?}): see the lines above");
+        Some(Self { dir, bin, _end: child.stdin.take()?, databases: Mutex::default() })
+    }
+
+    fn database(&self, path: &Path) -> String {
+        let mut hasher = DefaultHasher::new();
+        path.hash(&mut hasher);
+        let name = format!("t{:016x}", hasher.finish());
+        let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        if databases.insert(name.clone()) {
+            self.run(&format!("CREATE DATABASE {name}"));
+        }
+        format!("postgres://postgres@{}/{name}", self.dir.display().to_string().replace('/', "%2F"))
+    }
+
+    /// Runs a statement as the server's administrator.
+    fn run(&self, statement: &str) {
+        let mut command = Command::new(self.bin.join("psql"));
+        command.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--username", "postgres", "--host"]);
+        let child = command.arg(&self.dir).arg("postgres").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let mut child = child.unwrap_or_else(|e| panic!("starting psql: {e}"));
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(statement.as_bytes()).unwrap_or_else(|e| panic!("psql: {e}"));
+        }
+        assert!(child.wait().is_ok_and(|status| status.success()), "{statement} failed");
+    }
+}

@@ -116,8 +116,8 @@ mod tests {
         let db = crate::db::tests::operations(dir.path()).await;
         let text = format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
-             INSERT INTO operations SELECT (u || '-') || i, 'k', 'd', NULL, u, {} - i * 1000
-             FROM n, (SELECT 0 AS u UNION SELECT 1)",
+             INSERT INTO operations SELECT u || '-' || i, 'k', 'd', NULL, u = 'undone', {} - i * 1000
+             FROM n, (SELECT 'done' AS u UNION SELECT 'undone') AS kinds",
             now_ms()
         );
         db.write().execute_unprepared(&text).await.unwrap();

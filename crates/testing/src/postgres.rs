@@ -32,11 +32,14 @@ read -r _ || true
 "$bin/pg_ctl" stop --pgdata data --mode immediate --silent
 "#;
 
+/// The variable by which a process that a test starts uses the test's server.
+const SERVER: &str = "HOISTWAY_TEST_POSTGRES";
+
 struct Server {
     dir: PathBuf,
     bin: PathBuf,
-    /// Closed at the end of this program, which ends the server.
-    _end: ChildStdin,
+    /// Closed at the end of this program, which ends the server; none of a server of another process.
+    _end: Option<ChildStdin>,
     databases: Mutex<HashSet<String>>,
 }
 
@@ -53,18 +56,32 @@ pub fn database_url(path: &Path) -> Option<String> {
     uses_postgres().then(|| postgres(path).expect("HOISTWAY_TEST_DATABASE=postgres, and there is no PostgreSQL"))
 }
 
+/// Returns the variables of the environment by which another process of the same tests uses the same databases.
+pub fn shared_databases() -> Option<(&'static str, PathBuf)> {
+    uses_postgres().then(|| server().map(|server| (SERVER, server.dir.clone()))).flatten()
+}
+
 /// Returns the URL of a database for `path`, which is created when it is asked for first; none where PostgreSQL is not
 /// installed.
 ///
 /// # Panics
 /// If PostgreSQL is there and does not start, or is required and missing.
 pub fn postgres(path: &Path) -> Option<String> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
+    server().map(|server| server.database(path))
+}
+
+fn server() -> Option<&'static Server> {
+    static STARTED: OnceLock<Option<Server>> = OnceLock::new();
+    let start = || {
         let bin = programs();
-        need("postgres", bin.is_some(), "initdb and pg_ctl are not installed").then(|| Server::start(bin?)).flatten()
-    });
-    server.as_ref().map(|server| server.database(path))
+        let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed");
+        let bin = bin.filter(|_| is_there)?;
+        match env::var_os(SERVER) {
+            Some(dir) => Some(Server { dir: dir.into(), bin, _end: None, databases: Mutex::default() }),
+            None => Server::start(bin),
+        }
+    };
+    STARTED.get_or_init(start).as_ref()
 }
 
 /// Returns the directory of the server's programs, which Debian does not put on PATH.
@@ -95,7 +112,7 @@ impl Server {
         let mut line = String::new();
         let said = child.stdout.take().map(|output| BufReader::new(output).read_line(&mut line));
         assert!(line.trim() == "ready", "PostgreSQL does not start ({said:?}): see the lines above");
-        Some(Self { dir, bin, _end: child.stdin.take()?, databases: Mutex::default() })
+        Some(Self { dir, bin, _end: Some(child.stdin.take()?), databases: Mutex::default() })
     }
 
     fn database(&self, path: &Path) -> String {
@@ -104,7 +121,11 @@ impl Server {
         let name = format!("t{:016x}", hasher.finish());
         let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
         if databases.insert(name.clone()) {
-            self.run(&format!("CREATE DATABASE {name}"));
+            // Another process of the tests may have created it.
+            self.run(&format!(
+                "SELECT 'CREATE DATABASE {name}' WHERE NOT EXISTS \
+                 (SELECT FROM pg_database WHERE datname = '{name}') \\gexec\n"
+            ));
         }
         format!("postgres://postgres@{}/{name}", self.dir.display().to_string().replace('/', "%2F"))
     }

@@ -5,6 +5,7 @@ mod error;
 mod location;
 mod migrate;
 mod postgres;
+mod schema;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -9,6 +9,7 @@ use super::{
     entity::{application, tool},
     tests::{named, opened},
 };
+use hoistway_kit::db::execute_raw;
 use hoistway_model::{
     Name, Operation, OperationId,
     tool::{
@@ -271,8 +272,8 @@ async fn a_call_that_is_made_again_gets_the_answer_that_an_older_version_kept() 
     let answer = format!(
         r#"{{"name":"stripe","description":"Once","connection":{WITH_KEY},"internal_url":"https://x","labels":{{}},"has_credentials":false,"created_at":11,"updated_at":12}}"#
     );
-    let update = format!("UPDATE operations SET response = CAST('{answer}' AS BLOB) WHERE id = '{}'", operation.id);
-    store.db.write().execute_unprepared(&update).await.unwrap();
+    let values = [answer.into_bytes().into(), operation.id.to_string().into()];
+    execute_raw(store.db.write(), "UPDATE operations SET response = $1 WHERE id = $2", values).await.unwrap();
     let again = store.create_tool(&operation, &new).await.unwrap();
     assert_eq!((again.description.as_str(), again.connection, again.created_at), ("Once", with_key(), 11));
 }

@@ -40,6 +40,7 @@ async fn spawn(dir: &Path) -> (Child, Peer) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "registry::tests::kill::registry_to_be_killed", "--ignored", "--nocapture"])
         .env(DIR, dir)
+        .envs(hoistway_testing::shared_databases())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()

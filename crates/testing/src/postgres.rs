@@ -26,7 +26,7 @@ cd "$dir"
 "$bin/initdb" --pgdata data --username postgres --auth trust --encoding UTF8 --locale C.UTF-8 --no-sync >initdb.log
 "$bin/pg_ctl" start --pgdata data --log server.log --wait --silent --options "-c listen_addresses= \
     -c unix_socket_directories='$dir' -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
-    -c max_connections=500" </dev/null
+    -c max_connections=2000" </dev/null
 echo ready
 read -r _ || true
 "$bin/pg_ctl" stop --pgdata data --mode immediate --silent

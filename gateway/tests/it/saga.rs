@@ -9,6 +9,7 @@ use crate::{
 };
 use hoistway_gateway::{Config, Deps, Gateway, saga::Services};
 use hoistway_kit::{
+    db::DatabaseConfig,
     invoke_statement::InvokeStatementKey,
     ports,
     secrets::MasterKey,
@@ -69,7 +70,8 @@ impl SagaGateway {
         let agents = FakeAgents::of(services.clone());
         let tools = FakeTools { services: Some(services.clone()), ..FakeTools::default() };
         let clients = Services { tools: Arc::new(tools), builds: FakeBuilds::of(services.clone()), agents };
-        let config = Config { data_dir: dir.path().to_owned(), ..config };
+        let database = DatabaseConfig::from(hoistway_testing::database_url(dir.path()));
+        let config = Config { data_dir: dir.path().to_owned(), database, ..config };
         let shutdown = CancellationToken::new();
         let invoke_statements = InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap();
         let deps = Deps {

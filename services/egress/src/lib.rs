@@ -254,7 +254,7 @@ pub async fn run(service: Service, server: Server, ports: Ports, shutdown: Cance
     );
     // A statement that waits for another process' lock cannot be called off. What is committed is safe without this.
     if tokio::time::timeout(CLOSING, store.close()).await.is_err() {
-        tracing::debug!("egress.db was still in use when egress ended");
+        tracing::debug!("the database was still in use when egress ended");
     }
     rpc.and(http)
 }

@@ -8,7 +8,7 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{egress_auth::EgressKey, log_collect, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{db::DatabaseConfig, egress_auth::EgressKey, log_collect, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},
@@ -83,8 +83,12 @@ async fn an_image_becomes_an_agent_that_answers() {
     let dir = tempfile::tempdir().unwrap();
     let token = ServiceToken::generate().unwrap();
     let registry = Registry::start(Some(token.secret().expose())).await;
-    let config =
-        Config { data_dir: dir.path().to_owned(), registry_address: registry.addr.to_string(), ..Config::default() };
+    let config = Config {
+        data_dir: dir.path().to_owned(),
+        registry_address: registry.addr.to_string(),
+        database: DatabaseConfig::from(hoistway_testing::database_url(dir.path())),
+        ..Config::default()
+    };
     let python = hoistway_agent::interpreter::Interpreter::find(None).await.unwrap();
     let process = |config: &Config| ProcessConfig {
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),

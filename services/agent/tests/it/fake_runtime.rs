@@ -12,7 +12,7 @@ use hoistway_agent::{
     open,
     runtime::{Failure, Instance, Isolation, Runtime, Started, State},
 };
-use hoistway_kit::{egress_auth::EgressKey, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{db::DatabaseConfig, egress_auth::EgressKey, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentConfig, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
@@ -186,6 +186,7 @@ impl TestService {
             registry_address: registry.addr.to_string(),
             revisions: keep.revisions,
             max_agents: keep.agents,
+            database: DatabaseConfig::from(hoistway_testing::database_url(dir.path())),
             ..Config::default()
         };
         let service = open(&config, &deps).await.unwrap();

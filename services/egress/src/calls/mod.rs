@@ -136,7 +136,7 @@ pub(crate) async fn keep(
             let records = count + queue.len();
             tracing::error!(
                 records,
-                "lost: {records} records of calls, since egress.db could not be written before the shutdown's end"
+                "lost: {records} records of calls, since the database could not be written before the shutdown's end"
             );
             return;
         }

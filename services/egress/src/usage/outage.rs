@@ -39,7 +39,7 @@ impl Outage {
             cause = chain,
             requests,
             tokens,
-            "egress.db cannot be written{why}: {requests} requests of models ({tokens} tokens) wait in memory, and \
+            "the database cannot be written{why}: {requests} requests of models ({tokens} tokens) wait in memory, and \
              answers of models for a second each; tried again until it works"
         );
     }
@@ -51,7 +51,7 @@ impl Outage {
             tracing::info!(
                 requests,
                 tokens,
-                "egress.db can be written again; {requests} requests of models ({tokens} tokens) that waited are kept"
+                "the database can be written again; {requests} requests of models ({tokens} tokens) that waited are kept"
             );
         }
         *self = Self::default();
@@ -65,7 +65,7 @@ impl Outage {
             cause = chain,
             requests,
             tokens,
-            "lost: {requests} requests of models ({tokens} tokens) are in no usage and no budget, since egress.db could \
+            "lost: {requests} requests of models ({tokens} tokens) are in no usage and no budget, since the database could \
              not be written before the shutdown's end{why}"
         );
     }

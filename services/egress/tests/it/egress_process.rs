@@ -32,6 +32,7 @@ impl EgressProcess {
             command.arg("--policies").arg(&file).args(more).env_clear().kill_on_drop(true);
             command.env("HOISTWAY_EGRESS_DATA_DIR", dir).env("HOISTWAY_EGRESS_LISTEN", "127.0.0.1:0");
             command.env("HOISTWAY_EGRESS_GRPC_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+            command.envs(hoistway_testing::database_url(dir).map(|url| ("HOISTWAY_EGRESS_DATABASE__URL", url)));
             command.envs(variables.iter().copied());
             command
         };

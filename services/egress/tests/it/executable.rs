@@ -112,6 +112,7 @@ async fn a_record_that_was_listed_survives_a_kill() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hoistway-egress"));
         command.env_clear().env("HOISTWAY_EGRESS_DATA_DIR", dir.path()).env("HOISTWAY_EGRESS_LISTEN", &http);
         command.env("HOISTWAY_EGRESS_GRPC_LISTEN", &grpc).kill_on_drop(true);
+        command.envs(hoistway_testing::database_url(dir.path()).map(|url| ("HOISTWAY_EGRESS_DATABASE__URL", url)));
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     };
     let token = ServiceToken::load_or_create(&dir.path().join("service-token")).unwrap();
@@ -162,13 +163,13 @@ async fn a_count_that_cannot_be_written_is_told_and_named_when_the_process_ends(
     };
     // It listens before its database is open.
     ask(&program).await;
-    let held = crate::test_egress::lock(&dir.path().join("egress/egress.db")).await;
+    let held = crate::test_egress::lock(dir.path()).await;
     ask(&program).await;
-    program.says("egress.db cannot be written: 1 requests of models (7 tokens) wait in memory").await;
+    program.says("the database cannot be written: 1 requests of models (7 tokens) wait in memory").await;
     held.rollback().await.unwrap();
-    program.says("egress.db can be written again; 1 requests of models (7 tokens) that waited are kept").await;
+    program.says("the database can be written again; 1 requests of models (7 tokens) that waited are kept").await;
 
-    let held = crate::test_egress::lock(&dir.path().join("egress/egress.db")).await;
+    let held = crate::test_egress::lock(dir.path()).await;
     ask(&program).await;
     ask(&program).await;
     let log = program.stop().await;

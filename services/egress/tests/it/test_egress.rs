@@ -9,6 +9,7 @@ use hoistway_egress::{
     open, origin::Origin, policy::static_policy::FixedPolicies, run,
 };
 use hoistway_kit::{
+    db::DatabaseConfig,
     egress_auth::{EgressKey, Flavour, Preface},
     invoke_statement::InvokeStatementKey,
     token::ServiceToken,
@@ -19,7 +20,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use sea_orm::{Database, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
+};
 use serde_json::Value;
 use std::{
     net::SocketAddr,
@@ -173,6 +177,7 @@ impl TestEgress {
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
             extra_ca_file,
             use_proxy: false,
+            database: DatabaseConfig::from(hoistway_testing::database_url(dir.path())),
             ..Config::default()
         };
         configure(&mut config);
@@ -283,12 +288,18 @@ impl Drop for TestEgress {
     }
 }
 
-/// Keeps everybody else from writing a database, as another process may.
-pub async fn lock(database: &Path) -> DatabaseTransaction {
-    let db = Database::connect(format!("sqlite:{}", database.display())).await.unwrap();
+/// Keeps everybody else from writing the database of egress in a data directory, as another process may.
+pub async fn lock(data_dir: &Path) -> DatabaseTransaction {
+    let sqlite = || format!("sqlite:{}", data_dir.join("egress/egress.db").display());
+    let mut options = ConnectOptions::new(hoistway_testing::database_url(data_dir).unwrap_or_else(sqlite));
+    let db = Database::connect(options.set_schema_search_path("egress").to_owned()).await.unwrap();
     let mode = Some(SqliteTransactionMode::Immediate);
     let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
-    db.begin_with_options(options).await.unwrap()
+    let txn = db.begin_with_options(options).await.unwrap();
+    if hoistway_testing::uses_postgres() {
+        txn.execute_unprepared("LOCK TABLE calls, usage_hours IN EXCLUSIVE MODE").await.unwrap();
+    }
+    txn
 }
 
 pub fn basic(token: &Secret) -> String {

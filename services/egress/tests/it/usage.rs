@@ -214,7 +214,7 @@ async fn unwritten_usage_is_reported() {
     let usage = json!({"usage": {"prompt_tokens": 3, "completion_tokens": 4}});
     tool_server.tokens([(200, usage.clone()), (200, usage)]);
     chat(&egress, &agent, json!({"model": "m"})).await;
-    let held = crate::test_egress::lock(&egress.dir.path().join("egress/egress.db")).await;
+    let held = crate::test_egress::lock(egress.dir.path()).await;
     chat(&egress, &agent, json!({"model": "m"})).await;
     assert_eq!(egress.used().await, "2 0 0 6 0 8");
     held.rollback().await.unwrap();

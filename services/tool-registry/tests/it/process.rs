@@ -2,6 +2,7 @@
 
 use crate::test_registry::*;
 use hoistway_client::{ToolRegistryClient, Transport};
+use hoistway_kit::db::DatabaseConfig;
 use hoistway_model::{Code, Operation, ToolRegistry};
 use hoistway_tool_registry::{Config, Deps, Ports, open, serve};
 use std::{fs, process::Command};
@@ -50,7 +51,8 @@ async fn the_directory_belongs_to_one_process() {
 #[tokio::test]
 async fn the_whole_service_serves_and_drains() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+    let database = DatabaseConfig::from(hoistway_testing::database_url(dir.path()));
+    let mut config = Config { data_dir: dir.path().to_owned(), database, ..Config::default() };
     config.grpc_listen.set_port(0);
     config.http_listen.set_port(0);
     let deps = Deps::load(&config).await.unwrap();

@@ -1,7 +1,7 @@
 //! A tool registry in a directory of its own, and short words for what tests say again and again.
 
 use hoistway_client::ToolRegistryClient;
-use hoistway_kit::{grpc::Server, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{db::DatabaseConfig, grpc::Server, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{
     Code, Error, Name, Operation, OperationId, Result, Secret, ToolRegistry, page,
     tool::{
@@ -39,6 +39,7 @@ impl TestRegistry {
             data_dir: dir.path().to_owned(),
             public_url: Some(PUBLIC_URL.into()),
             internal_url: Some(INTERNAL_URL.into()),
+            database: DatabaseConfig::from(hoistway_testing::database_url(dir.path())),
             ..Config::default()
         };
         let deps = Deps {

@@ -2,13 +2,14 @@
 # Starts docker-compose.yml and sends it a first deploy: images are built, every service becomes healthy, an agent
 # answers, and answers again after a restart. Everything is removed afterwards.
 #
-# If the two images of deploy/Dockerfile's FROM lines do not exist, stand-ins made from Debian packages have their names
-# during the test. The compiler's one contains programs that are built already, so that nothing is compiled twice: those
+# If the two images of deploy/Dockerfile's FROM lines and that of the database do not exist, stand-ins made from Debian
+# packages have their names during the test. The compiler's one contains programs that are built already, so that nothing is compiled twice: those
 # in HOISTWAY_PROGRAMS (target/debug). Needs root for mmdebstrap, Docker, docker-compose and `cargo build --workspace`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly python_image=python:3.11-slim-bookworm rust_image=rust:1.95-slim-bookworm
+readonly database_image=postgres:17.6-bookworm
 readonly built=${HOISTWAY_PROGRAMS:-target/debug}
 readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
 
@@ -59,6 +60,10 @@ there() { docker image inspect "$1" >/dev/null 2>&1; }
 if ! there "$python_image"; then
     scripts/base-image.sh "$python_image"
     stand_ins+=("$python_image")
+fi
+if ! there "$database_image"; then
+    scripts/database-image.sh "$database_image"
+    stand_ins+=("$database_image")
 fi
 if ! there "$rust_image"; then
     log "making $rust_image from $built"

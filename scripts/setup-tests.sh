@@ -12,6 +12,7 @@ readonly packages=(
     containerd skopeo                         # to pull from the registry
     mmdebstrap                                # to make images where none can be pulled
     strace                                    # to count what is flushed to disk
+    postgresql                                # to keep the tables in
 )
 readonly cargo_deny=0.20.2
 
@@ -29,8 +30,13 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
     echo "setup-tests: installing ${missing[*]}" >&2
     export DEBIAN_FRONTEND=noninteractive
+    # Tests start servers of their own, so Debian's is neither made nor started.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
     apt-get update -q </dev/null
-    apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null
+    apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold "${missing[@]}" </dev/null
 fi
 
 # Without optimisation it is compiled in a minute and checks the workspace in three seconds.

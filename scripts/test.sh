@@ -2,7 +2,7 @@
 # All checks that must pass before a change is merged. An ordinary user with Rust, a C compiler, Python, crates.io and
 # PyPI is enough; tests whose requirements are missing are skipped, reported and counted at the end.
 # HOISTWAY_TEST_REQUIRE lists the requirements that must not be missing, separated by commas:
-#     docker skopeo containerd pypi compose root strace cargo-deny
+#     docker skopeo containerd pypi compose root strace cargo-deny postgres
 # scripts/setup-tests.sh installs all of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,6 +37,13 @@ step python3 -B -m unittest discover -s services/build/runner
 # All programs are built first: end-to-end tests start the real ones.
 step cargo build --workspace
 step cargo test --workspace
+
+# The same on PostgreSQL, without what does not depend on the database: packages of PyPI, sandboxes, terminals.
+if command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+    other=(bedrock:: cases:: cli:: compose:: contract:: fuzz:: hostile_ model_clients:: models:: port_takeover::
+        python_server:: quick_starts:: runtime:: sandbox sdk:: soak:: terminal:: tool_clients:: tool_dns::)
+    step env HOISTWAY_TEST_DATABASE=postgres cargo test --workspace -- "${other[@]/#/--skip=}"
+fi
 
 skipped=$(sort -u "$HOISTWAY_TEST_SKIPS")
 printf '\n== all green'

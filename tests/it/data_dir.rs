@@ -29,6 +29,10 @@ fn hoistway(args: &[&str]) -> Output {
 
 #[test]
 fn a_data_directory_of_the_first_schema_is_migrated() {
+    // It is about files of SQLite.
+    if hoistway_testing::uses_postgres() {
+        return;
+    }
     let dir = tempdir().unwrap();
     unpack(FIRST_SCHEMA, &dir.path().join("data"));
     let stack = Stack::start(dir.path());
@@ -113,6 +117,10 @@ impl Drop for Mounted {
 
 #[test]
 fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
+    // It is about files of SQLite.
+    if hoistway_testing::uses_postgres() {
+        return;
+    }
     let dir = tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
@@ -157,6 +165,10 @@ fn on_a_full_disk_agents_can_be_stopped_and_deleted_and_keys_revoked() {
 
 #[test]
 fn a_backup_of_a_busy_installation_is_whole() {
+    // It is about files of SQLite.
+    if hoistway_testing::uses_postgres() {
+        return;
+    }
     let dir = tempdir().unwrap();
     let stack = Stack::start(dir.path());
     let data = dir.path().join("data");

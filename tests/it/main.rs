@@ -13,6 +13,7 @@ mod cli;
 mod compose;
 mod contract;
 mod data_dir;
+mod database_outage;
 mod deploy_cost;
 mod egress;
 mod end_users;

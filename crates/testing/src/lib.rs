@@ -5,7 +5,7 @@ mod openapi_schema;
 mod postgres;
 
 pub use openapi_schema::DocumentSchemas;
-pub use postgres::{database_url, postgres, shared_databases, uses_postgres};
+pub use postgres::{PostgresServer, database_url, postgres, shared_databases, uses_postgres};
 
 use std::{
     env,

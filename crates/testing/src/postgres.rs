@@ -9,37 +9,45 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
 };
 
 /// The user of the server where tests run as root, which PostgreSQL refuses to be: `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Runs the server until the end of standard input, then removes its directory. Says `ready` when it accepts
-/// connections. Nothing is flushed to disk: the data does not outlive the test.
+/// Runs the server until the end of standard input, then removes its directory. Obeys the lines `start` and `stop` and
+/// answers each with `done`.
 const SCRIPT: &str = r#"
 set -eu
-bin=$1 dir=$2
-trap 'cd /; rm -rf "$dir"' EXIT
+bin=$1 dir=$2 options=$3
+trap '"$bin/pg_ctl" stop --pgdata data --mode immediate --silent || true; cd /; rm -rf "$dir"' EXIT
 cd "$dir"
 "$bin/initdb" --pgdata data --username postgres --auth trust --encoding UTF8 --locale C.UTF-8 --no-sync >initdb.log
-"$bin/pg_ctl" start --pgdata data --log server.log --wait --silent --options "-c listen_addresses= \
-    -c unix_socket_directories='$dir' -c fsync=off -c full_page_writes=off -c synchronous_commit=off \
-    -c max_connections=2000" </dev/null
-echo ready
-read -r _ || true
-"$bin/pg_ctl" stop --pgdata data --mode immediate --silent
+while read -r command; do
+    case $command in
+    start)
+        "$bin/pg_ctl" start --pgdata data --log server.log --wait --silent --options "-c listen_addresses= \
+            -c unix_socket_directories='$dir' -c max_connections=2000 $options" </dev/null ;;
+    stop) "$bin/pg_ctl" stop --pgdata data --mode immediate --silent ;;
+    esac
+    echo "done"
+done
 "#;
+
+/// Nothing is flushed to disk: the data does not outlive the test.
+const FAST: &str = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off";
 
 /// The variable by which a process that a test starts uses the test's server.
 const SERVER: &str = "HOISTWAY_TEST_POSTGRES";
 
-struct Server {
+/// A server of this program's own, which ends with it.
+#[derive(Debug)]
+pub struct PostgresServer {
     dir: PathBuf,
     bin: PathBuf,
-    /// Closed at the end of this program, which ends the server; none of a server of another process.
-    _end: Option<ChildStdin>,
+    /// The input and the output of the script; none of a server of another process.
+    script: Option<Mutex<(ChildStdin, BufReader<ChildStdout>)>>,
     databases: Mutex<HashSet<String>>,
 }
 
@@ -70,16 +78,13 @@ pub fn postgres(path: &Path) -> Option<String> {
     server().map(|server| server.database(path))
 }
 
-fn server() -> Option<&'static Server> {
-    static STARTED: OnceLock<Option<Server>> = OnceLock::new();
-    let start = || {
-        let bin = programs();
-        let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed");
-        let bin = bin.filter(|_| is_there)?;
-        match env::var_os(SERVER) {
-            Some(dir) => Some(Server { dir: dir.into(), bin, _end: None, databases: Mutex::default() }),
-            None => Server::start(bin),
+fn server() -> Option<&'static PostgresServer> {
+    static STARTED: OnceLock<Option<PostgresServer>> = OnceLock::new();
+    let start = || match env::var_os(SERVER) {
+        Some(dir) => {
+            Some(PostgresServer { dir: dir.into(), bin: programs()?, script: None, databases: Mutex::default() })
         }
+        None => PostgresServer::start_with("shared", FAST),
     };
     STARTED.get_or_init(start).as_ref()
 }
@@ -92,9 +97,21 @@ fn programs() -> Option<PathBuf> {
     debian.chain(on_path).find(|dir| dir.join("initdb").is_file() && dir.join("pg_ctl").is_file())
 }
 
-impl Server {
-    fn start(bin: PathBuf) -> Option<Self> {
-        let dir = env::temp_dir().join(format!("hoistway-postgres-{}", std::process::id()));
+impl PostgresServer {
+    /// Starts a server of its own for the test `name`, whose commits survive [`PostgresServer::stop`]; none where
+    /// PostgreSQL is not installed.
+    ///
+    /// # Panics
+    /// If PostgreSQL is there and does not start, or is required and missing.
+    pub fn start(name: &str) -> Option<Self> {
+        Self::start_with(name, "")
+    }
+
+    fn start_with(name: &str, options: &str) -> Option<Self> {
+        let bin = programs();
+        let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed");
+        let bin = bin.filter(|_| is_there)?;
+        let dir = env::temp_dir().join(format!("hoistway-postgres-{}-{name}", std::process::id()));
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let is_root = fs::metadata(&dir).is_ok_and(|metadata| metadata.uid() == 0);
         let mut command = Command::new(if is_root { "setpriv" } else { "sh" });
@@ -104,18 +121,47 @@ impl Server {
             command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "sh"]);
         }
         // Others reach the socket: programs under test have users of their own.
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
-            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(&dir);
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&dir, mode).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(&dir).arg(options);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|e| panic!("starting PostgreSQL: {e}"));
-        let mut line = String::new();
-        let said = child.stdout.take().map(|output| BufReader::new(output).read_line(&mut line));
-        assert!(line.trim() == "ready", "PostgreSQL does not start ({said:?}): see the lines above");
-        Some(Self { dir, bin, _end: Some(child.stdin.take()?), databases: Mutex::default() })
+        let script = Mutex::new((child.stdin.take()?, BufReader::new(child.stdout.take()?)));
+        let server = Self { dir, bin, script: Some(script), databases: Mutex::default() };
+        server.order("start");
+        Some(server)
     }
 
-    fn database(&self, path: &Path) -> String {
+    /// Ends the server at once, as a crash would.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn stop(&self) {
+        self.order("stop");
+    }
+
+    /// Starts the server again.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn restart(&self) {
+        self.order("start");
+    }
+
+    fn order(&self, command: &str) {
+        let Some(script) = &self.script else { return };
+        let (input, output) = &mut *script.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = writeln!(input, "{command}");
+        let mut line = String::new();
+        let said = output.read_line(&mut line);
+        assert!(line.trim() == "done", "PostgreSQL: {command} failed ({sent:?}, {said:?}): see the lines above");
+    }
+
+    /// Returns the URL of the database for `path`, which is created when it is asked for first.
+    ///
+    /// # Panics
+    /// If it cannot be created.
+    pub fn database(&self, path: &Path) -> String {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let name = format!("t{:016x}", hasher.finish());

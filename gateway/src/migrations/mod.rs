@@ -1,6 +1,6 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0006_….sql`, for both engines.
+//! A file has the name that databases record. The next one is `m0007_….sql`, for both engines.
 
 use hoistway_kit::{db::Migrations, migrations};
 
@@ -12,9 +12,11 @@ pub(crate) const ALL: &Migrations = &migrations! {
         "m2026_11_23_deployments_audited",
         "m2026_11_23_audit_by_time",
         "m2026_11_28_deployments_in_order",
+        "m0006_deployments_by_state",
     ],
     postgres: [
         "m0001_tables",
+        "m0006_deployments_by_state",
     ],
 };
 

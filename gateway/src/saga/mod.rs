@@ -38,6 +38,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use worker::Retry;
 
 /// The size in bytes of a large source, which is in memory only while it is needed, and the number of such sources at a
 /// time.
@@ -305,11 +306,32 @@ impl Inner {
         pending_entry: Option<&PendingAuditEntry>,
     ) -> Result<()> {
         let entry = pending_entry.and_then(|pending_entry| pending_entry.claim(record.id, record.agent.as_str()));
-        let written = self.journal.insert(record, request, entry.as_ref()).await;
+        let mut written = self.journal.insert(record, request, entry.as_ref()).await;
+        if let Err(e) = &written
+            && e.code == Code::Unavailable
+            && self.was_written(record).await
+        {
+            written = Ok(());
+        }
         if let (Err(_), Some(pending_entry)) = (&written, pending_entry) {
             pending_entry.unclaim();
         }
         written
+    }
+
+    /// Finds out whether a deployment was journalled though the answer was lost with the connection to the database: one
+    /// that its client knows as refused must not run after the next start.
+    async fn was_written(&self, record: &Record) -> bool {
+        let mut retry = Retry::default();
+        loop {
+            match self.journal.get(record.id).await {
+                Ok(found) => return found.inspect(|record| self.journal.publish(record)).is_some(),
+                Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
+            }
+            if retry.wait(&self.shutdown).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Puts an item at the end of its queue and starts the queue if it is idle.

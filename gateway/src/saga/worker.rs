@@ -16,6 +16,7 @@ use hoistway_kit::time::now_ms;
 use hoistway_model::{Code, Error, Result, redact::Masker};
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
 /// The least time for which a step is retried.
@@ -79,7 +80,7 @@ async fn journalled(inner: &Inner, record: &Record) -> Result<usize, Stopped> {
             Ok(bytes) => return Ok(bytes),
             Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
         }
-        retry.wait(inner).await?;
+        retry.wait(&inner.shutdown).await?;
     }
 }
 
@@ -101,7 +102,7 @@ async fn read(inner: &Inner, record: &mut Record) -> Result<Option<DeploymentKin
             Ok(sealed) => break sealed.unwrap_or_default(),
             Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
         }
-        retry.wait(inner).await?;
+        retry.wait(&inner.shutdown).await?;
     };
     match inner.unseal(record, sealed).await {
         Ok(work) => Ok(Some(work)),
@@ -156,7 +157,7 @@ async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> 
             tracing::warn!("the revision is the agent's already: the deployment goes on");
             while let Err(e) = switch_route::drop_earlier_bindings(&ctx).await {
                 tracing::info!(cause = e.chain(), "will be tried again: {e}");
-                retry.wait(inner).await?;
+                retry.wait(&inner.shutdown).await?;
             }
             record.failure = None;
             record.state = State::Running;
@@ -167,7 +168,7 @@ async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> 
             return save(inner, record).await;
         }
         tracing::warn!(code = %error.code, cause = error.chain(), "undo will be tried again: {error}");
-        retry.wait(inner).await?;
+        retry.wait(&inner.shutdown).await?;
     }
     record.finish(State::Failed, now_ms());
     save(inner, record).await
@@ -204,7 +205,7 @@ async fn attempt(inner: &Inner, job: &Job, work: &DeploymentKind, record: &Recor
                 tokio::select! {
                     biased;
                     why = &mut cancelled => return Ok(Err(why)),
-                    waited = retry.wait(inner) => waited?,
+                    waited = retry.wait(&inner.shutdown) => waited?,
                 }
             }
             other => return Ok(other),
@@ -235,24 +236,25 @@ async fn save(inner: &Inner, record: &Record) -> Result<(), Stopped> {
     let mut retry = Retry::default();
     while let Err(error) = inner.journal.update(record).await {
         tracing::error!(cause = error.chain(), "the journal cannot be written: {error}");
-        retry.wait(inner).await?;
+        retry.wait(&inner.shutdown).await?;
     }
     Ok(())
 }
 
 /// Exponential backoff with jitter, from 100 ms to 10 s.
 #[derive(Default)]
-struct Retry(u32);
+pub struct Retry(u32);
 
 impl Retry {
-    async fn wait(&mut self, inner: &Inner) -> Result<(), Stopped> {
+    /// Waits for the next attempt, unless the process shuts down meanwhile.
+    pub async fn wait(&mut self, shutdown: &CancellationToken) -> Result<(), Stopped> {
         let base = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(10));
         self.0 += 1;
         // Half fixed, half varied by the clock's last digits: enough to spread replicas.
         let spread = (now_ms().unsigned_abs() % 100) as u32;
         let pause = base / 2 + base / 200 * spread;
         tokio::select! {
-            () = inner.shutdown.cancelled() => Err(Stopped),
+            () = shutdown.cancelled() => Err(Stopped),
             () = tokio::time::sleep(pause) => Ok(()),
         }
     }

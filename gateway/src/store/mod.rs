@@ -38,7 +38,8 @@ impl Journal {
         Self { events: Some(events), ..self }
     }
 
-    fn publish(&self, record: &Record) {
+    /// Publishes a record that is durable.
+    pub fn publish(&self, record: &Record) {
         if let Some(events) = &self.events {
             events.deployment_changed(record);
         }

@@ -26,6 +26,8 @@ const MIGRATION: Duration = Duration::from_secs(600);
 /// The time after which the server ends a transaction whose client does nothing, and notices one that is gone: others
 /// wait for it.
 const IDLE: Duration = Duration::from_secs(60);
+/// The time for which a connection is used again without asking whether it still works.
+const FRESH: Duration = Duration::from_secs(1);
 /// The first half of the keys of advisory locks; the second one is the schema's.
 const LOCKS: i32 = 0x486f_6973;
 
@@ -124,6 +126,8 @@ impl Server {
             .min_connections(0)
             .acquire_timeout(PATIENCE)
             .connect_lazy(true)
+            // One that was used just now is there, most likely; asking would double each statement's round trips.
+            .test_before_acquire_if_idle_for(FRESH)
             .record_stmt_in_spans(false)
             .map_sqlx_postgres_opts(move |_| server.clone());
         options

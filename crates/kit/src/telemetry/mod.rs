@@ -20,7 +20,7 @@ use tracing::{Instrument, Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::{FilterExt, LevelFilter, filter_fn},
+    filter::{FilterExt, filter_fn},
     fmt,
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -67,13 +67,16 @@ impl FromStr for LogFormat {
     }
 }
 
+/// The lines that are logged by default. A pool of connections replaces broken ones by itself: a statement that fails
+/// is logged where it fails.
+const LOGGED: &str = "info,sqlx::postgres::notice=error,sqlx_core::pool=error";
+
 /// Starts logging and tracing for this process. Called once, by `main`, which keeps the result until its end; libraries
 /// only emit.
 pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
-    let directives = env::var(LOG_VARIABLE).unwrap_or_default();
+    let directives = env::var(LOG_VARIABLE).ok().filter(|directives| !directives.is_empty());
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(directives)
+        .parse(directives.as_deref().unwrap_or(LOGGED))
         .map_err(|e| Error::new(Code::InvalidArgument, format!("{LOG_VARIABLE}: {e}")))?;
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
         LogFormat::Human => fmt::layer()

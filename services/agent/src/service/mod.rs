@@ -245,15 +245,10 @@ impl AgentService for Agents {
             let found = self.0.store.agents_after(query.after.as_ref(), limit + 1).await?;
             let Page { items: records, more } = Page::of(found, limit as usize);
             query.after = records.last().map(|record| record.name.clone());
-            let mut items = Vec::with_capacity(records.len());
-            for record in records {
-                match self.0.view(record).await {
-                    Ok(agent) => items.push(agent),
-                    // It was deleted, or replaced, between the two queries.
-                    Err(e) if e.code == Code::NotFound => {}
-                    Err(e) => return Err(e),
-                }
-            }
+            let mut shown = self.0.store.shown_revisions(&records).await?;
+            // One without a revision was deleted, or replaced, between the queries.
+            let shown = records.into_iter().filter_map(|record| shown.remove(&record.name).map(|of| (record, of)));
+            let items: Vec<_> = shown.map(|(record, revision)| self.0.render(record, revision)).collect();
             // Where others follow there is always one to go on from.
             if !more || !items.is_empty() {
                 return Ok(Page { items, more });

@@ -221,8 +221,9 @@ impl Service {
                 Err(Failure::Final(e)) => return Err(e),
                 Err(Failure::Unreachable(why)) => {
                     if !told && !supervisor.proven {
-                        self.store.keep_outcome(&revision.id, StoredPhase::PendingImage, &why, None).await?;
-                        told = true;
+                        let kept = self.store.keep_outcome(&revision.id, StoredPhase::PendingImage, &why, None).await;
+                        // The database may be away as well; both come back.
+                        told = kept.inspect_err(|e| tracing::warn!(cause = e.chain(), "{e}")).is_ok();
                     }
                     tracing::info!(agent = %revision.spec.agent, "an image cannot be pulled yet: {why}");
                     supervisor.set(|c| c.life = RevisionHealth::Waiting { why });

@@ -93,6 +93,21 @@ impl Store {
         row.map_err(db_error("reading a revision"))?.map(|row| Revision::read(row, &self.key)).transpose()
     }
 
+    /// The same for many agents: one query for those that have a desired revision.
+    pub(crate) async fn shown_revisions(&self, agents: &[AgentRecord]) -> Result<HashMap<Name, Revision>> {
+        let desired = agents.iter().filter_map(|agent| agent.desired).map(|id| id.to_string());
+        let rows = revision::Entity::find().filter(revision::Column::Id.is_in(desired)).all(self.db.read()).await;
+        let mut shown = HashMap::new();
+        for row in rows.map_err(db_error("reading revisions"))? {
+            let revision = Revision::read(row, &self.key)?;
+            shown.insert(revision.spec.agent.clone(), revision);
+        }
+        for agent in agents.iter().filter(|agent| agent.desired.is_none()) {
+            shown.extend(self.shown_revision(agent).await?.map(|revision| (agent.name.clone(), revision)));
+        }
+        Ok(shown)
+    }
+
     /// Every revision that is not retired, by agent, oldest first.
     pub(crate) async fn current_revisions(&self) -> Result<HashMap<Name, Vec<Revision>>> {
         let rows = revision::Entity::find()

@@ -1,0 +1,78 @@
+//! The database server goes away for a while: agents go on to answer, deployments continue, nothing is lost.
+
+use crate::test_installation::{Stack, log_of, says};
+use hoistway_testing::PostgresServer;
+use serde_json::json;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+const OUTAGE: Duration = Duration::from_secs(20);
+const AGENTS: [&str; 3] = ["one", "two", "three"];
+
+#[test]
+fn a_server_that_is_away_for_twenty_seconds_loses_nothing() {
+    let Some(server) = PostgresServer::start("outage") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let url = server.database(dir.path());
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--database-url", &url]);
+    });
+    for agent in ["steady"].iter().chain(&AGENTS) {
+        stack.deployed(json!({"agent_name": agent, "source_files": says("v0")}));
+    }
+
+    let (back, end) = (AtomicBool::new(false), AtomicBool::new(false));
+    let deployed = thread::scope(|scope| {
+        let (stack, back, end) = (&stack, &back, &end);
+        let invoking = scope.spawn(move || {
+            let mut answered = 0;
+            while !end.load(Ordering::Relaxed) {
+                assert_eq!(stack.answer("steady", "x"), "v0");
+                answered += 1;
+            }
+            answered
+        });
+        // Each goes on until a deploy that began after the outage has succeeded.
+        let deploying = AGENTS.map(|agent| {
+            scope.spawn(move || {
+                for version in 1.. {
+                    let (is_back, text) = (back.load(Ordering::Relaxed), format!("v{version}"));
+                    let answer = stack.deploy(json!({"agent_name": agent, "source_files": says(&text)}));
+                    assert!(matches!(answer.status, 201 | 202 | 503), "{} {}", answer.status, answer.text());
+                    // One that is only built yet is answered with 201 too.
+                    if answer.status == 201 && is_back && stack.answer(agent, "x") == text {
+                        return text;
+                    }
+                }
+                unreachable!()
+            })
+        });
+        thread::sleep(Duration::from_secs(1));
+        server.stop();
+        thread::sleep(OUTAGE);
+        server.restart();
+        back.store(true, Ordering::Relaxed);
+        let deployed = deploying.map(|deploying| deploying.join().unwrap());
+        end.store(true, Ordering::Relaxed);
+        assert!(invoking.join().unwrap() > 100);
+        deployed
+    });
+
+    let until = Instant::now() + Duration::from_secs(60);
+    let unfinished = |status: &str| stack.get(&format!("/api/deployments?status={status}")).as_array().unwrap().len();
+    while unfinished("RUNNING") + unfinished("PENDING") + unfinished("UNDOING") > 0 {
+        assert!(Instant::now() < until, "{}\n{}", stack.get("/api/deployments"), log_of(&stack.dir));
+        thread::sleep(Duration::from_millis(50));
+    }
+    stack.kill();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--database-url", &url]);
+    });
+    for (agent, deployed) in AGENTS.into_iter().zip(deployed) {
+        stack.wait_for_phase(agent, "Running");
+        assert_eq!(stack.answer(agent, "x"), deployed, "{}", log_of(&stack.dir));
+    }
+}

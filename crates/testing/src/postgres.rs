@@ -9,7 +9,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
 };
 
@@ -41,13 +41,29 @@ const FAST: &str = "-c fsync=off -c full_page_writes=off -c synchronous_commit=o
 /// The variable by which a process that a test starts uses the test's server.
 const SERVER: &str = "HOISTWAY_TEST_POSTGRES";
 
+/// The process that runs [`SCRIPT`].
+#[derive(Debug)]
+struct Script {
+    child: Child,
+    /// Closed for the end.
+    input: Option<ChildStdin>,
+    output: Option<BufReader<ChildStdout>>,
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.input.take();
+        let _ = self.child.wait();
+    }
+}
+
 /// A server of this program's own, which ends with it.
 #[derive(Debug)]
 pub struct PostgresServer {
     dir: PathBuf,
     bin: PathBuf,
-    /// The input and the output of the script; none of a server of another process.
-    script: Option<Mutex<(ChildStdin, BufReader<ChildStdout>)>>,
+    /// The process that has it; none of a server of another process.
+    script: Option<Mutex<Script>>,
     databases: Mutex<HashSet<String>>,
 }
 
@@ -126,8 +142,9 @@ impl PostgresServer {
         command.args(["-c", SCRIPT, "sh"]).arg(&bin).arg(&dir).arg(options);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|e| panic!("starting PostgreSQL: {e}"));
-        let script = Mutex::new((child.stdin.take()?, BufReader::new(child.stdout.take()?)));
-        let server = Self { dir, bin, script: Some(script), databases: Mutex::default() };
+        let (input, output) = (child.stdin.take(), child.stdout.take().map(BufReader::new));
+        let script = Some(Mutex::new(Script { child, input, output }));
+        let server = Self { dir, bin, script, databases: Mutex::default() };
         server.order("start");
         Some(server)
     }
@@ -150,10 +167,10 @@ impl PostgresServer {
 
     fn order(&self, command: &str) {
         let Some(script) = &self.script else { return };
-        let (input, output) = &mut *script.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = writeln!(input, "{command}");
+        let Script { input, output, .. } = &mut *script.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = input.as_mut().map(|input| writeln!(input, "{command}"));
         let mut line = String::new();
-        let said = output.read_line(&mut line);
+        let said = output.as_mut().map(|output| output.read_line(&mut line));
         assert!(line.trim() == "done", "PostgreSQL: {command} failed ({sent:?}, {said:?}): see the lines above");
     }
 

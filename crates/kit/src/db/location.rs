@@ -3,7 +3,10 @@
 use super::postgres::Server;
 use hoistway_model::{Error, Result, Secret};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// The setting `database` of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +64,7 @@ impl DatabaseConfig {
         };
         let schema = self.schema.clone().unwrap_or_else(|| service.replace('-', "_"));
         let server = Server::new(service, url, password.as_ref(), schema, self.connections)?;
-        Ok(Location::Postgres { server, marker })
+        Ok(Location::Postgres { server: Arc::new(server), marker })
     }
 }
 
@@ -83,7 +86,7 @@ pub enum Location {
     /// A schema of its own.
     Postgres {
         /// The schema, and the way to it.
-        server: Server,
+        server: Arc<Server>,
         /// A file of the data directory that says where the tables are, once they are there.
         marker: PathBuf,
     },

@@ -32,7 +32,6 @@ const FRESH: Duration = Duration::from_secs(1);
 const LOCKS: i32 = 0x486f_6973;
 
 /// A schema on a server, and the way to it. Its texts never have the password.
-#[derive(Clone)]
 pub struct Server {
     options: PgConnectOptions,
     schema: String,

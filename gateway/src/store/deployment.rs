@@ -8,7 +8,10 @@ use crate::{
         steps::{Position, saga_log::State},
     },
 };
-use hoistway_kit::{db::Db, prune::Rows};
+use hoistway_kit::{
+    db::{Db, storable_json},
+    prune::Rows,
+};
 use hoistway_model::{AuditId, Error, Name, Result};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -84,13 +87,13 @@ pub fn records() -> Select<Entity> {
 
 /// Returns a row with every column.
 pub fn new_row(record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<ActiveModel> {
-    let audit = entry.map(|entry| serde_json::to_string(&Audited::from(entry)));
+    let audit = entry.map(|entry| json(&Audited::from(entry)));
     Ok(ActiveModel {
         agent: Set(record.agent.as_str().to_owned()),
         request: Set(record.completed_at.is_none().then_some(request)),
-        warnings: Set(serde_json::to_string(&record.warnings).map_err(unwritable)?),
+        warnings: Set(json(&record.warnings)?),
         created_at: Set(record.created_at),
-        audit: Set(audit.transpose().map_err(unwritable)?),
+        audit: Set(audit.transpose()?),
         ..changed_row(record)?
     })
 }
@@ -101,16 +104,16 @@ pub fn changed_row(record: &Record) -> Result<ActiveModel> {
     Ok(ActiveModel {
         id: Set(record.id.to_string()),
         state: Set(record.state.as_str().to_owned()),
-        log: Set(serde_json::to_string(&record.log).map_err(unwritable)?),
-        failure: Set(record.failure.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?),
+        log: Set(json(&record.log)?),
+        failure: Set(record.failure.as_ref().map(json).transpose()?),
         completed_at: Set(record.completed_at),
         request: if record.completed_at.is_some() { Set(None) } else { NotSet },
         ..Default::default()
     })
 }
 
-fn unwritable(e: serde_json::Error) -> Error {
-    Error::internal("writing a deployment", e)
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map(storable_json).map_err(|e| Error::internal("writing a deployment", e))
 }
 
 /// Selects deployments with a status. Waiting ones differ from running ones by their step alone.

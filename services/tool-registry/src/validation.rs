@@ -31,6 +31,9 @@ pub(crate) fn check_description(field: &str, text: &str) -> Result<()> {
     if text.len() > MAX_DESCRIPTION {
         return Err(Error::field(field, format!("is longer than {MAX_DESCRIPTION} bytes")));
     }
+    if text.contains('\0') {
+        return Err(Error::field(field, "contains a NUL character"));
+    }
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use sea_orm::{
     sqlx::{self, postgres::PgDatabaseError, sqlite::SqliteError},
 };
 
-/// Makes an error in `map_err`: a full disk, a busy database and one that cannot be reached have codes of their own,
-/// all else is internal. `doing` is public.
+/// Makes an error in `map_err`: a full disk, a busy database, one that cannot be reached and a text that it does not
+/// take have codes of their own, all else is internal. `doing` is public.
 pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     move |e| {
         let (code, why) = if is_full(&e) {
@@ -16,6 +16,8 @@ pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
             (Code::Unavailable, "the database is busy")
         } else if is_unreachable(&e) {
             (Code::Unavailable, "the database cannot be reached")
+        } else if has_nul(&e) {
+            (Code::InvalidArgument, "a text with a NUL character is not accepted")
         } else {
             return Error::internal(doing, e);
         };
@@ -59,6 +61,11 @@ fn is_unreachable(e: &DbErr) -> bool {
             matches!(e, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut)
         }),
     }
+}
+
+/// Whether PostgreSQL refused a text because of its NUL character. Callers check what they can; the rest is here.
+fn has_nul(e: &DbErr) -> bool {
+    matches!(engine_code(e), Some(EngineCode::Postgres("22021" | "22P05")))
 }
 
 /// The code of an engine's own error.

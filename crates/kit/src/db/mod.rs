@@ -21,7 +21,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
     Statement, TransactionOptions, TransactionTrait,
 };
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 /// The longest wait of a caller for a connection, and of a transaction for another one.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
@@ -107,6 +107,16 @@ async fn begin_immediate(connection: &DatabaseConnection) -> Result<DatabaseTran
         ..TransactionOptions::default()
     };
     connection.begin_with_options(options).await
+}
+
+/// Returns a text of unknown origin as a column can hold it: PostgreSQL's texts have no NUL character.
+pub fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
+
+/// Returns a JSON text as a column can hold it. PostgreSQL's functions for JSON refuse one with an escaped NUL character.
+pub fn storable_json(json: String) -> String {
+    if json.contains("\\u0000") { json.replace("\\u0000", "\\ufffd") } else { json }
 }
 
 /// Runs a query of SQL that both engines understand. Parameters are `$1`, `$2`, …

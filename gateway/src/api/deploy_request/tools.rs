@@ -70,11 +70,14 @@ pub fn finish(begun: Vec<PartialTool>, warnings: &mut Vec<String>) -> Result<Vec
     Ok(tools)
 }
 
-/// Checks the length of a tool's description.
+/// Checks a tool's description.
 pub fn description(path: &str, text: &str) -> Result<()> {
     if text.len() > MAX_DESCRIPTION {
         let message = format!("{} bytes are too many, {MAX_DESCRIPTION} is the limit", text.len());
         return Err(Error::field(path, message));
+    }
+    if text.contains('\0') {
+        return Err(Error::field(path, "contains a NUL character"));
     }
     Ok(())
 }

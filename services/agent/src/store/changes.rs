@@ -7,7 +7,7 @@ use super::{
     record::{failure_text, layers_text},
 };
 use hoistway_kit::{
-    db::db_error,
+    db::{db_error, storable},
     idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
@@ -129,7 +129,7 @@ impl Store {
         revision::Entity::update_many()
             .set(revision::ActiveModel {
                 phase: Set(phase.as_str().to_owned()),
-                message: Set(message.to_owned()),
+                message: Set(storable(message).into_owned()),
                 failure: Set(failure),
                 ..Default::default()
             })

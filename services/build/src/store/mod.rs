@@ -18,7 +18,7 @@ use crate::{
 };
 use entity::{build, lock};
 use hoistway_kit::{
-    db::{Db, Location, db_error},
+    db::{Db, Location, db_error, storable},
     idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
@@ -175,7 +175,7 @@ impl Store {
         let row = build::ActiveModel {
             status: Set(BuildStatus::Failed.as_str().to_owned()),
             public_id: Set(attempt.public_id()),
-            error: Set(Some(error.to_owned())),
+            error: Set(Some(storable(error).into_owned())),
             ..ended(attempt, log)?
         };
         insert(self.0.write(), row).await
@@ -236,7 +236,7 @@ fn ended(attempt: &Attempt, log: &Kept) -> Result<build::ActiveModel> {
         attempt: Set(attempt.id.to_string()),
         agent: Set(attempt.agent.as_str().to_owned()),
         inputs: Set(attempt.inputs.to_string()),
-        log: Set(log.lines.join("\n")),
+        log: Set(storable(&log.lines.join("\n")).into_owned()),
         record: Set(Some(record)),
         created_at: Set(attempt.created_at),
         completed_at: Set(now_ms()),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 pub(crate) use budget::Spent;
 use call::{ActiveModel, Column, Entity, Model};
 use hoistway_kit::{
-    db::{Db, Location, db_error},
+    db::{Db, Location, db_error, storable},
     prune::{Retention, Rows, prune},
 };
 use hoistway_model::{
@@ -175,7 +175,7 @@ fn row(record: CallRecord) -> ActiveModel {
         bytes_down: Set(signed(record.bytes_down)),
         refused: Set(record.refused.map(str::to_owned)),
         broken: Set(record.broken.map(str::to_owned)),
-        error: Set(record.error),
+        error: Set(record.error.map(|text| storable(&text).into_owned())),
     }
 }
 

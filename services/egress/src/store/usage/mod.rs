@@ -4,7 +4,7 @@ use super::Store;
 use crate::usage::{DAY, HOUR, KeepsUsage, Sums, UsageKey};
 use async_trait::async_trait;
 use hoistway_kit::{
-    db::{db_error, execute_raw, query_raw},
+    db::{db_error, execute_raw, query_raw, storable},
     prune::{Rows, ago, prune},
 };
 use hoistway_model::{
@@ -117,8 +117,8 @@ async fn add(
         start.into(),
         key.agent.as_str().into(),
         key.provider.as_str().into(),
-        key.model.as_str().into(),
-        key.user.as_str().into(),
+        storable(&key.model).into_owned().into(),
+        storable(&key.user).into_owned().into(),
         number(sums.requests),
         number(sums.failed_requests),
         number(sums.estimated_requests),

@@ -126,3 +126,14 @@ async fn an_answer_that_would_be_too_long_is_refused() {
     let e = store.usage(query, &Sums::new()).await.map(|report| report.rows.len()).unwrap_err();
     assert_eq!((e.code, e.message.contains("more than 10000 sums")), (Code::InvalidArgument, true));
 }
+
+#[tokio::test]
+async fn a_user_whose_name_cannot_be_stored_stops_nobody_from_being_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), 10).await;
+    let kept =
+        Sums::from([((today(), key("a", "m", "x\0y")), sums(1, "1")), ((today(), key("b", "m", "")), sums(1, "1"))]);
+    store.add_usage(&kept).await.unwrap();
+    let shown = rows(&store, UsagePeriod::Day, ALL, |_| ()).await;
+    assert_eq!(shown, ["0 a/p/m/x\u{fffd}y 1 2 1", "0 b/p/m/ 1 2 1"]);
+}

@@ -60,6 +60,9 @@ pub struct UpArgs {
     /// The Python interpreter that builds and runs agents [default: the first on PATH that is 3.10 or newer]
     #[arg(long, value_name = "PATH", env = "HOISTWAY_PYTHON")]
     python: Option<PathBuf>,
+    /// What runs agents: process or docker [default: HOISTWAY_AGENT_RUNTIME, or process]
+    #[arg(long, value_name = "RUNTIME")]
+    runtime: Option<hoistway_agent::config::RuntimeKind>,
     /// The sandbox of agents: auto, namespaces, landlock or none [default: HOISTWAY_AGENT_SANDBOX, or auto]
     #[arg(long, value_name = "TIER")]
     sandbox: Option<hoistway_agent::sandbox::Mode>,

@@ -181,6 +181,7 @@ impl Settings {
             agent: agent::Config {
                 sandbox: args.sandbox.unwrap_or(agent.sandbox),
                 network: args.network.unwrap_or(agent.network),
+                runtime: args.runtime.unwrap_or(agent.runtime),
                 ..agent
             },
             egress: config::load_part(

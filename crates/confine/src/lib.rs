@@ -28,6 +28,7 @@ pub use rlimits::limit;
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 
 use std::io::{Error, Result};
+use std::path::PathBuf;
 
 /// Applies the part that needs privileges: the new root, the agent's user, no capabilities. The returned part is
 /// applied last.
@@ -46,6 +47,18 @@ pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared>
     };
     privileges::drop_all(user)?;
     Ok(Prepared { landlock, seccomp })
+}
+
+/// One instruction of a seccomp filter: `code`, `jt`, `jf` and `k` of `struct sock_filter`.
+pub type Instruction = (u16, u8, u8, u32);
+
+/// Returns the seccomp filters for a process in namespaces of its own, for a program that installs them by itself.
+pub fn seccomp_filters() -> Result<Vec<Vec<Instruction>>> {
+    let namespaces = Namespaces { user: false, processes: true, network: None, root: PathBuf::new(), disk: None };
+    let confinement = Confinement { namespaces: Some(namespaces), seccomp: true, ..Confinement::default() };
+    let programs = seccomp::programs(&confinement).map_err(naming("seccomp"))?;
+    let plain = |program: seccompiler::BpfProgram| program.into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
+    Ok(programs.into_iter().map(plain).collect())
 }
 
 /// The part that needs no privileges.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 /// The name of the service, in configuration, logs and directories.
@@ -41,6 +42,10 @@ pub struct Config {
     pub registry_address: String,
     /// The Python that runs agents: a path or a name on `PATH`; absent: the first that is new enough.
     pub python: Option<PathBuf>,
+    /// What runs agents: process or docker.
+    pub runtime: RuntimeKind,
+    /// The settings of the runtime docker.
+    pub docker: Docker,
     /// The address that agents listen on.
     pub agents_bind: IpAddr,
     /// The host under which gateways reach agents; absent: `agents_bind`.
@@ -87,6 +92,48 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// What runs agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// Processes of this machine.
+    #[default]
+    Process,
+    /// Containers of a Docker daemon on this machine.
+    Docker,
+}
+
+impl FromStr for RuntimeKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "process" => Ok(Self::Process),
+            "docker" => Ok(Self::Docker),
+            _ => Err(format!("\"{text}\" is neither process nor docker")),
+        }
+    }
+}
+
+/// The settings of the runtime docker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    /// The Unix socket of the daemon.
+    pub socket: String,
+    /// The directory for the sockets to agents' networks, which must have the same path for the daemon; absent:
+    /// `sockets` in the service's directory.
+    pub dir: Option<PathBuf>,
+    /// `host:port` of the platform's registry as the daemon reaches it; absent: `registry_address`.
+    pub registry: Option<String>,
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self { socket: "/var/run/docker.sock".to_owned(), dir: None, registry: None }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -98,6 +145,8 @@ impl Default for Config {
             egress_ca_file: None,
             registry_address: "127.0.0.1:5000".to_owned(),
             python: None,
+            runtime: RuntimeKind::default(),
+            docker: Docker::default(),
             agents_bind: Ipv4Addr::LOCALHOST.into(),
             agents_host: None,
             concurrent_starts: 4,

@@ -23,6 +23,7 @@ pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
 pub use service::Service;
 
 use ca_bundle::CaBundle;
+use config::RuntimeKind;
 use environment::{AgentEnvironment, EgressAccess};
 use hoistway_kit::{
     egress_auth::EgressKey,
@@ -37,7 +38,7 @@ use hoistway_kit::{
 use hoistway_model::{AgentIdentities, AgentService, Error, Result};
 use images::{Bounds, Images, LayerStore, Registries};
 use interpreter::Interpreter;
-use runtime::{EgressRoute, ProcessConfig, ProcessRuntime, Runtime};
+use runtime::{DockerConfig, DockerRuntime, EgressRoute, ProcessConfig, ProcessRuntime, Runtime, StartSettings};
 use service::Parts;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -102,7 +103,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     let (lock, layers) = opening.await.map_err(|e| Error::internal("opening the agents' directory", e))??;
     let runtime = match &deps.runtime {
         Some(runtime) => Arc::clone(runtime),
-        None => Arc::new(ProcessRuntime::new(process_config(config, &interpreter)).await?),
+        None => configured_runtime(config, &interpreter, &deps.token).await?,
     };
     let registries = Registries::new(&config.registry_address, deps.token.secret())?;
     let EgressRoute { url, has_identity } =
@@ -142,13 +143,31 @@ fn keep(config: &Config) -> store::StoreLimits {
     store::StoreLimits { revisions: config.revisions, agents: config.max_agents, operations }
 }
 
+async fn configured_runtime(
+    config: &Config,
+    interpreter: &Interpreter,
+    token: &ServiceToken,
+) -> Result<Arc<dyn Runtime>> {
+    Ok(match config.runtime {
+        RuntimeKind::Process => Arc::new(ProcessRuntime::new(process_config(config, interpreter)).await?),
+        RuntimeKind::Docker => Arc::new(DockerRuntime::new(docker_config(config, token)?).await?),
+    })
+}
+
+fn start_settings(config: &Config) -> StartSettings {
+    StartSettings {
+        concurrent: config.concurrent_starts,
+        limit: (config.start_seconds > 0).then(|| Duration::from_secs(config.start_seconds)),
+        ..StartSettings::default()
+    }
+}
+
 fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
     ProcessConfig {
         bind: config.agents_bind,
         egress: config.egress_address(),
         advertise: config.agents_host.clone(),
-        concurrent_starts: config.concurrent_starts,
-        start_limit: (config.start_seconds > 0).then(|| Duration::from_secs(config.start_seconds)),
+        starts: start_settings(config),
         limits: config.limits,
         logs: config.logs,
         sandbox: sandbox::Settings {
@@ -162,6 +181,34 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
         },
         ..ProcessConfig::new(config.service_dir(), interpreter.path.clone())
     }
+}
+
+/// Refuses the settings of sandboxes: containers are another one, and what they enforce is not chosen.
+fn docker_config(config: &Config, token: &ServiceToken) -> Result<DockerConfig> {
+    let refuse = |field: &str, why: &str| Err(Error::field(field, format!("{why} with runtime = \"docker\"")));
+    if config.sandbox != sandbox::Mode::Auto {
+        return refuse("sandbox", "cannot be chosen");
+    }
+    if config.network == sandbox::Network::Open {
+        return refuse("network", "cannot be open");
+    }
+    if !config.readable.is_empty() || !config.writable.is_empty() {
+        return refuse("readable", "and writable cannot be used");
+    }
+    Ok(DockerConfig {
+        socket: config.docker.socket.clone(),
+        dir: config.docker.dir.clone().unwrap_or_else(|| config.service_dir().join("sockets")),
+        data_dir: config.service_dir(),
+        registry: config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
+        registry_password: token.secret().clone(),
+        bind: config.agents_bind,
+        advertise: config.agents_host.clone(),
+        egress: config.egress_address(),
+        ca_bundle: Some(config.ca_bundle_file()),
+        starts: start_settings(config),
+        limits: config.limits,
+        logs: config.logs,
+    })
 }
 
 /// The gRPC server of any agent service, with health and reflection.

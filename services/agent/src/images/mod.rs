@@ -33,21 +33,21 @@ const AT_ONCE: usize = 4;
 /// The time for which an answer that did not come is not asked for again.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
-/// An image that is on this machine.
+/// An image of ours, as its registry describes it.
 #[derive(Debug)]
-pub struct Pulled {
+pub struct Description {
     /// The digest of its manifest.
     pub digest: Digest,
-    /// The digests of its layers, lowest first.
+    /// The digests of the layers that our build service wrote, lowest first.
     pub layers: Vec<Digest>,
+    /// Whether there is a base below them.
+    pub has_base: bool,
     /// The `major.minor` of the Python that it was built for.
     pub python: String,
     /// The version of its layout, one of [`layout`].
     pub layout: String,
     /// Its entry file.
     pub entry_point: Option<String>,
-    /// Keeps the layers on disk.
-    pub pins: Pins,
 }
 
 /// Pulls images and keeps their layers.
@@ -85,9 +85,24 @@ impl Images {
         self.out_of_reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pulls and unpacks what is not here yet, once the image is known to suit this machine. With `patience` for the
-    /// answers that precede the layers.
-    pub async fn pull(&self, image: &ImageRef, patience: Duration) -> Result<Pulled, Failure> {
+    /// Pulls and unpacks what is not here yet, once the image is known to suit this machine and its interpreter. The
+    /// pins keep its layers on disk. With `patience` for the answers that precede the layers.
+    pub async fn pull(&self, image: &ImageRef, patience: Duration) -> Result<(Description, Pins), Failure> {
+        let (description, layers) = self.look_up(image, patience).await?;
+        self.interpreter.suits(&description.python).map_err(Failure::Final)?;
+        let pins = self.store.pin(&description.layers);
+        let ensured = stream::iter(0..layers.len()).map(|at| self.ensure(image, &layers[at])).buffer_unordered(AT_ONCE);
+        ensured.try_collect::<()>().await?;
+        Ok((description, pins))
+    }
+
+    /// Describes the image, once it is known to suit this machine.
+    pub async fn describe(&self, image: &ImageRef, patience: Duration) -> Result<Description, Failure> {
+        Ok(self.look_up(image, patience).await?.0)
+    }
+
+    /// The description of an image, and its own layers.
+    async fn look_up(&self, image: &ImageRef, patience: Duration) -> Result<(Description, Vec<Layer>), Failure> {
         let digest = match image.digest {
             Some(digest) => digest,
             None => {
@@ -104,17 +119,20 @@ impl Images {
         let config: Config = serde_json::from_slice(&self.registries.config(image, &manifest, patience).await?)
             .map_err(|e| Failure::Final(not_ours(image).with_source(e)))?;
         let labels = config.config.and_then(|c| c.labels).unwrap_or_default();
-        let python = self.check(image, &labels).map_err(Failure::Final)?;
-        let layers = manifest.layers(&config.rootfs.diff_ids).ok_or_else(|| Failure::Final(not_ours(image)))?;
-        let layers = without_base(layers, &config.history);
-
-        let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
-        let pins = self.store.pin(&digests);
-        let ensured = stream::iter(0..layers.len()).map(|at| self.ensure(image, &layers[at])).buffer_unordered(AT_ONCE);
-        ensured.try_collect::<()>().await?;
-        let entry_point = labels.get(label::ENTRY_POINT).filter(|e| !e.is_empty()).cloned();
-        let layout = labels.get(label::IMAGE).cloned().unwrap_or_default();
-        Ok(Pulled { digest, layers: digests, python, layout, entry_point, pins })
+        self.check(image, &labels).map_err(Failure::Final)?;
+        let all = manifest.layers(&config.rootfs.diff_ids).ok_or_else(|| Failure::Final(not_ours(image)))?;
+        let count = all.len();
+        let layers = without_base(all, &config.history);
+        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        let description = Description {
+            digest,
+            layers: layers.iter().map(|layer| layer.digest).collect(),
+            has_base: layers.len() < count,
+            python: label(label::PYTHON),
+            layout: label(label::IMAGE),
+            entry_point: Some(label(label::ENTRY_POINT)).filter(|entry| !entry.is_empty()),
+        };
+        Ok((description, layers))
     }
 
     async fn ensure(&self, image: &ImageRef, layer: &Layer) -> Result<(), Failure> {
@@ -126,8 +144,8 @@ impl Images {
         self.registries.unpack_layer(image, layer, &self.store).await
     }
 
-    /// Whether this runtime can run the image; answers with the Python that it was built for.
-    fn check(&self, image: &ImageRef, labels: &BTreeMap<String, String>) -> Result<String> {
+    /// Whether the image is one of ours, for this machine.
+    fn check(&self, image: &ImageRef, labels: &BTreeMap<String, String>) -> Result<()> {
         let get = |name: &str| labels.get(name).map_or("", String::as_str);
         if ![layout::FORMER, layout::CURRENT].contains(&get(label::IMAGE)) {
             return Err(not_ours(image));
@@ -141,9 +159,7 @@ impl Images {
             );
             return Err(Error::new(Code::UnsupportedImage, text));
         }
-        let python = get(label::PYTHON);
-        self.interpreter.suits(python)?;
-        Ok(python.to_owned())
+        Ok(())
     }
 }
 
@@ -160,7 +176,7 @@ fn without_base(layers: Vec<Layer>, history: &[HistoryLine]) -> Vec<Layer> {
 
 fn not_ours(image: &ImageRef) -> Error {
     let text = format!(
-        "{} is not an image that Hoistway built, and the process runtime runs only those: use the docker runtime",
+        "{} is not an image that Hoistway built, and agents run from no others: deploy the agent's source",
         image.display_tagged()
     );
     Error::new(Code::UnsupportedImage, text)

@@ -2,22 +2,33 @@
 //!
 //! A runtime learns what should run ([`Runtime::apply`]) and what should not ([`Runtime::remove`]); in between it
 //! keeps the instance running by itself and reports each change of its [`State`]. [`ProcessRuntime`] runs agents as
-//! processes of this machine.
+//! processes of this machine, [`DockerRuntime`] in containers.
 
+mod docker;
 pub(crate) mod endpoint;
+mod instances;
 pub mod logs;
+mod network;
+mod notices;
 mod process;
+mod runner_config;
+mod stack_trace;
+mod supervisor;
 
 pub use crate::sandbox::Isolation;
+pub use docker::{DockerConfig, DockerRuntime};
 pub use endpoint::Endpoint;
 pub use hoistway_model::redact::Masker;
 pub use logs::{LogBook, LogLimits};
-pub use process::{ProcessConfig, ProcessRuntime, RestartDelays};
+pub use process::{ProcessConfig, ProcessRuntime};
+pub use supervisor::{RestartDelays, StartSettings};
 
+use crate::images;
 use async_trait::async_trait;
 use hoistway_model::{
-    Code, Error, Name, Result, RevisionId, Secret,
+    Code, Digest, Error, Name, Result, RevisionId, Secret,
     framework::Framework,
+    image::ImageRef,
     log::{LogPieces, LogQuery},
     metric::Family,
 };
@@ -29,12 +40,26 @@ use tokio::sync::watch;
 /// One way of running agents.
 #[async_trait]
 pub trait Runtime: Send + Sync {
+    /// The name by which it is chosen.
+    fn name(&self) -> &'static str;
+
     /// The isolation of an agent from the rest of the machine: what is enforced, never more.
     fn isolation(&self) -> Isolation;
 
     /// The way in which its agents reach egress, where that is not at the configured URL.
     fn egress_route(&self) -> Option<EgressRoute> {
         None
+    }
+
+    /// Whether it runs images as they are; otherwise it runs their unpacked layers with an interpreter of this machine.
+    fn runs_images(&self) -> bool {
+        false
+    }
+
+    /// Makes an image available to a runtime that runs images as they are. `digest` is that of the manifest.
+    async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<Program, images::Failure> {
+        let text = format!("{} {digest} is not for this runtime", image.display_tagged());
+        Err(images::Failure::Final(Error::new(Code::UnsupportedImage, text)))
     }
 
     /// Makes the instance run, and returns as soon as its address is known; [`Started::ready`] waits for the rest.
@@ -118,6 +143,11 @@ pub enum Program {
         runner: PathBuf,
         /// The real interpreter, an absolute path, never a shim.
         interpreter: PathBuf,
+    },
+    /// An image of ours on a base, which the runtime has.
+    Image {
+        /// The reference by which the runtime has it.
+        reference: String,
     },
 }
 

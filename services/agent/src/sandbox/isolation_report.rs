@@ -6,9 +6,6 @@ use hoistway_confine::cgroup::{Cgroups, Controller};
 use hoistway_confine::landlock::{SCOPES, TCP, UNIX};
 use std::fmt;
 
-const OPEN: &str = "open";
-const CLOSED: &str = "closed";
-
 /// The isolation of agents from the rest of the machine, as enforced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
@@ -24,11 +21,16 @@ pub struct Isolation {
 }
 
 impl Isolation {
+    /// The network of agents that reach egress and nothing else.
+    pub const CLOSED: &str = "closed";
+    /// The network of agents that reach more.
+    pub const OPEN: &str = "open";
+
     /// Of agents that nothing keeps from anything.
     pub fn none() -> Self {
         Self {
             enforced: "not sandboxed".to_owned(),
-            network: OPEN.to_owned(),
+            network: Self::OPEN.to_owned(),
             limits: "none".to_owned(),
             notes: Vec::new(),
         }
@@ -36,7 +38,7 @@ impl Isolation {
 
     /// Whether agents reach more than egress.
     pub fn has_open_network(&self) -> bool {
-        self.network != CLOSED
+        self.network != Self::CLOSED
     }
 
     /// Whether there is a sandbox at all.
@@ -83,7 +85,7 @@ impl Report<'_> {
         }
         Isolation {
             enforced: parts.join("; "),
-            network: if closed { CLOSED } else { OPEN }.to_owned(),
+            network: if closed { Isolation::CLOSED } else { Isolation::OPEN }.to_owned(),
             limits: self.limits(),
             notes,
         }

@@ -9,7 +9,7 @@ mod own_network;
 mod probe;
 mod shm_cleanup;
 
-pub(crate) use own_network::PROXY;
+pub(crate) use own_network::{PROXY, own_network};
 
 use crate::runtime::endpoint::Endpoint;
 use hoistway_confine::cgroup::{Cgroups, Group};
@@ -312,7 +312,7 @@ fn place(
             namespaces: Some(Namespaces {
                 user,
                 processes: true,
-                network: closed.then(|| own_network::own_network(parts.endpoints, parts.port, &host.name)),
+                network: closed.then(|| own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),
                 disk,
             }),

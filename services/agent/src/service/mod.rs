@@ -8,6 +8,7 @@
 mod draining;
 mod egress_identities;
 mod events;
+mod fetch;
 mod lifecycle;
 mod metrics;
 mod open;
@@ -295,7 +296,8 @@ impl AgentService for Agents {
     async fn runtime(&self) -> Result<RuntimeStatus> {
         let Isolation { enforced, network, limits, notes } = self.0.isolation();
         let python = self.0.interpreter.python.clone();
-        Ok(RuntimeStatus { name: "process".to_owned(), isolation: enforced, network, limits, python, notes })
+        let name = self.0.runtime.name().to_owned();
+        Ok(RuntimeStatus { name, isolation: enforced, network, limits, python, notes })
     }
 }
 

@@ -3,11 +3,10 @@
 
 use super::Service;
 use crate::{
-    images::{FIRST_PATIENCE, Failure, Pins, RETRY_PATIENCE, Tree},
+    images::Pins,
     runtime::{Endpoint, Instance, Program, State},
     store::{ImageFacts, Revision, StoredPhase},
 };
-use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
     agent::{EnvVar, Phase, RevisionStatus},
@@ -19,9 +18,6 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-/// The pauses before an unreachable registry is called again.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 
 /// The health of a revision.
 #[derive(Debug, Clone)]
@@ -54,7 +50,7 @@ pub(super) struct RevisionCondition {
 pub(super) struct RevisionSupervisor {
     pub revision: Revision,
     /// Whether it has been ready in the past: then a start that fails is tried again.
-    proven: bool,
+    pub(super) proven: bool,
     condition: watch::Sender<RevisionCondition>,
     stop: CancellationToken,
     done: CancellationToken,
@@ -105,7 +101,7 @@ impl RevisionSupervisor {
         }
     }
 
-    fn pins(&self) -> MutexGuard<'_, Vec<Pins>> {
+    pub(super) fn pins(&self) -> MutexGuard<'_, Vec<Pins>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,7 +109,7 @@ impl RevisionSupervisor {
         Error::new(Code::Aborted, format!("revision {} was stopped before it was ready", self.revision.id))
     }
 
-    fn set(&self, change: impl FnOnce(&mut RevisionCondition)) {
+    pub(super) fn set(&self, change: impl FnOnce(&mut RevisionCondition)) {
         self.condition.send_modify(change);
     }
 }
@@ -132,10 +128,10 @@ impl Service {
 
     async fn supervise(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<()> {
         let revision = &supervisor.revision;
-        let (facts, tree) = self.fetch(supervisor).await?;
+        let (facts, program) = self.fetch(supervisor).await?;
         supervisor.set(|c| c.image = Some(facts.clone()));
         self.ca_bundle.ensure().await;
-        let started = self.runtime.apply(self.instance(supervisor, &facts, tree)).await?;
+        let started = self.runtime.apply(self.instance(supervisor, &facts, program)).await?;
         supervisor.set(|c| c.address = Some(started.address.clone()));
 
         let mut states = started.states;
@@ -171,82 +167,13 @@ impl Service {
         }
     }
 
-    /// The image's parts on this machine; pulled as often as it takes while its registry cannot be reached.
-    async fn fetch(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<(ImageFacts, Tree)> {
-        let revision = &supervisor.revision;
-        if let Some(image) = &revision.image {
-            self.interpreter.suits(&image.python).map_err(|e| match &revision.spec.build_id {
-                // The gateway sees to it.
-                Some(_) => Error::new(e.code, self.interpreter.changed(&image.python)),
-                None => e,
-            })?;
-            if let Some((tree, pins)) = self.images.store().tree(&image.layers).await? {
-                supervisor.pins().push(pins);
-                return Ok((image.clone(), tree));
-            }
-        }
-        let mut image = revision.spec.image.clone();
-        if let Some(known) = &revision.image {
-            image.digest = Some(known.digest);
-        }
-        let mut backoff = BACKOFF;
-        let mut patience = FIRST_PATIENCE;
-        let mut told = revision.phase == StoredPhase::PendingImage;
-        loop {
-            match self.images.pull(&image, patience).await {
-                Ok(pulled) => {
-                    let store = self.images.store();
-                    let (tree, site) = store.tree(&pulled.layers).await?.ok_or_else(|| {
-                        let text = format!("{} has no source or no runner in it", image.display_tagged());
-                        Error::new(Code::UnsupportedImage, text)
-                    })?;
-                    *supervisor.pins() = vec![pulled.pins, site];
-                    let facts = ImageFacts {
-                        digest: pulled.digest,
-                        layers: pulled.layers,
-                        python: pulled.python,
-                        layout: pulled.layout,
-                        entry_point: pulled.entry_point,
-                    };
-                    if facts.has_former_packages() && revision.spec.build_id.is_none() {
-                        tracing::warn!(
-                            agent = %revision.spec.agent,
-                            "the packages in {} were put together by an older Hoistway, which did not check them against \
-                             their wheels: deploy the agent from its source, or with an image that is built now",
-                            image.display_tagged()
-                        );
-                    }
-                    return Ok((facts, tree));
-                }
-                Err(Failure::Final(e)) => return Err(e),
-                Err(Failure::Unreachable(why)) => {
-                    if !told && !supervisor.proven {
-                        let kept = self.store.keep_outcome(&revision.id, StoredPhase::PendingImage, &why, None).await;
-                        // The database may be away as well; both come back.
-                        told = kept.inspect_err(|e| tracing::warn!(cause = e.chain(), "{e}")).is_ok();
-                    }
-                    tracing::info!(agent = %revision.spec.agent, "an image cannot be pulled yet: {why}");
-                    supervisor.set(|c| c.life = RevisionHealth::Waiting { why });
-                    self.refresh_soon(&revision.spec.agent);
-                }
-            }
-            tokio::time::sleep(backoff.jittered_pause()).await;
-            patience = RETRY_PATIENCE;
-        }
-    }
-
-    fn instance(&self, supervisor: &RevisionSupervisor, facts: &ImageFacts, tree: Tree) -> Instance {
+    fn instance(&self, supervisor: &RevisionSupervisor, facts: &ImageFacts, program: Program) -> Instance {
         let Revision { id, public, spec, token, .. } = &supervisor.revision;
         let egress_token = self.egress_key.mint(*public);
         Instance {
             agent: spec.agent.clone(),
             revision: *id,
-            program: Program::Unpacked {
-                app_dir: tree.app_dir,
-                site_dirs: tree.site_dirs,
-                runner: tree.runner,
-                interpreter: self.interpreter.path.clone(),
-            },
+            program,
             env: self.environment.of(spec, facts.entry_point.as_deref(), *public),
             endpoints: Endpoint::all_of(spec),
             invoke_token: token.clone(),

@@ -52,8 +52,9 @@ impl Service {
     /// Whether an image that was built here is for another Python than there is now, or has packages that were put
     /// together by an older Hoistway.
     pub(super) fn needs_rebuild(&self, spec: &AgentSpec, image: Option<&ImageFacts>) -> bool {
-        let outdated =
-            |image: &ImageFacts| self.interpreter.suits(&image.python).is_err() || image.has_former_packages();
+        // An image that runs as it is has its own Python.
+        let suits = |image: &ImageFacts| self.runtime.runs_images() || self.interpreter.suits(&image.python).is_ok();
+        let outdated = |image: &ImageFacts| !suits(image) || image.has_former_packages();
         spec.build_id.is_some() && image.is_some_and(outdated)
     }
 

@@ -83,6 +83,10 @@ pub fn failure(message: &str) -> Failure {
 
 #[async_trait]
 impl Runtime for FakeRuntime {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
     fn isolation(&self) -> Isolation {
         Isolation::none()
     }

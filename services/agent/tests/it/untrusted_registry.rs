@@ -228,7 +228,7 @@ async fn a_token_goes_to_the_registry_that_it_is_for_and_to_no_other() {
     .await;
     let (_dir, images) = images().await;
     let image = format!("{}/team/agent:v1", registry.host).parse().unwrap();
-    assert_eq!(images.pull(&image, PATIENCE).await.unwrap().digest, made.digest());
+    assert_eq!(images.pull(&image, PATIENCE).await.unwrap().0.digest, made.digest());
     let asked = store.heads.lock().unwrap().clone();
     assert_eq!(asked.len(), 2);
     assert!(asked.iter().all(|head| !head.contains("authorization")), "{asked:?}");

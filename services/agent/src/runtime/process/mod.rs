@@ -1,40 +1,36 @@
 //! Agents as processes of this machine.
 //!
-//! Each instance has one task, its [`supervisor`], which owns everything: the listener that the agent answers on (so a
+//! Each instance has one task, its [`Supervisor`](super::supervisor::Supervisor), which owns everything: the listener that the agent answers on (so a
 //! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
 //! launcher process for each start.
 
-mod agent_network;
-mod egress_forwarder;
-mod invoke_forwarder;
 mod launch;
 mod leftovers;
-mod relay;
+mod process_launcher;
 mod rundir;
-mod stack_trace;
-mod supervisor;
-mod working_dir;
 
-use super::{EgressRoute, Instance, Isolation, LogBook, LogLimits, Masker, Program, Runtime, Started, State};
+use super::instances::{CallerAddress, Instances};
+use super::network::egress_forwarder;
+use super::supervisor::Starts;
+use super::{EgressRoute, Instance, Isolation, LogBook, LogLimits, Program, Runtime, StartSettings, Started};
 use crate::launcher::Limits;
 use crate::runtime::logs::Sink;
 use crate::sandbox::{PROXY, Sandbox, Settings};
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use hoistway_kit::ports;
 use hoistway_model::{
-    Code, Error, Name, Result, RevisionId, Secret,
+    Code, Error, Name, Result, RevisionId,
     log::{LogPieces, LogQuery},
     metric::Family,
 };
 use leftovers::Leftovers;
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use process_launcher::ProcessLauncher;
+use rundir::RunDir;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The settings of the process runtime.
@@ -51,17 +47,8 @@ pub struct ProcessConfig {
     pub egress: String,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
-    /// The number of agents that may be starting at the same time; those that have been ready before are counted by
-    /// themselves.
-    pub concurrent_starts: usize,
-    /// The time that one start keeps the next from beginning; it goes on after that, but no longer alone.
-    pub start_turn: Duration,
-    /// The same for a first start, which somebody waits for.
-    pub first_start_turn: Duration,
-    /// The time that a start may take from the process to being ready; none: for ever.
-    pub start_limit: Option<Duration>,
-    /// When a crashed agent is started again.
-    pub restart_delays: RestartDelays,
+    /// When agents are started, and started again.
+    pub starts: StartSettings,
     /// Resource limits of each agent.
     pub limits: Limits,
     /// The interpreter that agents are expected to have; sandboxes are made for it.
@@ -82,36 +69,11 @@ impl ProcessConfig {
             bind: Ipv4Addr::LOCALHOST.into(),
             egress: format!("{}:8098", Ipv4Addr::LOCALHOST),
             advertise: None,
-            concurrent_starts: 4,
-            start_turn: Duration::from_secs(20),
-            first_start_turn: Duration::from_secs(2),
-            start_limit: Some(Duration::from_secs(60)),
-            restart_delays: RestartDelays::default(),
+            starts: StartSettings::default(),
             limits: Limits::default(),
             python,
             sandbox: Settings::default(),
             logs: LogLimits::default(),
-        }
-    }
-}
-
-/// The time between a crash and the next start: `first`, doubled for each crash up to `longest`.
-#[derive(Debug, Clone, Copy)]
-pub struct RestartDelays {
-    /// After the first crash.
-    pub first: Duration,
-    /// The longest.
-    pub longest: Duration,
-    /// An agent that was ready for so long before it crashed begins with `first` again.
-    pub forgiven_after: Duration,
-}
-
-impl Default for RestartDelays {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(60),
-            forgiven_after: Duration::from_secs(60),
         }
     }
 }
@@ -122,19 +84,9 @@ pub struct ProcessRuntime {
     sandbox: Arc<Sandbox>,
     leftovers: Leftovers,
     logs: Arc<LogBook>,
-    turns: Arc<Semaphore>,
-    first_turns: Arc<Semaphore>,
-    instances: Mutex<HashMap<RevisionId, Entry>>,
+    instances: Instances,
     /// Where agents that resolve no names reach egress; served until this is dropped.
     egress_by_address: Option<(SocketAddr, DropGuard)>,
-}
-
-/// An instance as the runtime sees it; the supervisor has the other ends.
-#[derive(Clone)]
-struct Entry {
-    started: Started,
-    sink: Sink,
-    stop: Arc<watch::Sender<Option<Duration>>>,
 }
 
 impl ProcessRuntime {
@@ -169,59 +121,31 @@ impl ProcessRuntime {
         }
         let has_names = sandbox.has_own_network() || sandbox.isolation().has_open_network();
         let egress_by_address = if has_names { None } else { serve_egress_by_address(&config.egress)? };
+        let logs = Arc::new(LogBook::new(config.dir.join("logs"), config.logs));
+        let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
+        let starts = Starts::new(config.starts);
         Ok(Self {
             egress_by_address,
             sandbox,
             leftovers,
-            logs: Arc::new(LogBook::new(config.dir.join("logs"), config.logs)),
-            turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
-            first_turns: Arc::new(Semaphore::new(config.concurrent_starts.max(1))),
+            instances: Instances::new(callers, starts, config.limits.memory, logs.clone()),
+            logs,
             config: Arc::new(config),
-            instances: Mutex::default(),
         })
     }
 
-    fn entry(&self, revision: &RevisionId) -> Option<Entry> {
-        self.instances.lock().unwrap_or_else(PoisonError::into_inner).get(revision).cloned()
-    }
-
-    /// The entry of this revision if it is not being removed, else a new one with its supervisor.
-    fn entry_or_start(&self, instance: &Instance, masker: &Arc<Masker>) -> Result<Entry> {
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = instances.get(&instance.revision)
-            && *entry.started.states.borrow() != State::Gone
-        {
-            return Ok(entry.clone());
-        }
-        let bound = TcpListener::bind((self.config.bind, 0)).and_then(|l| Ok((l.local_addr()?.port(), l)));
-        let (port, listener) = bound.map_err(|error| Error::internal("opening the agent's port", error))?;
-        let (state, states) = watch::channel(State::Starting);
-        let (stop, stopped) = watch::channel(None);
-        let sink = self.logs.sink(&instance.agent, instance.revision, masker.clone());
-        let supervisor = supervisor::Supervisor {
+    fn launcher(&self, instance: &Instance, sink: Sink, port: u16) -> ProcessLauncher {
+        ProcessLauncher {
             config: self.config.clone(),
             sandbox: self.sandbox.clone(),
             leftovers: self.leftovers.clone(),
-            turns: self.turns.clone(),
-            first_turns: self.first_turns.clone(),
-            sink: sink.clone(),
-            masker: masker.clone(),
+            dir: RunDir::of(&self.config.dir, &instance.revision),
             instance: instance.clone(),
+            sink,
             port,
-            listener: Some(listener.into()),
-            forwarder: None,
-            state,
-            stop: stopped,
-        };
-        let host = self.config.advertise.clone().unwrap_or_else(|| match self.config.bind {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        });
-        let started = Started { address: format!("{host}:{port}"), states };
-        let entry = Entry { started, sink, stop: Arc::new(stop) };
-        instances.insert(instance.revision, entry.clone());
-        tokio::spawn(supervisor.run());
-        Ok(entry)
+            user: None,
+            copies_app: true,
+        }
     }
 }
 
@@ -249,6 +173,10 @@ fn serve_egress_by_address(egress: &str) -> Result<Option<(SocketAddr, DropGuard
 
 #[async_trait]
 impl Runtime for ProcessRuntime {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
     fn isolation(&self) -> Isolation {
         self.sandbox.isolation().clone()
     }
@@ -266,22 +194,14 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
-        let Program::Unpacked { .. } = instance.program;
-        // Before the instances are locked, since large secrets take a while.
-        let secrets: Vec<Secret> = instance.mask.iter().chain([&instance.invoke_token]).cloned().collect();
-        let masker = tokio::task::spawn_blocking(move || Arc::new(Masker::new(&secrets))).await;
-        let masker = masker.map_err(|e| Error::internal("reading what to hide", e))?;
-        loop {
-            let entry = self.entry_or_start(&instance, &masker)?;
-            if entry.stop.borrow().is_none() {
-                return Ok(entry.started);
-            }
-            gone(&entry).await;
+        if !matches!(instance.program, Program::Unpacked { .. }) {
+            return Err(Error::internal("starting an agent", "its image is not unpacked"));
         }
+        self.instances.apply(instance, |instance, sink, port| self.launcher(instance, sink, port)).await
     }
 
     async fn status(&self, revision: &RevisionId) -> Result<Option<Started>> {
-        Ok(self.entry(revision).map(|entry| entry.started))
+        Ok(self.instances.started(revision))
     }
 
     async fn logs(&self, agent: &Name, query: LogQuery) -> Result<LogPieces> {
@@ -293,23 +213,12 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn remark(&self, revision: &RevisionId, text: &str) -> Result<()> {
-        if let Some(entry) = self.entry(revision) {
-            entry.sink.remark(text).await;
-        }
+        self.instances.remark(revision, text).await;
         Ok(())
     }
 
     async fn remove(&self, revision: &RevisionId, grace: Duration) -> Result<()> {
-        let Some(entry) = self.entry(revision) else {
-            return Ok(());
-        };
-        entry.stop.send_modify(|stop| *stop = Some(stop.map_or(grace, |before| before.min(grace))));
-        gone(&entry).await;
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have applied it anew in between.
-        if instances.get(revision).is_some_and(|now| Arc::ptr_eq(&now.stop, &entry.stop)) {
-            instances.remove(revision);
-        }
+        self.instances.remove(revision, grace).await;
         Ok(())
     }
 
@@ -321,13 +230,6 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn shutdown(&self, grace: Duration) {
-        let all: Vec<RevisionId> =
-            self.instances.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
-        join_all(all.iter().map(|revision| self.remove(revision, grace))).await;
+        self.instances.remove_all(grace).await;
     }
-}
-
-async fn gone(entry: &Entry) {
-    // An error means that the supervisor is gone without a word, and its processes with it.
-    let _ = entry.started.states.clone().wait_for(|state| *state == State::Gone).await;
 }

@@ -83,7 +83,7 @@ async fn a_start_may_end_in_any_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_hangs_ends_with_its_stack() {
-    let stage = Stage::with(|config| config.start_limit = Some(Duration::from_secs(2))).await;
+    let stage = Stage::with(|config| config.starts.limit = Some(Duration::from_secs(2))).await;
     for line in [
         "time.sleep(600)",
         "while True: pass",
@@ -143,7 +143,7 @@ async fn an_agent_that_takes_too_much_memory_ends_with_that_cause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn starts_that_hang_keep_nobody_from_starting() {
-    let stage = Stage::with(|config| config.concurrent_starts = 2).await;
+    let stage = Stage::with(|config| config.starts.concurrent = 2).await;
     for proven in [true, true, false, false, false] {
         let mut hung = stage.instance("import time\ntime.sleep(600)");
         hung.proven = proven;
@@ -156,7 +156,7 @@ async fn starts_that_hang_keep_nobody_from_starting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_agent_starts_again_on_the_same_port() {
-    let stage = Stage::with(|config| config.restart_delays.first = Duration::from_millis(900)).await;
+    let stage = Stage::with(|config| config.starts.restart_delays.first = Duration::from_millis(900)).await;
     let source = "import os, sys, signal
 def handle(line):
     if line == 'segv': os.kill(os.getpid(), signal.SIGSEGV)
@@ -279,8 +279,8 @@ async fn a_start_can_be_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_start_at_a_time_and_a_slow_one_does_not_hold_up_the_rest_for_ever() {
     let stage = Stage::with(|config| {
-        config.concurrent_starts = 1;
-        config.start_turn = Duration::from_millis(700);
+        config.starts.concurrent = 1;
+        config.starts.turn = Duration::from_millis(700);
     })
     .await;
     let before = std::time::Instant::now();

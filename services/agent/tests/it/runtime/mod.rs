@@ -9,7 +9,7 @@ mod sandboxes;
 mod working_dir;
 
 use hoistway_agent::runtime::{
-    Instance, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime, Started, State,
+    Instance, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime, StartSettings, Started, State,
 };
 use hoistway_agent::sandbox::{Mode, Settings};
 use hoistway_model::{Name, RevisionId, Secret, framework::Framework};
@@ -64,10 +64,13 @@ fn config(dir: &Path) -> ProcessConfig {
     ProcessConfig {
         sandbox: Settings { mode: sandbox(), writable: vec![shared(dir)], ..Settings::default() },
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
-        restart_delays: RestartDelays {
-            first: Duration::from_millis(20),
-            longest: Duration::from_millis(80),
-            forgiven_after: Duration::from_secs(60),
+        starts: StartSettings {
+            restart_delays: RestartDelays {
+                first: Duration::from_millis(20),
+                longest: Duration::from_millis(80),
+                forgiven_after: Duration::from_secs(60),
+            },
+            ..StartSettings::default()
         },
         ..ProcessConfig::new(dir.join("data"), python().into())
     }

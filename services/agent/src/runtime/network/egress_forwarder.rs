@@ -34,7 +34,12 @@ const REFUSED_BYTES: u64 = 64 << 10;
 
 /// Serves the agent with `token` until `ended`; without one all agents, each of whose requests says whose it is.
 /// `egress` is the `host:port` where egress listens.
-pub(super) async fn serve(listeners: Listeners, egress: String, token: Option<Secret>, ended: CancellationToken) {
+pub(in crate::runtime) async fn serve(
+    listeners: Listeners,
+    egress: String,
+    token: Option<Secret>,
+    ended: CancellationToken,
+) {
     let room = if token.is_some() { CONNECTIONS_OF_ONE } else { CONNECTIONS_OF_ALL };
     let room = Arc::new(Semaphore::new(room));
     let target = Arc::new((egress, token));

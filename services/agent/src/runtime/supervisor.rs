@@ -1,17 +1,15 @@
-//! The life of one instance: start, be ready, crash, start again, stop.
+//! The life of one instance, whatever it runs in: start, be ready, crash, start again, stop.
 
-use super::invoke_forwarder::{InvokeForwarder, Target};
-use super::launch::{Ended, Launched, Notice, Start};
-use super::leftovers::Leftovers;
-use super::rundir::RunDir;
-use super::{Instance, ProcessConfig, RestartDelays};
-use crate::launcher::{RunAs, protocol::Exit};
-use crate::runtime::logs::Sink;
-use crate::runtime::{Failure, Masker, State, now_ms};
-use crate::sandbox::{Sandbox, size};
+use super::logs::Sink;
+use super::network::{AgentNetwork, InvokeForwarder, Target};
+use super::notices::Notice;
+use super::{Failure, Instance, Masker, State, now_ms};
+use crate::launcher::protocol::Exit;
+use crate::sandbox::size;
 use hoistway_kit::backoff::Backoff;
 use hoistway_model::{Code, env::platform};
-use std::os::fd::{AsFd, OwnedFd};
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -19,19 +17,162 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// The time that a runner that said "failed", or fell silent, may take to end.
 const FAILED_END: Duration = Duration::from_secs(5);
-/// The time that a stop may take beyond its grace before the launcher itself is given up.
+/// The time that a stop may take beyond its grace before whatever carries it out is given up.
 const STOP_SLACK: Duration = Duration::from_secs(10);
 
-pub(super) struct Supervisor {
-    pub config: Arc<ProcessConfig>,
-    pub sandbox: Arc<Sandbox>,
-    pub leftovers: Leftovers,
-    pub turns: Arc<Semaphore>,
-    pub first_turns: Arc<Semaphore>,
+/// When agents are started, and started again.
+#[derive(Debug, Clone, Copy)]
+pub struct StartSettings {
+    /// The number of agents that may be starting at the same time; those that have been ready before are counted by
+    /// themselves.
+    pub concurrent: usize,
+    /// The time that one start keeps the next from beginning; it goes on after that, but no longer alone.
+    pub turn: Duration,
+    /// The same for a first start, which somebody waits for.
+    pub first_turn: Duration,
+    /// The time that a start may take from the process to being ready; none: for ever.
+    pub limit: Option<Duration>,
+    /// When a crashed agent is started again.
+    pub restart_delays: RestartDelays,
+}
+
+impl Default for StartSettings {
+    fn default() -> Self {
+        Self {
+            concurrent: 4,
+            turn: Duration::from_secs(20),
+            first_turn: Duration::from_secs(2),
+            limit: Some(Duration::from_secs(60)),
+            restart_delays: RestartDelays::default(),
+        }
+    }
+}
+
+/// The time between a crash and the next start: `first`, doubled for each crash up to `longest`.
+#[derive(Debug, Clone, Copy)]
+pub struct RestartDelays {
+    /// After the first crash.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+    /// An agent that was ready for so long before it crashed begins with `first` again.
+    pub forgiven_after: Duration,
+}
+
+impl Default for RestartDelays {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(60),
+            forgiven_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The starts of all agents of a runtime, a few of which go on at a time.
+#[derive(Clone)]
+pub(super) struct Starts {
+    settings: StartSettings,
+    again: Arc<Semaphore>,
+    first: Arc<Semaphore>,
+}
+
+impl Starts {
+    pub fn new(settings: StartSettings) -> Self {
+        let turns = || Arc::new(Semaphore::new(settings.concurrent.max(1)));
+        Self { settings, again: turns(), first: turns() }
+    }
+
+    /// The turns of such a start, and how long one of them is. Agents that crash, or come back after a boot, keep
+    /// nobody from deploying.
+    fn turns(&self, proven: bool) -> (Arc<Semaphore>, Duration) {
+        match proven {
+            true => (self.again.clone(), self.settings.turn),
+            false => (self.first.clone(), self.settings.first_turn),
+        }
+    }
+}
+
+/// A step that the machine did not let a runtime take.
+pub(super) struct Unable {
+    /// The step, in words.
+    pub what: &'static str,
+    /// The reason, for the operator.
+    pub error: std::io::Error,
+}
+
+impl Unable {
+    pub fn new(what: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what, error: std::io::Error::other(error) }
+    }
+}
+
+/// Makes the runs of one instance.
+pub(super) trait Launcher: Send + Sync + 'static {
+    type Run: Run;
+
+    /// Whether the agent has a network of its own, to which callers are forwarded.
+    fn has_own_network(&self) -> bool;
+
+    /// Makes what all runs have in common.
+    fn prepare(&mut self) -> impl Future<Output = Result<(), Unable>> + Send;
+
+    /// Begins a run, which may take `limit` until it is ready. An agent without a network of its own serves `listener`.
+    fn launch(
+        &mut self,
+        listener: Option<BorrowedFd<'_>>,
+        limit: Option<Duration>,
+    ) -> impl Future<Output = Result<Self::Run, Unable>> + Send;
+
+    /// Removes what is left of the instance once it does not run.
+    fn clean(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// One run of an instance. Dropping it ends it.
+pub(super) trait Run: Send {
+    /// The agent's network, where it has one of its own.
+    fn network(&self) -> Option<Arc<AgentNetwork>>;
+
+    /// Waits for the end, or before that for the notice if it has not come. Cancel safe.
+    fn event(&mut self, awaits_notice: bool) -> impl Future<Output = Event> + Send;
+
+    /// Returns the agent's stack as the lines of a traceback; empty if it does not write one.
+    fn stack(&mut self) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Asks the agent to finish; whatever is left of it after `grace` is killed. May be repeated with less.
+    fn stop(&mut self, grace: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Whether it ended because the agent's memory was used up.
+    fn is_out_of_memory(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Kills what is left, and waits until there is nothing and the log is read to its end. Returns the notice, if one
+    /// came late.
+    fn finish(self) -> impl Future<Output = Option<Notice>> + Send;
+}
+
+/// Something that happens to a run.
+pub(super) enum Event {
+    Notice(Notice),
+    Ended(Ended),
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ended {
+    /// The agent's main process ended by itself.
+    Exited(Exit),
+    /// What the agent ran in was taken away from outside, in these words.
+    Lost(&'static str),
+}
+
+pub(super) struct Supervisor<L> {
+    pub launcher: L,
+    pub starts: Starts,
+    /// The memory that an agent has, for the account of one that wanted more.
+    pub memory: Option<u64>,
     pub sink: Sink,
     pub masker: Arc<Masker>,
     pub instance: Instance,
-    pub port: u16,
     /// Our copy of the agent's listener. While it is open, connections wait for an agent that starts again.
     pub listener: Option<OwnedFd>,
     /// Takes the place of it for an agent with a network of its own.
@@ -40,19 +181,12 @@ pub(super) struct Supervisor {
     pub stop: watch::Receiver<Option<Duration>>,
 }
 
-/// The end of one run.
-enum Run {
-    /// It was asked to.
+/// The outcome of one run.
+enum Outcome {
+    /// It was asked to end.
     Stopped,
-    /// By itself: before it was ready, or after it had been for so long.
+    /// It ended by itself: before it was ready, or after it had been for so long.
     Ended { failure: Failure, ready_for: Option<Duration> },
-}
-
-/// The resources that an agent has for itself.
-#[derive(Clone, Copy)]
-struct Private {
-    user: Option<RunAs>,
-    copies_app: bool,
 }
 
 /// The number of times that the time for a start is doubled.
@@ -75,51 +209,40 @@ fn turn_away(listener: &OwnedFd) {
     }
 }
 
-impl Supervisor {
+impl<L: Launcher> Supervisor<L> {
     pub async fn run(mut self) {
-        let dir = RunDir::of(&self.config.dir, &self.instance.revision);
-        self.supervise(&dir).await;
+        self.supervise().await;
         self.close().await;
-        self.remove(dir).await;
+        self.launcher.clean().await;
         self.state.send_replace(State::Gone);
     }
 
-    async fn supervise(&mut self, dir: &RunDir) {
-        let (made, sandbox, agent) = (dir.clone(), self.sandbox.clone(), self.instance.agent.clone());
-        let leftovers = self.leftovers.clone();
-        let made = tokio::task::spawn_blocking(move || {
-            let user = sandbox.user(&agent).map_err(std::io::Error::other)?;
-            made.create(user, sandbox.has_own_root(), &leftovers).map(|()| user)
-        });
-        let user = match made.await.map_err(std::io::Error::other).and_then(|made| made) {
-            Ok(user) => user,
-            Err(error) => {
-                let failure = self.environment("the agent's private directory cannot be made", error);
-                return self.fail(failure, dir).await;
-            }
-        };
-        let copies_app = self.copies_app().await;
+    async fn supervise(&mut self) {
+        if let Err(unable) = self.launcher.prepare().await {
+            let failure = self.environment(unable);
+            return self.fail(failure).await;
+        }
         if let Err(error) = self.forward_callers() {
-            let failure = self.environment("the agent's callers cannot be forwarded", error);
-            return self.fail(failure, dir).await;
+            let failure = self.environment(Unable { what: "the agent's callers cannot be forwarded", error });
+            return self.fail(failure).await;
         }
         let mut proven = self.instance.proven;
         let mut restarts = 0;
-        let RestartDelays { first, longest, forgiven_after } = self.config.restart_delays;
+        let RestartDelays { first, longest, forgiven_after } = self.starts.settings.restart_delays;
         let mut backoff = Backoff::new(first, longest);
         loop {
             self.state.send_if_modified(|state| std::mem::replace(state, State::Starting) != State::Starting);
             self.lead(Target::Starting);
             // One that has been ready may need longer today: each try gets twice the time of the one before.
-            let limit = self.config.start_limit.map(|limit| limit.saturating_mul(1 << restarts.min(MAX_DOUBLINGS)));
-            let (failure, ready_for) = match self.once(dir, Private { user, copies_app }, proven, limit).await {
-                Run::Stopped => return,
-                Run::Ended { failure, ready_for } => (failure, ready_for),
+            let limit = self.starts.settings.limit.map(|limit| limit.saturating_mul(1 << restarts.min(MAX_DOUBLINGS)));
+            let (failure, ready_for) = match self.once(proven, limit).await {
+                Outcome::Stopped => return,
+                Outcome::Ended { failure, ready_for } => (failure, ready_for),
             };
             proven |= ready_for.is_some();
             if !proven {
                 self.sink.remark(&format!("the agent could not be started: {}", failure.message)).await;
-                return self.fail(failure, dir).await;
+                return self.fail(failure).await;
             }
             if ready_for.is_some_and(|time| time >= forgiven_after) {
                 backoff.reset();
@@ -144,7 +267,7 @@ impl Supervisor {
 
     /// Keeps the listener from an agent with a network of its own.
     fn forward_callers(&mut self) -> std::io::Result<()> {
-        if self.sandbox.has_own_network() {
+        if self.launcher.has_own_network() {
             self.forwarder = self.listener.take().map(InvokeForwarder::start).transpose()?;
         }
         Ok(())
@@ -165,65 +288,34 @@ impl Supervisor {
         self.listener = None;
     }
 
-    async fn remove(&self, dir: RunDir) {
-        let leftovers = self.leftovers.clone();
-        let removed = tokio::task::spawn_blocking(move || dir.remove(&leftovers)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(%error, "cannot remove an agent's private directory");
-        }
-    }
-
     /// The end of a start that will not be tried again: nothing is held, only the state is kept until it is removed.
-    async fn fail(&mut self, failure: Failure, dir: &RunDir) {
+    async fn fail(&mut self, failure: Failure) {
         self.close().await;
-        self.remove(dir.clone()).await;
+        self.launcher.clean().await;
         self.state.send_replace(State::Failed(failure));
         stop_of(&mut self.stop).await;
     }
 
     /// One run from start to end.
-    async fn once(&mut self, dir: &RunDir, private: Private, proven: bool, limit: Option<Duration>) -> Run {
-        // Agents that crash, or come back after a boot, keep nobody from deploying.
-        let (turns, turn_time) = match proven {
-            true => (&self.turns, self.config.start_turn),
-            false => (&self.first_turns, self.config.first_start_turn),
-        };
+    async fn once(&mut self, proven: bool, limit: Option<Duration>) -> Outcome {
+        let (turns, turn_time) = self.starts.turns(proven);
         let mut turn: Option<OwnedSemaphorePermit> = tokio::select! {
             biased;
-            _ = stop_of(&mut self.stop) => return Run::Stopped,
-            turn = turns.clone().acquire_owned() => turn.ok(),
+            _ = stop_of(&mut self.stop) => return Outcome::Stopped,
+            turn = turns.acquire_owned() => turn.ok(),
         };
         self.sink.begin();
         if self.listener.is_none() && self.forwarder.is_none() {
-            return Run::Stopped;
+            return Outcome::Stopped;
         }
-        if private.copies_app
-            && let Err(error) = self.renew_app(dir, private.user).await
-        {
-            let failure = self.environment("the agent's working directory cannot be made", error);
-            return Run::Ended { failure, ready_for: None };
-        }
-        let start = Start {
-            config: &self.config,
-            sandbox: &self.sandbox,
-            instance: &self.instance,
-            port: self.port,
-            listener: self.listener.as_ref().map(AsFd::as_fd),
-            user: private.user,
-            copies_app: private.copies_app,
-            limit,
-        };
-        let launched = Launched::start(start, dir, &self.sink).await;
-        let mut launched = match launched {
-            Ok(launched) => launched,
-            Err(error) => {
-                let failure = self.environment("the agent's process cannot be started", error);
-                return Run::Ended { failure, ready_for: None };
-            }
+        let launched = self.launcher.launch(self.listener.as_ref().map(AsFd::as_fd), limit).await;
+        let mut run = match launched {
+            Ok(run) => run,
+            Err(unable) => return Outcome::Ended { failure: self.environment(unable), ready_for: None },
         };
 
-        if let Some(network) = &launched.network {
-            self.lead(Target::Up(Arc::clone(network)));
+        if let Some(network) = run.network() {
+            self.lead(Target::Up(network));
         }
         let begun = Instant::now();
         let turn_ends = begun + turn_time;
@@ -235,38 +327,36 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 grace = stop_of(&mut self.stop) => {
-                    self.stop(launched, grace).await;
-                    return Run::Stopped;
+                    self.stop(run, grace).await;
+                    return Outcome::Stopped;
                 }
-                said = launched.notices.next(), if notice.is_none() => {
-                    turn = None;
-                    if said == Notice::Ready {
-                        ready = Some(Instant::now());
-                        self.state.send_replace(State::Ready);
-                    } else {
-                        kill_at = Some(Instant::now() + FAILED_END);
+                event = run.event(notice.is_none()) => match event {
+                    Event::Ended(ended) => break Some(ended),
+                    Event::Notice(said) => {
+                        turn = None;
+                        if said == Notice::Ready {
+                            ready = Some(Instant::now());
+                            self.state.send_replace(State::Ready);
+                        } else {
+                            kill_at = Some(Instant::now() + FAILED_END);
+                        }
+                        notice = Some(said);
                     }
-                    notice = Some(said);
-                }
-                ended = launched.reports.ended() => break Some(ended),
+                },
                 () = sleep_until(turn_ends), if turn.is_some() => turn = None,
-                () = sleep_until(kill_at.unwrap_or(turn_ends)), if kill_at.is_some() => {
-                    launched.kill();
-                    break None;
-                }
+                () = sleep_until(kill_at.unwrap_or(turn_ends)), if kill_at.is_some() => break None,
                 limit = after(begun, limit), if notice.is_none() => {
-                    timed_out = Some(self.timed_out(&mut launched, limit).await);
-                    launched.kill();
+                    timed_out = Some(self.timed_out(&mut run, limit).await);
                     break None;
                 }
             }
         };
         self.lead(Target::Starting);
-        let is_out_of_memory = ended.is_some() && launched.is_out_of_memory().await;
-        let late = launched.finish().await;
+        let is_out_of_memory = ended.is_some() && run.is_out_of_memory().await;
+        let late = run.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
         if let Some(failure) = timed_out {
-            return Run::Ended { failure, ready_for };
+            return Outcome::Ended { failure, ready_for };
         }
         let failed = |message| (Code::AgentStartFailed, message, Vec::new());
         let (code, message, details) = match (notice.or(late), ended) {
@@ -278,15 +368,15 @@ impl Supervisor {
             true => self.sink.recent(Failure::LOG_LINES),
             false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
         };
-        Run::Ended { failure: Failure { code, message: self.masker.text(message.trim()), details }, ready_for }
+        Outcome::Ended { failure: Failure { code, message: self.masker.text(message.trim()), details }, ready_for }
     }
 
     /// A start that took too long: its stack, also in the log.
-    async fn timed_out(&self, launched: &mut Launched, limit: Duration) -> Failure {
+    async fn timed_out(&self, run: &mut L::Run, limit: Duration) -> Failure {
         const LOG: usize = 10;
         let mut stop = self.stop.clone();
         let stack = tokio::select! {
-            stack = launched.stack() => stack,
+            stack = run.stack() => stack,
             // Whoever stops the agent does not wait for it.
             _ = stop_of(&mut stop) => Vec::new(),
         };
@@ -310,9 +400,9 @@ impl Supervisor {
     /// Tells an end in words: how, when, and what was said last.
     fn account(&self, ended: &Ended, was_ready: bool, is_out_of_memory: bool) -> String {
         let mut text = match ended {
-            Ended::Exited(Exit::Signal(9)) | Ended::Lost if is_out_of_memory => self.out_of_memory(),
+            Ended::Exited(Exit::Signal(9)) | Ended::Lost(_) if is_out_of_memory => self.out_of_memory(),
             Ended::Exited(exit) => exit.to_string(),
-            Ended::Lost => "was killed together with its launcher".to_owned(),
+            Ended::Lost(how) => (*how).to_owned(),
         };
         if !was_ready {
             text.push_str(" before it was ready");
@@ -325,12 +415,12 @@ impl Supervisor {
     }
 
     fn out_of_memory(&self) -> String {
-        let limit = self.config.limits.memory.map(|bytes| format!("{} of memory, ", size(bytes))).unwrap_or_default();
+        let limit = self.memory.map(|bytes| format!("{} of memory, ", size(bytes))).unwrap_or_default();
         format!("killed: out of memory ({limit}setting HOISTWAY_AGENT_LIMITS__MEMORY)")
     }
 
     /// A failure of the machine, not of the agent. Its cause is for the operator.
-    fn environment(&self, what: &str, error: std::io::Error) -> Failure {
+    fn environment(&self, Unable { what, error }: Unable) -> Failure {
         let (agent, revision) = (&self.instance.agent, &self.instance.revision);
         tracing::error!(%agent, %revision, %error, "{what}");
         Failure {
@@ -342,18 +432,18 @@ impl Supervisor {
 
     /// Our listener closes first: once the agent has taken what waits and closed its own, callers are refused at once
     /// and go elsewhere, instead of waiting for nobody.
-    async fn stop(&mut self, mut launched: Launched, mut grace: Duration) {
+    async fn stop(&mut self, mut run: L::Run, mut grace: Duration) {
         self.close().await;
         loop {
-            launched.stop(grace).await;
+            run.stop(grace).await;
             tokio::select! {
-                _ = launched.reports.ended() => break,
+                _ = run.event(false) => break,
                 () = sleep(grace.saturating_add(STOP_SLACK)) => break,
                 // Asked again, less patiently.
                 less = less_than(&mut self.stop, grace) => grace = less,
             }
         }
-        launched.finish().await;
+        run.finish().await;
     }
 }
 

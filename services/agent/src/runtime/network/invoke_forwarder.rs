@@ -28,7 +28,7 @@ const NOTICED: Duration = Duration::from_secs(1);
 
 /// Where callers are led.
 #[derive(Clone)]
-pub(super) enum Target {
+pub(in crate::runtime) enum Target {
     /// The agent will be there soon: callers wait.
     Starting,
     /// The agent is there.
@@ -38,7 +38,7 @@ pub(super) enum Target {
 }
 
 /// Forwards connections until it is closed or dropped. Those that have reached the agent go on until they end.
-pub(super) struct InvokeForwarder {
+pub(in crate::runtime) struct InvokeForwarder {
     target: watch::Sender<Target>,
     closing: CancellationToken,
     /// Accepting, and the connections that have not reached the agent yet.
@@ -148,7 +148,7 @@ mod tests {
         let egress = StdTcpListener::bind("127.0.0.1:0").unwrap();
         send(&theirs, b"\n", &[egress.as_fd()]).unwrap();
         let agent = StdTcpListener::bind("127.0.0.1:0").unwrap();
-        let (network, _) = AgentNetwork::new(ours, agent.local_addr().unwrap().port()).unwrap();
+        let (network, _) = AgentNetwork::joined(ours, agent.local_addr().unwrap().port()).unwrap();
         std::thread::spawn(move || {
             while theirs.read_exact(&mut [0; 1]).is_ok() {
                 let family = rustix::net::AddressFamily::INET;
@@ -214,7 +214,7 @@ mod tests {
         let (ours, theirs) = StdUnixStream::pair().unwrap();
         let egress = StdTcpListener::bind("127.0.0.1:0").unwrap();
         send(&theirs, b"\n", &[egress.as_fd()]).unwrap();
-        let (crashed, _) = AgentNetwork::new(ours, 1).unwrap();
+        let (crashed, _) = AgentNetwork::joined(ours, 1).unwrap();
         drop(theirs);
         Target::Up(Arc::new(crashed))
     }

@@ -16,15 +16,20 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Connects to an agent in its network. A socket belongs to the network in which it was made, so the agent's launcher
 /// makes them.
-pub(super) struct AgentNetwork {
+pub(in crate::runtime) struct AgentNetwork {
     launcher: Mutex<UnixStream>,
     agent: SocketAddr,
 }
 
 impl AgentNetwork {
+    /// The network whose sockets `launcher` makes, one for each byte. The agent listens on `port`.
+    pub fn new(launcher: UnixStream, port: u16) -> Self {
+        Self { launcher: Mutex::new(launcher), agent: (Ipv4Addr::LOCALHOST, port).into() }
+    }
+
     /// Takes the listeners of egress that the launcher has handed out: it did so before it said that the agent is
     /// started. The agent listens on `port`.
-    pub fn new(launcher: StdUnixStream, port: u16) -> Result<(Self, Vec<TcpListener>)> {
+    pub fn joined(launcher: StdUnixStream, port: u16) -> Result<(Self, Vec<TcpListener>)> {
         launcher.set_nonblocking(true)?;
         let (mut fds, mut buffer) = (Vec::new(), [0; 16]);
         while receive(&launcher, &mut buffer, &mut fds).is_ok_and(|got| got > 0) {}
@@ -37,8 +42,7 @@ impl AgentNetwork {
             TcpListener::from_std(listener)
         };
         let listeners = fds.into_iter().map(listener).collect::<Result<_>>()?;
-        let launcher = Mutex::new(UnixStream::from_std(launcher)?);
-        Ok((Self { launcher, agent: (Ipv4Addr::LOCALHOST, port).into() }, listeners))
+        Ok((Self::new(UnixStream::from_std(launcher)?, port), listeners))
     }
 
     /// Connects to the agent.

@@ -140,12 +140,12 @@ async fn tags_are_resolved_and_spoilt_layers_refused() {
     }
     assert!(images.store().list().is_empty());
     registry.push("team/agent", "v1", &made);
-    let (pulled, _pins) = images.pull(&image, PATIENCE).await.unwrap();
+    let (pulled, pins) = images.pull(&image, PATIENCE).await.unwrap();
     assert_eq!(
         (pulled.digest, pulled.layers.as_slice(), pulled.entry_point.as_deref()),
         (digest, &[blob][..], Some("agent.py"))
     );
-    drop(pulled);
+    drop(pins);
     images.store().sweep().await;
     assert!(images.store().list().is_empty());
 }

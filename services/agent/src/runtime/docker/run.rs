@@ -32,8 +32,7 @@ pub(super) struct ContainerRun {
     /// Serves the agent's egress until it is dropped.
     _egress: DropGuard,
     follower: JoinHandle<()>,
-    watch: JoinHandle<Death>,
-    died: Option<Death>,
+    watch: Watch,
     kill_at: Option<Instant>,
 }
 
@@ -47,27 +46,9 @@ impl ContainerRun {
     ) -> Self {
         let daemon = place.daemon();
         let (agent, net) = (place.agent().to_owned(), place.network().to_owned());
-        let watch = tokio::spawn(async move { first_death(&daemon, &agent, &net).await });
-        Self { place, notices, network, _egress: egress, follower, watch, died: None, kill_at: None }
-    }
-
-    /// Waits for the container's end. Cancel safe.
-    async fn death(&mut self) -> Death {
-        if let Some(death) = self.died {
-            return death;
-        }
-        let lost = Death { how: Ended::Lost("its container is lost"), is_out_of_memory: false };
-        let death = (&mut self.watch).await.unwrap_or(lost);
-        self.died = Some(death);
-        death
-    }
-
-    /// Waits until the time for a stop is over. Cancel safe.
-    async fn kill_is_due(kill_at: Option<Instant>) {
-        match kill_at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
+        let task = tokio::spawn(async move { first_death(&daemon, &agent, &net).await });
+        let watch = Watch { task, death: None };
+        Self { place, notices, network, _egress: egress, follower, watch, kill_at: None }
     }
 
     async fn signal(&self, signal: &str) {
@@ -83,34 +64,26 @@ impl Run for ContainerRun {
     async fn event(&mut self, awaits_notice: bool) -> Event {
         loop {
             let kill_at = self.kill_at;
-            if awaits_notice && let Some(mut notices) = self.notices.take() {
-                let said = tokio::select! {
-                    biased;
-                    said = notices.next() => Some(said),
-                    _ = self.death() => None,
-                };
-                self.notices = Some(notices);
-                if let Some(said) = said {
-                    return Event::Notice(said);
-                }
-            }
             tokio::select! {
-                death = self.death() => return Event::Ended(death.how),
-                () = Self::kill_is_due(kill_at) => {
-                    self.signal("SIGKILL").await;
-                    self.kill_at = None;
-                }
+                biased;
+                notice = notice(&mut self.notices), if awaits_notice => return Event::Notice(notice),
+                death = self.watch.death() => return Event::Ended(death.how),
+                () = due(kill_at) => {}
             }
+            self.signal("SIGKILL").await;
+            self.kill_at = None;
         }
     }
 
     async fn stack(&mut self) -> Vec<String> {
-        let Some(mut notices) = self.notices.take() else { return Vec::new() };
-        let signal = STACK_SIGNAL.as_raw().to_string();
-        // One that has stopped itself goes on.
-        let asking = async { tokio::join!(self.signal(&signal), self.signal("SIGCONT")) };
-        let (written, _) = tokio::join!(notices.stack(), asking);
-        self.notices = Some(notices);
+        let (daemon, signal) = (self.place.daemon(), STACK_SIGNAL.as_raw().to_string());
+        let Some(notices) = &mut self.notices else { return Vec::new() };
+        let asking = async {
+            daemon.signal(self.place.agent(), &signal).await;
+            // One that has stopped itself goes on.
+            daemon.signal(self.place.agent(), "SIGCONT").await;
+        };
+        let (written, ()) = tokio::join!(notices.stack(), asking);
         let seen = [SITE_DIR.into()];
         let places = stack_trace::places((Path::new(APP_DIR), &seen), (Path::new(NOWHERE), &[NOWHERE.into()]));
         let lines = tokio::task::spawn_blocking(move || stack_trace::traceback(&written, &places)).await;
@@ -125,13 +98,13 @@ impl Run for ContainerRun {
     }
 
     async fn is_out_of_memory(&mut self) -> bool {
-        self.died.is_some_and(|death| death.is_out_of_memory)
+        self.watch.death.is_some_and(|death| death.is_out_of_memory)
     }
 
     async fn finish(mut self) -> Option<Notice> {
-        if self.died.is_none() {
+        if self.watch.death.is_none() {
             self.signal("SIGKILL").await;
-            let _ = timeout(END, self.death()).await;
+            let _ = timeout(END, self.watch.death()).await;
         }
         if timeout(LOG_END, &mut self.follower).await.is_err() {
             self.follower.abort();
@@ -140,9 +113,49 @@ impl Run for ContainerRun {
             Some(notices) => timeout(LOG_END, notices.next()).await.ok(),
             None => None,
         };
-        self.watch.abort();
         self.place.remove().await;
         late
+    }
+}
+
+/// The task that waits for the end of a run's containers.
+struct Watch {
+    task: JoinHandle<Death>,
+    death: Option<Death>,
+}
+
+impl Watch {
+    /// Waits for the end. Cancel safe.
+    async fn death(&mut self) -> Death {
+        if let Some(death) = self.death {
+            return death;
+        }
+        let lost = Death { how: Ended::Lost("its container is lost"), is_out_of_memory: false };
+        let death = (&mut self.task).await.unwrap_or(lost);
+        self.death = Some(death);
+        death
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The runner's notice, for ever where there will be none. Cancel safe.
+async fn notice(notices: &mut Option<Notices<TcpStream>>) -> Notice {
+    match notices {
+        Some(notices) => notices.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the time for a stop is over, for ever where there is none.
+async fn due(kill_at: Option<Instant>) {
+    match kill_at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

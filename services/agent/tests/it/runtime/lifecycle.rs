@@ -156,7 +156,11 @@ async fn starts_that_hang_keep_nobody_from_starting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_agent_starts_again_on_the_same_port() {
-    let stage = Stage::with(|config| config.starts.restart_delays.first = Duration::from_millis(900)).await;
+    let stage = Stage::with(|config| {
+        let pause = Duration::from_millis(900);
+        config.starts.restart_delays = RestartDelays { first: pause, longest: pause, ..RestartDelays::default() };
+    })
+    .await;
     let source = "import os, sys, signal
 def handle(line):
     if line == 'segv': os.kill(os.getpid(), signal.SIGSEGV)

@@ -30,7 +30,7 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 pub const GRACE: Duration = Duration::from_secs(20);
 
 /// The real interpreter behind `python3`.
-fn python() -> &'static Path {
+pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let code = "import os, sys; print(os.path.realpath(sys.executable))";

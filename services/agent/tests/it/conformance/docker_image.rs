@@ -1,0 +1,68 @@
+//! Images of agents for a Docker daemon, made of the base image of `scripts/base-image.sh`.
+
+use hoistway_testing::{need, runs};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+pub const BASE: &str = "hoistway-test-base:bookworm";
+const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../build/runner");
+
+/// Whether there are a daemon and the base image.
+pub fn is_there() -> bool {
+    need("docker", runs("docker", &["info"]), "no Docker engine answers `docker info`")
+        && need("base-image", runs("docker", &["image", "inspect", BASE]), BASE)
+}
+
+pub fn docker(args: &[&str]) -> String {
+    let out = Command::new("docker").args(args).output().unwrap();
+    assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// An image, removed when it is dropped.
+#[derive(Debug)]
+pub struct Image(pub String);
+
+impl Image {
+    /// The runner, and an agent with this source.
+    pub fn of(source: &str) -> Self {
+        let base = runner_image();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("agent.py"), source).unwrap();
+        Self(build(dir.path(), &format!("FROM {base}\nCOPY agent.py /app/agent.py\n")))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // Of a test that failed, containers are left.
+        let left = docker(&["ps", "-aq", "--filter", &format!("ancestor={}", self.0)]);
+        for args in [["rm", "-f"], ["rmi", "-f"]].iter().zip([left.lines().collect(), vec![self.0.as_str()]]) {
+            let _ = Command::new("docker").args(args.0).args(args.1).output();
+        }
+    }
+}
+
+fn build(context: &Path, dockerfile: &str) -> String {
+    std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    let mut command = Command::new("docker");
+    command.env("DOCKER_BUILDKIT", "0").args(["build", "-q"]).arg(context);
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+/// The base with the runner. It is kept for the next time.
+fn runner_image() -> &'static str {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let runner: PathBuf = dir.path().join("runner");
+        assert!(runs("cp", &["-r", RUNNER, runner.to_str().unwrap()]));
+        build(
+            dir.path(),
+            &format!("FROM {BASE}\nCOPY runner /opt/hoistway/runner\nRUN mkdir -p /opt/hoistway/site-packages\n"),
+        )
+    })
+}

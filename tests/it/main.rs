@@ -11,6 +11,7 @@ mod cancel;
 mod cases;
 mod cli;
 mod compose;
+mod containers;
 mod contract;
 mod data_dir;
 mod deploy_cost;

@@ -27,7 +27,7 @@ pub struct Installation {
 /// The runtime of agents, and their isolation from the rest of the machine.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AgentRuntime {
-    /// Which runtime: `process`.
+    /// Which runtime: `process` or `docker`.
     #[schema(examples("process"))]
     name: String,
     /// The enforced isolation, and no more: the parts of the sandbox, or `not sandboxed`.

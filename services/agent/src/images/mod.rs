@@ -175,10 +175,7 @@ fn without_base(layers: Vec<Layer>, history: &[HistoryLine]) -> Vec<Layer> {
 }
 
 fn not_ours(image: &ImageRef) -> Error {
-    let text = format!(
-        "{} is not an image that Hoistway built, and agents run from no others: deploy the agent's source",
-        image.display_tagged()
-    );
+    let text = format!("{} is not an image that Hoistway built, and agents run from no others", image.display_tagged());
     Error::new(Code::UnsupportedImage, text)
 }
 

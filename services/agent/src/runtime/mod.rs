@@ -28,7 +28,7 @@ use async_trait::async_trait;
 use hoistway_model::{
     Code, Digest, Error, Name, Result, RevisionId, Secret,
     framework::Framework,
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Family,
 };
@@ -61,6 +61,9 @@ pub trait Runtime: Send + Sync {
         let text = format!("{} {digest} is not for this runtime", image.display_tagged());
         Err(images::Failure::Final(Error::new(Code::UnsupportedImage, text)))
     }
+
+    /// Removes the images of the platform's registry that a runtime has pulled whole and that are not `kept`.
+    async fn sweep_images(&self, _kept: Vec<StoredImage>) {}
 
     /// Makes the instance run, and returns as soon as its address is known; [`Started::ready`] waits for the rest.
     ///

@@ -103,9 +103,9 @@ impl Service {
     }
 
     async fn keep_clean(&self, every: Duration) {
-        // Every layer that an agent of earlier times uses is pinned by now.
-        self.images.store().sweep().await;
         loop {
+            // Every layer that an agent of earlier times uses is pinned by now.
+            self.sweep().await;
             self.reserve.keep().await;
             match self.store.purge().await {
                 Ok(Pruned { old: 0, surplus: 0 }) => {}

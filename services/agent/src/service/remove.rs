@@ -54,7 +54,18 @@ impl Service {
 
     fn sweep_soon(self: &Arc<Self>) {
         let service = Arc::clone(self);
-        self.tasks.spawn(async move { service.images.store().sweep().await });
+        self.tasks.spawn(async move { service.sweep().await });
+    }
+
+    /// Removes the layers and images that no revision uses.
+    pub(super) async fn sweep(&self) {
+        self.images.store().sweep().await;
+        if self.runtime.runs_images() {
+            match self.store.images().await {
+                Ok(kept) => self.runtime.sweep_images(kept).await,
+                Err(e) => tracing::warn!(cause = e.chain(), "images that no agent uses are not removed: {e}"),
+            }
+        }
     }
 
     /// Ends every watch of routes, events and logs, so that calls can drain. The first step of a shutdown.

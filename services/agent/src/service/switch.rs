@@ -140,7 +140,7 @@ impl Service {
         self.tasks.spawn(async move {
             service.hub.wait_acked(settled.version, ACK_LIMIT).await;
             join_all(settled.retired.iter().map(|id| service.finish(id, grace))).await;
-            service.images.store().sweep().await;
+            service.sweep().await;
         });
     }
 

@@ -7,14 +7,14 @@ use bollard::Docker;
 use bollard::auth::DockerCredentials;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, SystemInfo};
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, ImageSummary, SystemInfo};
 use bollard::query_parameters::{
     AttachContainerOptions, CreateContainerOptions, CreateImageOptions, KillContainerOptions, ListContainersOptions,
-    LogsOptions, RemoveContainerOptions, WaitContainerOptions,
+    ListImagesOptions, LogsOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions, WaitContainerOptions,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use hoistway_kit::backoff::Backoff;
-use hoistway_model::{Code, Result, Secret};
+use hoistway_model::{Code, Result, Secret, image::label};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +26,8 @@ const PROGRESS: Duration = Duration::from_secs(120);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// The status by which the daemon says that there is no such thing.
 const NOT_FOUND: u16 = 404;
+/// The status by which it says that something is in use.
+const CONFLICT: u16 = 409;
 /// The largest exit status that a process chooses itself; those above are this and the signal that ended it.
 const LARGEST_STATUS: i64 = 128;
 
@@ -99,6 +101,24 @@ impl Daemon {
             step?;
         }
         Ok(())
+    }
+
+    /// Gives an image another name.
+    pub async fn tag(&self, image: &str, repository: &str, tag: &str) -> Result<(), Error> {
+        let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
+        self.docker.tag_image(image, Some(options)).await
+    }
+
+    /// The images that Hoistway has built, anybody's.
+    pub async fn images(&self) -> Result<Vec<ImageSummary>, Error> {
+        let filters = [("label".to_owned(), vec![label::IMAGE.to_owned()])].into();
+        let options = ListImagesOptions { filters: Some(filters), digests: true, ..ListImagesOptions::default() };
+        self.docker.list_images(Some(options)).await
+    }
+
+    /// Removes one of the names of an image, and the image with its last one.
+    pub async fn remove_image(&self, name: &str) -> Result<(), Error> {
+        self.docker.remove_image(name, None::<RemoveImageOptions>, None).await.map(drop)
     }
 
     /// Makes a container, and returns its id.
@@ -220,8 +240,14 @@ impl Daemon {
     }
 }
 
-fn is_missing(e: &Error) -> bool {
+/// Whether the daemon says that there is no such thing.
+pub(super) fn is_missing(e: &Error) -> bool {
     matches!(e, Error::DockerResponseServerError { status_code: NOT_FOUND, .. })
+}
+
+/// Whether the daemon says that somebody uses it.
+pub(super) fn is_conflict(e: &Error) -> bool {
+    matches!(e, Error::DockerResponseServerError { status_code: CONFLICT, .. })
 }
 
 /// Whether a container is being removed already.

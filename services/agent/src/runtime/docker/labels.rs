@@ -21,6 +21,11 @@ impl Labels {
         Self { installation }
     }
 
+    /// The id.
+    pub fn installation(&self) -> &str {
+        &self.installation
+    }
+
     /// The labels of a run's containers.
     pub fn of(&self, instance: &Instance, run: &str) -> HashMap<String, String> {
         let revision = instance.revision.to_string();

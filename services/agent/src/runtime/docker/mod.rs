@@ -10,6 +10,7 @@
 mod container_launcher;
 mod containers;
 mod daemon;
+mod images;
 mod installation;
 mod isolation_report;
 mod labels;
@@ -30,10 +31,11 @@ use container_launcher::ContainerLauncher;
 use daemon::{Daemon, brief};
 use hoistway_model::{
     Code, Digest, Error, Name, Result, RevisionId, Secret,
-    image::ImageRef,
+    image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Family,
 };
+use images::Images;
 use labels::Labels;
 use runs::Runs;
 use std::net::IpAddr;
@@ -76,6 +78,7 @@ pub struct DockerRuntime {
     config: Arc<DockerConfig>,
     daemon: Arc<Daemon>,
     runs: Arc<Runs>,
+    images: Images,
     logs: Arc<LogBook>,
     instances: Instances,
     isolation: Isolation,
@@ -111,6 +114,7 @@ impl DockerRuntime {
         let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
         Ok(Self {
             instances: Instances::new(callers, Starts::new(config.starts), config.limits.memory, logs.clone()),
+            images: Images::new(daemon.clone(), &config.registry, config.registry_password.clone()),
             config: Arc::new(config),
             daemon,
             runs,
@@ -128,12 +132,6 @@ impl DockerRuntime {
             instance: instance.clone(),
             sink,
         }
-    }
-
-    /// The name of an image's repository as the daemon reaches it.
-    fn repository(&self, image: &ImageRef) -> String {
-        let host = if image.is_platform() { &self.config.registry } else { &image.host };
-        format!("{host}/{}", image.repository)
     }
 }
 
@@ -167,21 +165,16 @@ impl Runtime for DockerRuntime {
     }
 
     async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<Program, Failure> {
-        let repository = self.repository(image);
-        let reference = format!("{repository}@{digest}");
-        let pulled = async {
-            if !self.daemon.has_image(&reference).await? {
-                let password = image.is_platform().then_some(&self.config.registry_password);
-                self.daemon.pull(&repository, &digest.to_string(), password).await?;
-            }
-            Ok::<_, bollard::errors::Error>(())
-        };
-        match pulled.await {
-            Ok(()) => Ok(Program::Image { reference }),
-            Err(e) => {
-                let text = format!("Docker cannot pull {}: {}", image.display_tagged(), brief(&e));
-                Err(Failure::Unreachable(text))
-            }
+        let reference = self.images.pull(image, digest).await.map_err(|e| {
+            let text = format!("Docker cannot pull {}: {}", image.display_tagged(), brief(&e));
+            Failure::Unreachable(text)
+        })?;
+        Ok(Program::Image { reference })
+    }
+
+    async fn sweep_images(&self, kept: Vec<StoredImage>) {
+        if let Err(e) = self.images.sweep(&kept).await {
+            tracing::warn!("images that no agent uses are not removed: {}", brief(&e));
         }
     }
 

@@ -1,0 +1,94 @@
+//! The images of an installation's agents, as the daemon has them.
+
+use super::daemon::{Daemon, is_conflict, is_missing};
+use bollard::errors::Error;
+use hoistway_model::{
+    Digest, Secret,
+    image::{ImageRef, StoredImage},
+};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The time after a pull for which an image is kept: its revision may not be recorded with it yet.
+const JUST_PULLED: Duration = Duration::from_secs(600);
+
+/// Pulls images, and removes those from the platform's registry that nobody uses any more. They have a tag of the
+/// installation's own, by which they are known: a registry may move.
+pub(super) struct Images {
+    daemon: Arc<Daemon>,
+    registry: String,
+    password: Secret,
+    pulled: Mutex<HashMap<String, Instant>>,
+}
+
+impl Images {
+    /// Images from the platform's registry at `registry`, where `password` opens, and from others.
+    pub fn new(daemon: Arc<Daemon>, registry: &str, password: Secret) -> Self {
+        Self { daemon, registry: registry.to_owned(), password, pulled: Mutex::default() }
+    }
+
+    /// Has the image at the daemon, and returns its name there. Its registry is asked only for what is missing.
+    pub async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<String, Error> {
+        let repository = &image.repository;
+        if !image.is_platform() {
+            let place = format!("{}/{repository}", image.host);
+            let reference = format!("{place}@{digest}");
+            if !self.daemon.has_image(&reference).await? {
+                self.daemon.pull(&place, &digest.to_string(), None).await?;
+            }
+            return Ok(reference);
+        }
+        let name = self.name(repository, digest);
+        self.pulled().insert(name.clone(), Instant::now());
+        if !self.daemon.has_image(&name).await? {
+            let place = format!("{}/{repository}", self.registry);
+            self.daemon.pull(&place, &digest.to_string(), Some(&self.password)).await?;
+            self.daemon.tag(&format!("{place}@{digest}"), &self.own(repository), &digest.hex()).await?;
+        }
+        Ok(name)
+    }
+
+    /// Removes what is neither kept nor new. An image that a container uses is removed the next time.
+    pub async fn sweep(&self, kept: &[StoredImage]) -> Result<(), Error> {
+        let kept: Vec<String> = kept.iter().map(|image| self.name(&image.repository, &image.digest)).collect();
+        let own = self.own("");
+        for image in self.daemon.images().await? {
+            let unused = |name: &&String| name.starts_with(&own) && !kept.contains(name) && !self.is_new(name);
+            for name in image.repo_tags.iter().filter(unused) {
+                self.remove(name).await?;
+                // The name under which it was pulled, at the present registry or an earlier one.
+                let Some((repository, hex)) = name[own.len()..].rsplit_once(':') else { continue };
+                let pulled = format!("/{repository}@sha256:{hex}");
+                for name in image.repo_digests.iter().filter(|name| name.ends_with(&pulled)) {
+                    self.remove(name).await?;
+                }
+            }
+        }
+        self.pulled().retain(|_, at| at.elapsed() < JUST_PULLED);
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), Error> {
+        match self.daemon.remove_image(name).await {
+            Err(e) if !is_missing(&e) && !is_conflict(&e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn own(&self, repository: &str) -> String {
+        format!("hoistway-{}/{repository}", self.daemon.labels().installation())
+    }
+
+    fn name(&self, repository: &str, digest: &Digest) -> String {
+        format!("{}:{}", self.own(repository), digest.hex())
+    }
+
+    fn is_new(&self, name: &str) -> bool {
+        self.pulled().get(name).is_some_and(|at| at.elapsed() < JUST_PULLED)
+    }
+
+    fn pulled(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.pulled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

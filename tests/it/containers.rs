@@ -1,0 +1,151 @@
+//! `hoistway up --runtime docker`: agents as containers, from deploy to delete.
+
+use crate::{
+    prerequisites,
+    test_installation::{Stack, says},
+};
+use serde_json::json;
+use std::{
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+};
+
+/// `scripts/base-image.sh` makes it.
+const BASE: &str = "hoistway-test-base:bookworm";
+
+fn docker(args: &[&str]) -> String {
+    let out = Command::new("docker").args(args).output().unwrap();
+    assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
+fn is_possible() -> bool {
+    prerequisites::docker()
+        && prerequisites::need("base-image", prerequisites::runs("docker", &["image", "inspect", BASE]), BASE)
+}
+
+/// An installation whose agents are containers, with a base image in its registry.
+fn start(dir: &Path) -> Stack {
+    let stack = Stack::start_with(dir, |command| {
+        command.args(["--runtime", "docker", "--python", "/usr/bin/python3", "--base-image", "base/python:1"]);
+    });
+    let base = format!("{}/base/python:1", stack.registry);
+    let config = dir.join("docker");
+    let config = ["--config", config.to_str().unwrap()];
+    docker(&[&config[..], &["login", "-u", "test", "-p", &stack.key, &stack.registry]].concat());
+    docker(&["tag", BASE, &base]);
+    docker(&[&config[..], &["push", "-q", &base]].concat());
+    docker(&["rmi", &base]);
+    stack
+}
+
+/// The names of the installation's containers, by an agent of it.
+fn containers(dir: &Path) -> Vec<String> {
+    let sockets = std::fs::read_dir(dir.join("data/agent/sockets")).unwrap().next().unwrap().unwrap();
+    let label = format!("label=dev.hoistway.installation={}", sockets.file_name().to_str().unwrap());
+    docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &label]).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn agents_live_in_containers() {
+    if !is_possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    let runtime = &stack.get("/api/status")["runtime"];
+    assert_eq!((&runtime["name"], &runtime["network"]), (&json!("docker"), &json!("closed")));
+    assert!(runtime["isolation"].as_str().unwrap().starts_with("containers of Docker "), "{runtime}");
+
+    // With a package, and a tool that egress leads to.
+    let source = "import os, six, urllib.request
+print('imported')
+def handler(message):
+    if message == 'tool':
+        return urllib.request.urlopen(os.environ['TOOL_URL_ECHO_TOOL']).read().decode()
+    return six.__version__ + ' ' + os.environ['KEY']
+";
+    let body = json!({
+        "agent_name": "boxed", "source_files": {"agent.py": source}, "requirements": "six==1.16.0",
+        "env": [{"name": "KEY", "value": "sk-hidden"}], "required_tools": ["echo-tool"],
+    });
+    stack.call("POST", "/api/starter-kit", Some(&json!({})));
+    let answer = stack.call("POST", "/api/deploy?timeout=300", Some(&body));
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), crate::test_installation::log_of(&stack.dir));
+    assert_eq!(stack.answer("boxed", "x"), "1.16.0 sk-hidden");
+    assert!(stack.answer("boxed", "tool").as_str().is_some_and(|echo| echo.contains("echo")), "through egress");
+    assert_eq!(containers(dir.path()).len(), 2);
+    let log = stack.call("GET", "/api/agents/boxed/logs", None).text();
+    assert!(log.contains("imported"), "{log}");
+
+    let version = |v: u32| json!({"agent.py": format!("import time\ndef handler(r, c):\n    time.sleep(0.01)\n    return {{'response': {v}}}\n")});
+    let (answered, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    stack.deployed(json!({"agent_name": "swapped", "source_files": version(0)}));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    assert!(stack.answer("swapped", "x").is_u64());
+                    answered.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for v in 1..=3 {
+            stack.deployed(json!({"agent_name": "swapped", "source_files": version(v)}));
+        }
+        stop.store(true, SeqCst);
+    });
+    assert!(answered.load(SeqCst) > 20, "{answered:?}");
+    assert_eq!(stack.answer("swapped", "x"), 3);
+    let back = stack.call("POST", "/api/agents/swapped/rollback", Some(&json!({})));
+    assert_eq!(back.status / 100, 2, "{}", back.text());
+    assert_eq!(stack.answer("swapped", "x"), 2);
+
+    for agent in ["boxed", "swapped"] {
+        assert_eq!(stack.call("DELETE", &format!("/api/agents/{agent}"), None).status / 100, 2);
+    }
+    assert_eq!(containers(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_killed_installation_starts_its_containers_anew() {
+    if !is_possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    stack.deployed(json!({"agent_name": "kept", "source_files": says("still here")}));
+    let before = containers(dir.path());
+    stack.kill();
+    let agent = before.iter().find(|name| name.ends_with("-agent")).unwrap();
+    assert!(containers(dir.path()).contains(agent), "it is left behind");
+
+    let stack = start(dir.path());
+    stack.wait_for_phase("kept", "Running");
+    assert_eq!(stack.answer("kept", "x"), "still here");
+    let after = containers(dir.path());
+    assert!(after.len() == 2 && !after.contains(agent), "{after:?}");
+    assert!(stack.stop().success());
+    assert_eq!(containers(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn images_that_cannot_be_containers_are_refused_with_the_reason() {
+    if !is_possible() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = start(dir.path());
+    let foreign = stack.deploy(json!({"agent_name": "foreign", "image": format!("{}/base/python:1", stack.registry)}));
+    assert_eq!(foreign.json()["code"], "unsupported_image", "{}", foreign.text());
+    assert!(foreign.text().contains("is not an image that Hoistway built"), "{}", foreign.text());
+    stack.stop();
+
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--runtime", "docker", "--python", "/usr/bin/python3"]);
+    });
+    let refused = stack.deploy(json!({"agent_name": "baseless", "source_files": says("x")}));
+    assert_eq!(refused.json()["code"], "unsupported_image", "{}", refused.text());
+    assert!(refused.text().contains("base_image"), "{}", refused.text());
+}

@@ -63,7 +63,7 @@ fn agents_live_in_containers() {
 print('imported')
 def handler(message):
     if message == 'tool':
-        return urllib.request.urlopen(os.environ['TOOL_URL_ECHO_TOOL']).read().decode()
+        return urllib.request.urlopen(os.environ['TOOL_URL_ECHO_TOOL'] + '/echo', b'{\"message\": \"hi\"}').read().decode()
     return six.__version__ + ' ' + os.environ['KEY']
 ";
     let body = json!({
@@ -74,7 +74,7 @@ def handler(message):
     let answer = stack.call("POST", "/api/deploy?timeout=300", Some(&body));
     assert_eq!(answer.status, 201, "{}\n{}", answer.text(), crate::test_installation::log_of(&stack.dir));
     assert_eq!(stack.answer("boxed", "x"), "1.16.0 sk-hidden");
-    assert!(stack.answer("boxed", "tool").as_str().is_some_and(|echo| echo.contains("echo")), "through egress");
+    assert!(stack.answer("boxed", "tool").as_str().is_some_and(|echo| echo.contains("hi")), "through egress");
     assert_eq!(containers(dir.path()).len(), 2);
     let log = stack.call("GET", "/api/agents/boxed/logs", None).text();
     assert!(log.contains("imported"), "{log}");

@@ -10,6 +10,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
+use tempfile::TempDir;
 
 /// `scripts/base-image.sh` makes it.
 const BASE: &str = "hoistway-test-base:bookworm";
@@ -40,11 +41,44 @@ fn start(dir: &Path) -> Stack {
     stack
 }
 
-/// The names of the installation's containers, by an agent of it.
-fn containers(dir: &Path) -> Vec<String> {
-    let sockets = std::fs::read_dir(dir.join("data/agent/sockets")).unwrap().next().unwrap().unwrap();
-    let label = format!("label=dev.hoistway.installation={}", sockets.file_name().to_str().unwrap());
-    docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &label]).lines().map(str::to_owned).collect()
+/// An installation's directory. What its agents leave at the daemon is removed with it.
+struct Installation(TempDir);
+
+impl Installation {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The id in its labels and its images' names.
+    fn id(&self) -> String {
+        let sockets = std::fs::read_dir(self.path().join("data/agent/sockets")).unwrap().next().unwrap().unwrap();
+        sockets.file_name().into_string().unwrap()
+    }
+
+    /// The names of its containers.
+    fn containers(&self) -> Vec<String> {
+        let label = format!("label=dev.hoistway.installation={}", self.id());
+        docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &label]).lines().map(str::to_owned).collect()
+    }
+
+    /// The names of its images.
+    fn images(&self) -> Vec<String> {
+        let reference = format!("reference=hoistway-{}/*", self.id());
+        let found = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &reference]);
+        found.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        for (command, names) in [("rm", self.containers()), ("rmi", self.images())] {
+            let _ = Command::new("docker").args([command, "-f"]).args(names).output();
+        }
+    }
 }
 
 #[test]
@@ -52,7 +86,7 @@ fn agents_live_in_containers() {
     if !is_possible() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Installation::new();
     let stack = start(dir.path());
     let runtime = &stack.get("/api/status")["runtime"];
     assert_eq!((&runtime["name"], &runtime["network"]), (&json!("docker"), &json!("closed")));
@@ -75,7 +109,7 @@ def handler(message):
     assert_eq!(answer.status, 201, "{}\n{}", answer.text(), crate::test_installation::log_of(&stack.dir));
     assert_eq!(stack.answer("boxed", "x"), "1.16.0 sk-hidden");
     assert!(stack.answer("boxed", "tool").as_str().is_some_and(|echo| echo.contains("hi")), "through egress");
-    assert_eq!(containers(dir.path()).len(), 2);
+    assert_eq!(dir.containers().len(), 2);
     let log = stack.call("GET", "/api/agents/boxed/logs", None).text();
     assert!(log.contains("imported"), "{log}");
 
@@ -105,7 +139,7 @@ def handler(message):
     for agent in ["boxed", "swapped"] {
         assert_eq!(stack.call("DELETE", &format!("/api/agents/{agent}"), None).status / 100, 2);
     }
-    assert_eq!(containers(dir.path()), Vec::<String>::new());
+    assert_eq!(dir.containers(), Vec::<String>::new());
 }
 
 #[test]
@@ -113,21 +147,21 @@ fn a_killed_installation_starts_its_containers_anew() {
     if !is_possible() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Installation::new();
     let stack = start(dir.path());
     stack.deployed(json!({"agent_name": "kept", "source_files": says("still here")}));
-    let before = containers(dir.path());
+    let before = dir.containers();
     stack.kill();
     let agent = before.iter().find(|name| name.ends_with("-agent")).unwrap();
-    assert!(containers(dir.path()).contains(agent), "it is left behind");
+    assert!(dir.containers().contains(agent), "it is left behind");
 
     let stack = start(dir.path());
     stack.wait_for_phase("kept", "Running");
     assert_eq!(stack.answer("kept", "x"), "still here");
-    let after = containers(dir.path());
+    let after = dir.containers();
     assert!(after.len() == 2 && !after.contains(agent), "{after:?}");
     assert!(stack.stop().success());
-    assert_eq!(containers(dir.path()), Vec::<String>::new());
+    assert_eq!(dir.containers(), Vec::<String>::new());
 }
 
 #[test]
@@ -135,7 +169,7 @@ fn images_that_cannot_be_containers_are_refused_with_the_reason() {
     if !is_possible() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Installation::new();
     let stack = start(dir.path());
     let foreign = stack.deploy(json!({"agent_name": "foreign", "image": format!("{}/base/python:1", stack.registry)}));
     assert_eq!(foreign.json()["code"], "unsupported_image", "{}", foreign.text());

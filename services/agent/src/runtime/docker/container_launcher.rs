@@ -17,6 +17,7 @@ use bollard::errors::Error;
 use hoistway_confine::copy_tree;
 use serde_json::json;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,6 +183,14 @@ async fn tell(control: TcpListener, answer: Vec<u8>) -> std::io::Result<TcpStrea
     Ok(runner)
 }
 
+/// Says what the agent's owner can do something about; the rest is for the operator.
 fn unable(what: &'static str, e: &Error) -> Unable {
-    Unable::new(what, brief(e))
+    let said = brief(e);
+    match e {
+        Error::DockerResponseServerError { .. } if said.contains("executable file not found") => {
+            Unable::new("its base image has no python3 on the search path", said)
+        }
+        Error::DockerResponseServerError { .. } => Unable::new(what, said),
+        _ => Unable { what: "Docker does not answer", error: std::io::Error::new(ErrorKind::NotConnected, said) },
+    }
 }

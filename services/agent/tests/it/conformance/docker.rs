@@ -1,10 +1,11 @@
 //! What is particular to containers.
 
-use super::docker_image::{BASE, docker, is_there};
+use super::docker_image::{BASE, Image, docker, is_there};
 use super::stops::container;
-use super::test_runtime::{Kind, SECRET, Settings, TestRuntime, ask, docker as docker_runtime};
+use super::test_runtime::{Kind, SECRET, Settings, TestRuntime, ask, docker as docker_runtime, try_docker};
 use crate::runtime::{GRACE, LIMIT, until};
-use hoistway_agent::runtime::{Runtime, State};
+use hoistway_agent::runtime::{Instance, Program, Runtime, State};
+use hoistway_model::{Code, Digest, image::StoredImage};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::copy_bidirectional;
@@ -52,6 +53,31 @@ def handler(message):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_started_says_why() {
+    if !is_there() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = Settings { socket: "/nowhere/docker.sock".into(), ..Settings::default() };
+    let error = try_docker(dir.path(), nowhere).await.err().unwrap();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.starts_with("Docker does not answer at /nowhere/docker.sock"), "{error}");
+
+    let test = TestRuntime::new(Kind::Docker).await;
+    let without_python = Image::without_python();
+    for (reference, expected) in [
+        (without_python.0.as_str(), "its base image has no python3 on the search path"),
+        ("hoistway-test-nothing:1", "the agent's network cannot be made"),
+    ] {
+        let program = Program::Image { reference: reference.to_owned() };
+        let instance = Instance { program, ..test.instance("def handler(message): return message").await };
+        let started = test.runtime.apply(instance).await.unwrap();
+        assert_eq!(started.ready().await.unwrap_err().message, expected);
+    }
+    test.runtime.shutdown(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leftovers_are_removed_and_what_is_others_is_not_touched() {
     if !is_there() {
         return;
@@ -84,6 +110,30 @@ async fn leftovers_are_removed_and_what_is_others_is_not_touched() {
         docker(&["rm", "-f", other]);
     }
     again.shutdown(GRACE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_no_agent_uses_are_removed_and_no_others() {
+    if !is_there() {
+        return;
+    }
+    let test = TestRuntime::new(Kind::Docker).await;
+    let sockets = std::fs::read_dir(test.dir.path().join("sockets")).unwrap().next().unwrap().unwrap();
+    let installation = sockets.file_name().into_string().unwrap();
+    let image = Image::without_python();
+    let (used, unused) = (Digest::of(b"used"), Digest::of(b"unused"));
+    let name = |installation: &str, digest: &Digest| format!("hoistway-{installation}/team/agent:{}", digest.hex());
+    let names = [name(&installation, &used), name("another", &unused), name(&installation, &unused)];
+    for name in &names {
+        docker(&["tag", &image.0, name]);
+    }
+    test.runtime.sweep_images(vec![StoredImage { repository: "team/agent".into(), digest: used }]).await;
+    let left = docker(&["image", "inspect", "-f", "{{join .RepoTags \" \"}}", &image.0]);
+    let mut left: Vec<&str> = left.split(' ').collect();
+    left.sort_unstable();
+    let mut expected = [names[0].as_str(), names[1].as_str()];
+    expected.sort_unstable();
+    assert_eq!(left, expected);
 }
 
 fn is_running(id: &str) -> bool {

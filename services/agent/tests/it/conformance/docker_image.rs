@@ -32,6 +32,12 @@ impl Image {
         std::fs::write(dir.path().join("agent.py"), source).unwrap();
         Self(build(dir.path(), &format!("FROM {base}\nCOPY agent.py /app/agent.py\n")))
     }
+
+    /// An image of ours with nothing in it.
+    pub fn without_python() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self(build(dir.path(), "FROM scratch\nLABEL dev.hoistway.image=2\nCOPY Dockerfile /\n"))
+    }
 }
 
 impl Drop for Image {

@@ -152,6 +152,10 @@ async fn process(dir: &Path, settings: Settings) -> ProcessRuntime {
 }
 
 pub async fn docker(dir: &Path, settings: Settings) -> DockerRuntime {
+    try_docker(dir, settings).await.unwrap()
+}
+
+pub async fn try_docker(dir: &Path, settings: Settings) -> Result<DockerRuntime, hoistway_model::Error> {
     let Settings { starts, limits, logs, egress, socket } = settings;
     let config = DockerConfig {
         socket,
@@ -167,7 +171,7 @@ pub async fn docker(dir: &Path, settings: Settings) -> DockerRuntime {
         limits,
         logs,
     };
-    DockerRuntime::new(config).await.unwrap()
+    DockerRuntime::new(config).await
 }
 
 /// The answer to an invoke; an error if there is none.

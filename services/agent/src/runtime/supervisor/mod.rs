@@ -1,169 +1,31 @@
 //! The life of one instance, whatever it runs in: start, be ready, crash, start again, stop.
 
+mod run;
+mod starts;
+
+pub(super) use run::{Ended, Event, Launcher, Run, Unable};
+pub(super) use starts::Starts;
+pub use starts::{RestartDelays, StartSettings};
+
 use super::logs::Sink;
-use super::network::{AgentNetwork, InvokeForwarder, Target};
+use super::network::{InvokeForwarder, Target};
 use super::notices::Notice;
 use super::{Failure, Instance, Masker, State, now_ms};
 use crate::launcher::protocol::Exit;
 use crate::sandbox::size;
 use hoistway_kit::backoff::Backoff;
 use hoistway_model::{Code, env::platform};
-use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// The time that a runner that said "failed", or fell silent, may take to end.
 const FAILED_END: Duration = Duration::from_secs(5);
 /// The time that a stop may take beyond its grace before whatever carries it out is given up.
 const STOP_SLACK: Duration = Duration::from_secs(10);
-
-/// When agents are started, and started again.
-#[derive(Debug, Clone, Copy)]
-pub struct StartSettings {
-    /// The number of agents that may be starting at the same time; those that have been ready before are counted by
-    /// themselves.
-    pub concurrent: usize,
-    /// The time that one start keeps the next from beginning; it goes on after that, but no longer alone.
-    pub turn: Duration,
-    /// The same for a first start, which somebody waits for.
-    pub first_turn: Duration,
-    /// The time that a start may take from the process to being ready; none: for ever.
-    pub limit: Option<Duration>,
-    /// When a crashed agent is started again.
-    pub restart_delays: RestartDelays,
-}
-
-impl Default for StartSettings {
-    fn default() -> Self {
-        Self {
-            concurrent: 4,
-            turn: Duration::from_secs(20),
-            first_turn: Duration::from_secs(2),
-            limit: Some(Duration::from_secs(60)),
-            restart_delays: RestartDelays::default(),
-        }
-    }
-}
-
-/// The time between a crash and the next start: `first`, doubled for each crash up to `longest`.
-#[derive(Debug, Clone, Copy)]
-pub struct RestartDelays {
-    /// After the first crash.
-    pub first: Duration,
-    /// The longest.
-    pub longest: Duration,
-    /// An agent that was ready for so long before it crashed begins with `first` again.
-    pub forgiven_after: Duration,
-}
-
-impl Default for RestartDelays {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(60),
-            forgiven_after: Duration::from_secs(60),
-        }
-    }
-}
-
-/// The starts of all agents of a runtime, a few of which go on at a time.
-#[derive(Clone)]
-pub(super) struct Starts {
-    settings: StartSettings,
-    again: Arc<Semaphore>,
-    first: Arc<Semaphore>,
-}
-
-impl Starts {
-    pub fn new(settings: StartSettings) -> Self {
-        let turns = || Arc::new(Semaphore::new(settings.concurrent.max(1)));
-        Self { settings, again: turns(), first: turns() }
-    }
-
-    /// The turns of such a start, and how long one of them is. Agents that crash, or come back after a boot, keep
-    /// nobody from deploying.
-    fn turns(&self, proven: bool) -> (Arc<Semaphore>, Duration) {
-        match proven {
-            true => (self.again.clone(), self.settings.turn),
-            false => (self.first.clone(), self.settings.first_turn),
-        }
-    }
-}
-
-/// A step that the machine did not let a runtime take.
-pub(super) struct Unable {
-    /// The step, in words.
-    pub what: &'static str,
-    /// The reason, for the operator.
-    pub error: std::io::Error,
-}
-
-impl Unable {
-    pub fn new(what: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { what, error: std::io::Error::other(error) }
-    }
-}
-
-/// Makes the runs of one instance.
-pub(super) trait Launcher: Send + Sync + 'static {
-    type Run: Run;
-
-    /// Whether the agent has a network of its own, to which callers are forwarded.
-    fn has_own_network(&self) -> bool;
-
-    /// Makes what all runs have in common.
-    fn prepare(&mut self) -> impl Future<Output = Result<(), Unable>> + Send;
-
-    /// Begins a run, which may take `limit` until it is ready. An agent without a network of its own serves `listener`.
-    fn launch(
-        &mut self,
-        listener: Option<BorrowedFd<'_>>,
-        limit: Option<Duration>,
-    ) -> impl Future<Output = Result<Self::Run, Unable>> + Send;
-
-    /// Removes what is left of the instance once it does not run.
-    fn clean(&mut self) -> impl Future<Output = ()> + Send;
-}
-
-/// One run of an instance. Dropping it ends it.
-pub(super) trait Run: Send {
-    /// The agent's network, where it has one of its own.
-    fn network(&self) -> Option<Arc<AgentNetwork>>;
-
-    /// Waits for the end, or before that for the notice if it has not come. Cancel safe.
-    fn event(&mut self, awaits_notice: bool) -> impl Future<Output = Event> + Send;
-
-    /// Returns the agent's stack as the lines of a traceback; empty if it does not write one.
-    fn stack(&mut self) -> impl Future<Output = Vec<String>> + Send;
-
-    /// Asks the agent to finish; whatever is left of it after `grace` is killed. May be repeated with less.
-    fn stop(&mut self, grace: Duration) -> impl Future<Output = ()> + Send;
-
-    /// Whether it ended because the agent's memory was used up.
-    fn is_out_of_memory(&mut self) -> impl Future<Output = bool> + Send;
-
-    /// Kills what is left, and waits until there is nothing and the log is read to its end. Returns the notice, if one
-    /// came late.
-    fn finish(self) -> impl Future<Output = Option<Notice>> + Send;
-}
-
-/// Something that happens to a run.
-pub(super) enum Event {
-    Notice(Notice),
-    Ended(Ended),
-}
-
-/// The end of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Ended {
-    /// The agent's main process ended by itself.
-    Exited(Exit),
-    /// What the agent ran in was taken away from outside, in these words.
-    Lost(&'static str),
-}
 
 pub(super) struct Supervisor<L> {
     pub launcher: L,
@@ -425,7 +287,10 @@ impl<L: Launcher> Supervisor<L> {
         tracing::error!(%agent, %revision, %error, "{what}");
         Failure {
             code: Code::AgentStartFailed,
-            message: format!("{what} ({})", error.kind()),
+            message: match error.kind() {
+                ErrorKind::Other => what.to_owned(),
+                kind => format!("{what} ({kind})"),
+            },
             details: self.sink.recent(Failure::LOG_LINES),
         }
     }

@@ -164,9 +164,12 @@ async fn first_death(daemon: &Daemon, agent: &str, network: &str) -> Death {
     tokio::select! {
         biased;
         death = daemon.death(agent) => death,
-        _ = daemon.death(network) => {
-            let lost = Ended::Lost("the container of its network ended");
-            Death { how: lost, is_out_of_memory: false }
+        death = daemon.death(network) => {
+            let how = match death.how {
+                Ended::Exited(_) => Ended::Lost("the container of its network ended"),
+                lost @ Ended::Lost(_) => lost,
+            };
+            Death { how, is_out_of_memory: false }
         }
     }
 }

@@ -15,6 +15,7 @@ words = sys.argv[1:]
 while words:
     options.setdefault(words[0], []).append(words[1])
     words = words[2:]
+options.setdefault("--app", ["/app"])
 listen, notify, config = (int(options[name][0]) for name in ("--listen-fd", "--notify-fd", "--config-fd"))
 for fd in (listen, notify):
     os.set_inheritable(fd, False)

@@ -20,6 +20,11 @@ pub fn docker(args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 
+/// Where the daemon has the source of an image, if it stores images in layers on this machine.
+pub fn source_of(image: &str) -> String {
+    docker(&["image", "inspect", "-f", "{{.GraphDriver.Data.UpperDir}}/app", image])
+}
+
 /// An image, removed when it is dropped.
 #[derive(Debug)]
 pub struct Image(pub String);
@@ -31,6 +36,15 @@ impl Image {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("agent.py"), source).unwrap();
         Self(build(dir.path(), &format!("FROM {base}\nCOPY agent.py /app/agent.py\n")))
+    }
+
+    /// The small runner that speaks lines of text, and an agent with this source.
+    pub fn with_stand_in_runner(source: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("runner.py"), include_str!("../stand_in_runner.py")).unwrap();
+        std::fs::write(dir.path().join("agent.py"), source).unwrap();
+        let copies = "COPY runner.py /opt/hoistway/runner/hoistway_runner.py\nCOPY agent.py /app/agent.py\n";
+        Self(build(dir.path(), &format!("FROM {BASE}\n{copies}")))
     }
 
     /// An image of ours with nothing in it.

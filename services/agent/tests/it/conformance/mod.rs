@@ -2,12 +2,12 @@
 //! Agents have the real runner.
 
 mod docker;
-mod docker_image;
+pub mod docker_image;
 mod logs;
 mod network;
 mod starts;
 mod stops;
-mod test_runtime;
+pub mod test_runtime;
 
 /// Makes a test of each case for each runtime.
 macro_rules! cases {

@@ -3,6 +3,8 @@
 mod table;
 mod victims;
 
+use crate::conformance::docker_image::{self, Image};
+use crate::conformance::test_runtime::{self as conformance, docker};
 use crate::runtime::{GRACE, LIMIT, Stage, ask, host_pid_of, until};
 use hoistway_agent::{
     launcher::Limits,
@@ -17,8 +19,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 use table::{ATTEMPTS, COLUMNS, Column, Network};
+use tempfile::TempDir;
 use victims::Victims;
 
 /// An interpreter that every user can reach.
@@ -103,9 +107,23 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+const HARMLESS: &str = "def handle(line): return line";
+const LIMITS: Limits = Limits {
+    memory: Some(256 << 20),
+    processes: Some(64),
+    cpu_millicores: None,
+    disk: Some(24 << 20),
+    open_files: Some(256),
+    file_size: Some(16 << 20),
+    data: None,
+};
+
 /// One sandbox with a hostile agent, a harmless one, and victims.
 struct Trial {
-    stage: Stage,
+    runtime: Arc<dyn Runtime>,
+    dir: TempDir,
+    /// The images of agents in containers.
+    _images: Vec<Image>,
     victims: Victims,
     hostile: Instance,
     started: Started,
@@ -114,72 +132,61 @@ struct Trial {
 impl Trial {
     /// `None`, and said so, where this machine does not have the sandbox.
     async fn start(column: &Column, network: Network, setuid: Option<&Path>) -> Option<Self> {
-        let network = match network {
-            Network::Open => sandbox::Network::Open,
-            Network::Closed => sandbox::Network::Closed,
-        };
+        if column.docker {
+            return Self::in_containers(setuid).await;
+        }
         let python = Path::new(PYTHON).canonicalize().unwrap();
-        let settings = Settings {
-            mode: column.mode,
-            network,
-            egress_port: 1,
-            readable: setuid.map(Path::to_owned).into_iter().collect(),
-            pretend: Pretend {
-                landlock_abi: column.landlock_abi,
-                no_cgroups: !column.root,
-                no_uids: false,
-                no_namespaces: false,
-            },
-            ..Settings::default()
-        };
-        let made = Stage::try_with(|config| {
-            config.sandbox = settings;
-            config.python = python.clone();
-            config.limits = Limits {
-                memory: Some(256 << 20),
-                processes: Some(64),
-                disk: Some(24 << 20),
-                open_files: Some(256),
-                file_size: Some(16 << 20),
-                ..Limits::default()
-            };
-        });
-        let stage = match made.await {
-            Ok(stage) => stage,
-            Err(error) => {
-                hoistway_testing::need("sandbox", false, &format!("{}: {error}", column.name));
-                return None;
-            }
-        };
-        let isolation = stage.runtime.isolation();
-        // Whether root has control groups is for the machine to say.
-        if column.root && !(isolation.enforced.ends_with("own uid") && isolation.limits.contains("256 MiB memory,")) {
-            hoistway_testing::need("cgroups", false, &format!("{}: {isolation:?}", column.name));
+        let stage = stage(column, network, setuid, &python).await?;
+        let other = with_python(stage.instance(HARMLESS), &stage, &python);
+        let hostile = with_python(stage.instance(include_str!("attempts.py")), &stage, &python);
+        std::fs::write(stage.dir.path().join("site/data.txt"), "not empty").unwrap();
+        let Stage { runtime, dir } = stage;
+        Some(Self::with(Arc::new(runtime), dir, other, hostile, setuid, Vec::new()).await)
+    }
+
+    async fn in_containers(setuid: Option<&Path>) -> Option<Self> {
+        if !docker_image::is_there() {
             return None;
         }
-        if column.mode == Mode::Landlock && column.landlock_abi.is_none() && !isolation.enforced.contains("signals, ") {
-            hoistway_testing::need("sandbox", false, &format!("{}: an old kernel: {isolation}", column.name));
-            return None;
-        }
-        let data = stage.dir.path().join("data");
-        let mut victims = Victims::new(stage.dir.path(), &data, setuid);
-        let mut other = with_python(stage.instance("def handle(line): return line"), &stage, &python);
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = docker(dir.path(), conformance::Settings { limits: LIMITS, ..Default::default() }).await;
+        let images = [HARMLESS, include_str!("attempts.py")].map(Image::with_stand_in_runner);
+        let instance = |image: &Image| {
+            let program = Program::Image { reference: image.0.clone() };
+            Instance { program, ..crate::runtime::instance(dir.path(), "") }
+        };
+        let (other, hostile) = (instance(&images[0]), instance(&images[1]));
+        Some(Self::with(Arc::new(runtime), dir, other, hostile, setuid, images.into()).await)
+    }
+
+    async fn with(
+        runtime: Arc<dyn Runtime>,
+        dir: TempDir,
+        mut other: Instance,
+        mut hostile: Instance,
+        setuid: Option<&Path>,
+        images: Vec<Image>,
+    ) -> Self {
+        let data = dir.path().join("data");
+        let mut victims = Victims::new(dir.path(), &data, setuid);
         other.agent = Name::parse("name", "other").unwrap();
         other.env.push(("TOKEN".into(), Secret::new(victims::SECRET)));
-        let other_started = stage.runtime.apply(other.clone()).await.unwrap();
+        let other_started = runtime.apply(other.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, other_started.ready()).await.unwrap().unwrap();
         victims.facts["other_agent"] = host_pid_of(&other).into();
         victims.facts["other_address"] = other_started.address.clone().into();
 
-        let mut hostile = with_python(stage.instance(include_str!("attempts.py")), &stage, &python);
-        let Program::Unpacked { app_dir, .. } = &hostile.program else { unreachable!() };
-        victims.facts["image"] = app_dir.to_str().unwrap().into();
-        std::fs::write(stage.dir.path().join("site/data.txt"), "not empty").unwrap();
+        let image = match &hostile.program {
+            Program::Unpacked { app_dir, .. } => app_dir.to_str().unwrap().to_owned(),
+            Program::Image { reference } => docker_image::source_of(reference),
+            other => panic!("{other:?}"),
+        };
+        victims.facts["image"] = image.into();
         hostile.env.push(("FACTS".into(), Secret::new(victims.facts.to_string())));
         hostile.proven = true;
-        let started = stage.runtime.apply(hostile.clone()).await.unwrap();
+        let started = runtime.apply(hostile.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
-        Some(Self { stage, victims, hostile, started })
+        Self { runtime, dir, _images: images, victims, hostile, started }
     }
 
     /// The agent's answer; empty if it did not survive the attempt.
@@ -219,24 +226,68 @@ impl Trial {
 
     /// Whether anything of the agent is left once it was deleted.
     async fn remove_and_look(&mut self) -> String {
-        self.stage.runtime.remove(&self.hostile.revision, GRACE).await.unwrap();
-        self.stage.runtime.forget(&self.hostile.agent).await.unwrap();
+        self.runtime.remove(&self.hostile.revision, GRACE).await.unwrap();
+        self.runtime.forget(&self.hostile.agent).await.unwrap();
         let daemons = self.victims.daemons();
         for pid in &daemons {
             let _ = kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL);
         }
         let left = self.victims.left();
-        self.started = self.stage.runtime.apply(self.hostile.clone()).await.unwrap();
+        self.started = self.runtime.apply(self.hostile.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, self.started.ready()).await.unwrap().unwrap();
         let nothing = daemons.is_empty() && left.is_empty();
         if nothing { "stopped: nothing is left".to_owned() } else { format!("reached: {daemons:?} {left:?}") }
     }
 
     async fn end(self) {
-        self.stage.runtime.shutdown(GRACE).await;
+        self.runtime.shutdown(GRACE).await;
         // Its changes to its own directories did not lead the supervisor astray.
-        assert!(self.stage.dir.path().join("data/master.key").exists());
+        assert!(self.dir.path().join("data/master.key").exists());
     }
+}
+
+/// A runtime of processes; `None`, and said so, where this machine does not have the sandbox.
+async fn stage(column: &Column, network: Network, setuid: Option<&Path>, python: &Path) -> Option<Stage> {
+    let network = match network {
+        Network::Open => sandbox::Network::Open,
+        Network::Closed => sandbox::Network::Closed,
+    };
+    let settings = Settings {
+        mode: column.mode,
+        network,
+        egress_port: 1,
+        readable: setuid.map(Path::to_owned).into_iter().collect(),
+        pretend: Pretend {
+            landlock_abi: column.landlock_abi,
+            no_cgroups: !column.root,
+            no_uids: false,
+            no_namespaces: false,
+        },
+        ..Settings::default()
+    };
+    let made = Stage::try_with(|config| {
+        config.sandbox = settings;
+        config.python = python.to_owned();
+        config.limits = LIMITS;
+    });
+    let stage = match made.await {
+        Ok(stage) => stage,
+        Err(error) => {
+            hoistway_testing::need("sandbox", false, &format!("{}: {error}", column.name));
+            return None;
+        }
+    };
+    let isolation = stage.runtime.isolation();
+    // Whether root has control groups is for the machine to say.
+    if column.root && !(isolation.enforced.ends_with("own uid") && isolation.limits.contains("256 MiB memory,")) {
+        hoistway_testing::need("cgroups", false, &format!("{}: {isolation:?}", column.name));
+        return None;
+    }
+    if column.mode == Mode::Landlock && column.landlock_abi.is_none() && !isolation.enforced.contains("signals, ") {
+        hoistway_testing::need("sandbox", false, &format!("{}: an old kernel: {isolation}", column.name));
+        return None;
+    }
+    Some(stage)
 }
 
 /// The instance with an interpreter and a runner that every user can reach.

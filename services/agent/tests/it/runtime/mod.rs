@@ -105,7 +105,7 @@ impl Stage {
     }
 }
 
-fn instance(dir: &Path, source: &str) -> Instance {
+pub fn instance(dir: &Path, source: &str) -> Instance {
     let revision = RevisionId::mint();
     let app_dir = dir.join(revision.simple());
     std::fs::create_dir(&app_dir).unwrap();

@@ -4,7 +4,7 @@
 #
 #     scripts/database-image.sh IMAGE
 #
-# It understands POSTGRES_USER, POSTGRES_DB and POSTGRES_PASSWORD_FILE. An existing image is left alone. Needs root,
+# It understands POSTGRES_PASSWORD_FILE and scripts in /docker-entrypoint-initdb.d. An existing image is left alone. Needs root,
 # mmdebstrap and a running Docker. The file system is built once and kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,11 +30,14 @@ if [ ! -s "$tarball" ]; then
 set -eu
 PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    initdb --username "$POSTGRES_USER" --pwfile "$POSTGRES_PASSWORD_FILE" --auth-host scram-sha-256 --auth-local trust \
+    initdb --username postgres --pwfile "$POSTGRES_PASSWORD_FILE" --auth-host scram-sha-256 --auth-local trust \
         --encoding UTF8 --locale C.UTF-8
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
+    export PGHOST=/tmp
     pg_ctl start --wait --options '-c listen_addresses= -c unix_socket_directories=/tmp'
-    createdb --host /tmp --username "$POSTGRES_USER" "$POSTGRES_DB" 2>&1 | grep -v 'already exists' || true
+    for script in /docker-entrypoint-initdb.d/*.sh; do
+        [ ! -e "$script" ] || . "$script"
+    done
     pg_ctl stop --wait
 fi
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp

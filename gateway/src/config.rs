@@ -153,7 +153,7 @@ impl Config {
 
     /// The place of the tables.
     pub(crate) async fn location(&self) -> Result<Location> {
-        self.database.location(SERVICE, &self.service_dir()).await
+        Ok(self.database.location(SERVICE, &self.service_dir()).await?.exclusive())
     }
 
     /// Returns the limits of the HTTP API.

@@ -33,8 +33,6 @@ use tar::{Builder, EntryType, Header};
 /// The databases in the order in which they are copied.
 const DATABASES: [&str; 5] =
     ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db", "egress/egress.db"];
-/// The services, each with a directory of its name.
-const SERVICES: [&str; 5] = ["gateway", "agent", "build", "tool-registry", "egress"];
 /// The keys that open all secrets in the databases' copies.
 const KEYS: &str = "master.key";
 /// Optional files of an installation.
@@ -70,7 +68,7 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
     if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
-    if let Some(service) = SERVICES.iter().find(|service| db::is_in_postgres(service, &dir.join(service))) {
+    if let Some(service) = rotate::SERVICES.iter().find(|service| db::is_in_postgres(service, &dir.join(service))) {
         let text = format!(
             "the tables of {service} are in PostgreSQL: stop Hoistway, copy {} and dump the database with pg_dump",
             dir.display()

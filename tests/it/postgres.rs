@@ -14,7 +14,7 @@ const AGENTS: [&str; 3] = ["one", "two", "three"];
 
 #[test]
 fn a_server_that_is_away_for_twenty_seconds_loses_nothing() {
-    let Some(server) = PostgresServer::start("outage") else { return };
+    let Some(server) = PostgresServer::start("outage", "") else { return };
     let dir = tempfile::tempdir().unwrap();
     let url = server.database(dir.path());
     let stack = Stack::start_with(dir.path(), |command| {
@@ -102,5 +102,67 @@ fn texts_with_nul_characters_are_refused_or_replaced() {
     for path in ["/api/audit?action=x%00", "/api/builds/x%00", "/api/usage?user=x%00"] {
         let answer = stack.call("GET", path, None);
         assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+    }
+}
+
+/// Ten thousand of everything that is listed. Agents have no wanted revision; so they are looked at and not shown.
+const MANY: &str = r#"
+INSERT INTO gateway.deployments (id, agent, state, log, warnings, created_at, completed_at)
+    SELECT '00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'), 'many-' || n % 100, 'SUCCEEDED', d.log, '[]', n, n
+    FROM generate_series(1, 10000) n, (SELECT log FROM gateway.deployments LIMIT 1) d;
+INSERT INTO gateway.audit (id, at, key_id, key_name, action, target, request_id, outcome)
+    SELECT '00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'), n, 'k', 'k', 'tool.create', 'many-' || n % 100, 'r',
+        'success' FROM generate_series(1, 10000) n;
+INSERT INTO build.builds (attempt, public_id, agent, status, inputs, log, created_at, completed_at)
+    SELECT '00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'), 'build-' || n, 'many-' || n % 100, 'FAILED', n, '', n, n
+    FROM generate_series(1, 10000) n;
+INSERT INTO tool_registry.tools (name, description, base_url, port, scheme, auth_type, labels, written_by_operation,
+        created_at, updated_at)
+    SELECT 'many-' || n, '', base_url, port, scheme, auth_type, labels, written_by_operation, 0, 0
+    FROM generate_series(1, 9000) n, tool_registry.tools WHERE name = 'aaa';
+INSERT INTO agent.agents (name, created_at, updated_at, last_number, stopped)
+    SELECT 'many-' || n, 0, 0, 1, TRUE FROM generate_series(1, 10000) n;
+INSERT INTO agent.revisions (id, agent, spec, token, phase, message, layers, created_at, number)
+    SELECT '00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'), 'many-' || n % 100, '', '', 'retired', '', '[]', n, n
+    FROM generate_series(1, 10000) n;
+INSERT INTO egress.calls (at, agent, method, origin, path, first_byte_ms, duration_ms, bytes_up, bytes_down)
+    SELECT n, 'many-' || n % 100, 'GET', 'https://a.example', '/', 0, 0, 0, 0 FROM generate_series(1, 10000) n;
+ANALYZE;
+"#;
+
+#[test]
+fn lists_find_their_page_by_an_index_among_ten_thousand_rows() {
+    let plans = "-c session_preload_libraries=auto_explain -c auto_explain.log_min_duration=0";
+    let Some(server) = PostgresServer::start("plans", plans) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--database-url", &server.database(dir.path())]);
+    });
+    for agent in ["aaa", "aab"] {
+        stack.deployed(json!({"agent_name": agent, "source_files": says("v")}));
+    }
+    let tool = json!({"name": "aaa", "base_url": "https://a.example"});
+    assert_eq!(stack.call("POST", "/api/tools", Some(&tool)).status, 201);
+    server.execute(dir.path(), MANY);
+
+    for path in [
+        "/api/agents?limit=1",
+        "/api/agents/aaa/revisions",
+        "/api/agents/aaa/calls",
+        "/api/deployments?limit=20",
+        "/api/deployments?agent=aaa",
+        "/api/deployments?status=RUNNING",
+        "/api/audit?limit=20",
+        "/api/audit?target=aaa",
+        "/api/audit?action=agent.deploy",
+        "/api/builds?limit=20",
+        "/api/builds?agent=aaa",
+        "/api/tools?limit=20",
+    ] {
+        let before = server.log().len();
+        stack.get(path);
+        let log = server.log().split_off(before);
+        let scan = log.lines().find(|line| line.contains("Seq Scan on"));
+        assert!(log.contains("Query Text") && scan.is_none(), "{path}: {scan:?}\n{log}");
     }
 }

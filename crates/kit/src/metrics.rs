@@ -177,7 +177,7 @@ pub fn family<'a, const N: usize>(
     Family { name: name.to_owned(), help: help.to_owned(), kind, samples: samples.into_iter().map(sample).collect() }
 }
 
-/// Returns the size of a service's SQLite database with its write-ahead log.
+/// Returns the size of a service's database in bytes; no sample if it is not known.
 pub fn database(service: &str, size: Option<u64>) -> Family {
     let help = "Size of a service's tables with their indexes, or of its SQLite file with the write-ahead log.";
     let sample = size.map(|size| ([("service", service.to_owned())], size as f64));

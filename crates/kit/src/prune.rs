@@ -82,7 +82,10 @@ async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
         }
         let batch = BATCH.min(most - removed);
         let values = [before.into(), i64::try_from(batch).unwrap_or(i64::MAX).into()];
-        let now = execute_raw(db.write(), &text, values).await.map_err(db_error(DOING))?;
+        // Not beside a change that renews one of the rows.
+        let txn = db.begin().await?;
+        let now = execute_raw(&txn, &text, values).await.map_err(db_error(DOING))?;
+        txn.commit().await.map_err(db_error(DOING))?;
         removed += now;
         if now < batch {
             break;

@@ -22,6 +22,7 @@ const SCRIPT: &str = r#"
 set -eu
 bin=$1 dir=$2 options=$3
 trap '"$bin/pg_ctl" stop --pgdata data --mode immediate --silent || true; cd /; rm -rf "$dir"' EXIT
+trap 'exit 1' INT TERM HUP
 cd "$dir"
 "$bin/initdb" --pgdata data --username postgres --auth trust --encoding UTF8 --locale C.UTF-8 --no-sync >initdb.log
 while read -r command; do
@@ -100,7 +101,7 @@ fn server() -> Option<&'static PostgresServer> {
         Some(dir) => {
             Some(PostgresServer { dir: dir.into(), bin: programs()?, script: None, databases: Mutex::default() })
         }
-        None => PostgresServer::start_with("shared", FAST),
+        None => PostgresServer::start("shared", FAST),
     };
     STARTED.get_or_init(start).as_ref()
 }
@@ -114,20 +115,18 @@ fn programs() -> Option<PathBuf> {
 }
 
 impl PostgresServer {
-    /// Starts a server of its own for the test `name`, whose commits survive [`PostgresServer::stop`]; none where
-    /// PostgreSQL is not installed.
+    /// Starts a server of its own for the test `name`, with further `options` of its command line; none where PostgreSQL
+    /// is not installed. Commits survive [`PostgresServer::stop`].
     ///
     /// # Panics
     /// If PostgreSQL is there and does not start, or is required and missing.
-    pub fn start(name: &str) -> Option<Self> {
-        Self::start_with(name, "")
-    }
-
-    fn start_with(name: &str, options: &str) -> Option<Self> {
+    pub fn start(name: &str, options: &str) -> Option<Self> {
         let bin = programs();
         let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed");
         let bin = bin.filter(|_| is_there)?;
         let dir = env::temp_dir().join(format!("hoistway-postgres-{}-{name}", std::process::id()));
+        // Of an earlier program with this id.
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let is_root = fs::metadata(&dir).is_ok_and(|metadata| metadata.uid() == 0);
         let mut command = Command::new(if is_root { "setpriv" } else { "sh" });
@@ -185,19 +184,39 @@ impl PostgresServer {
         let mut databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
         if databases.insert(name.clone()) {
             // Another process of the tests may have created it.
-            self.run(&format!(
-                "SELECT 'CREATE DATABASE {name}' WHERE NOT EXISTS \
+            self.run(
+                "postgres",
+                &format!(
+                    "SELECT 'CREATE DATABASE {name}' WHERE NOT EXISTS \
                  (SELECT FROM pg_database WHERE datname = '{name}') \\gexec\n"
-            ));
+                ),
+            );
         }
         format!("postgres://postgres@{}/{name}", self.dir.display().to_string().replace('/', "%2F"))
     }
 
-    /// Runs a statement as the server's administrator.
-    fn run(&self, statement: &str) {
+    /// Runs statements in the database of `path` as the server's administrator.
+    ///
+    /// # Panics
+    /// If one fails.
+    pub fn execute(&self, path: &Path, statements: &str) {
+        let url = self.database(path);
+        self.run(url.rsplit('/').next().unwrap_or_default(), statements);
+    }
+
+    /// Returns the lines that the server has logged.
+    ///
+    /// # Panics
+    /// If they cannot be read.
+    pub fn log(&self) -> String {
+        let file = self.dir.join("server.log");
+        fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+    }
+
+    fn run(&self, database: &str, statement: &str) {
         let mut command = Command::new(self.bin.join("psql"));
         command.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--username", "postgres", "--host"]);
-        let child = command.arg(&self.dir).arg("postgres").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let child = command.arg(&self.dir).arg(database).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut child = child.unwrap_or_else(|e| panic!("starting psql: {e}"));
         if let Some(mut input) = child.stdin.take() {
             input.write_all(statement.as_bytes()).unwrap_or_else(|e| panic!("psql: {e}"));

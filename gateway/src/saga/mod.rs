@@ -19,7 +19,7 @@ use crate::{
         Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, Outcome, Progress, Room, Urgency,
         kind::{DeploymentKind, RevisionOutcome},
     },
-    store::Journal,
+    store::{InsertError, Journal},
 };
 use agent_queue::{AgentQueue, AgentQueues, Item, Job};
 use async_trait::async_trait;
@@ -306,26 +306,30 @@ impl Inner {
         pending_entry: Option<&PendingAuditEntry>,
     ) -> Result<()> {
         let entry = pending_entry.and_then(|pending_entry| pending_entry.claim(record.id, record.agent.as_str()));
-        let mut written = self.journal.insert(record, request, entry.as_ref()).await;
-        if let Err(e) = &written
-            && e.code == Code::Unavailable
-            && self.was_written(record).await
-        {
-            written = Ok(());
-        }
+        let written = match self.journal.insert(record, request, entry.as_ref()).await {
+            Ok(()) => Ok(()),
+            Err(InsertError::Refused(e)) => Err(e),
+            Err(InsertError::Unknown(e)) => {
+                if self.was_inserted(record).await {
+                    Ok(())
+                } else {
+                    Err(e)
+                }
+            }
+        };
         if let (Err(_), Some(pending_entry)) = (&written, pending_entry) {
             pending_entry.unclaim();
         }
         written
     }
 
-    /// Finds out whether a deployment was journalled though the answer was lost with the connection to the database: one
-    /// that its client knows as refused must not run after the next start.
-    async fn was_written(&self, record: &Record) -> bool {
+    /// Finds out, for as long as it takes, whether a deployment was journalled: one that its client knows as refused must
+    /// not run after the next start.
+    async fn was_inserted(&self, record: &Record) -> bool {
         let mut retry = Retry::default();
         loop {
-            match self.journal.get(record.id).await {
-                Ok(found) => return found.inspect(|record| self.journal.publish(record)).is_some(),
+            match self.journal.was_inserted(record).await {
+                Ok(is_there) => return is_there,
                 Err(e) => tracing::error!(cause = e.chain(), "the journal cannot be read: {e}"),
             }
             if retry.wait(&self.shutdown).await.is_err() {

@@ -12,12 +12,21 @@ use hoistway_kit::{
     db::{Db, Location, db_error},
     prune::{Pruned, Retention, prune},
 };
-use hoistway_model::{DeploymentId, Result};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
+use hoistway_model::{Code, DeploymentId, Error, Result};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 use std::sync::Arc;
 
 const WRITING: &str = "writing the deployment journal";
 const READING: &str = "reading the deployment journal";
+
+/// The failure to write a new deployment.
+#[derive(Debug)]
+pub enum InsertError {
+    /// It is not written.
+    Refused(Error),
+    /// The answer to the commit was lost with the connection: it may be written.
+    Unknown(Error),
+}
 
 /// The journal.
 #[derive(Debug, Clone)]
@@ -38,8 +47,7 @@ impl Journal {
         Self { events: Some(events), ..self }
     }
 
-    /// Publishes a record that is durable.
-    pub fn publish(&self, record: &Record) {
+    fn publish(&self, record: &Record) {
         if let Some(events) = &self.events {
             events.deployment_changed(record);
         }
@@ -57,12 +65,29 @@ impl Journal {
 
     /// Writes a new deployment with its sealed request and, in the same commit, its entry in the audit log; returns
     /// once both are durable. The request is written once, and removed when the deployment ends.
-    pub async fn insert(&self, record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<()> {
-        let row = deployment::new_row(record, request, entry)?;
-        let inserted = deployment::Entity::insert(row).exec_without_returning(self.db.write()).await;
-        inserted.map_err(db_error(WRITING))?;
+    pub async fn insert(&self, record: &Record, request: Vec<u8>, entry: Option<&Entry>) -> Result<(), InsertError> {
+        let refused = |e: DbErr| InsertError::Refused(db_error(WRITING)(e));
+        let row = deployment::new_row(record, request, entry).map_err(InsertError::Refused)?;
+        let txn = self.db.begin().await.map_err(InsertError::Refused)?;
+        deployment::Entity::insert(row).exec_without_returning(&txn).await.map_err(refused)?;
+        txn.commit().await.map_err(db_error(WRITING)).map_err(|e| match e.code {
+            Code::Unavailable => InsertError::Unknown(e),
+            _ => InsertError::Refused(e),
+        })?;
         self.publish(record);
         Ok(())
+    }
+
+    /// Whether [`Journal::insert`] has written a deployment though its outcome was unknown.
+    pub async fn was_inserted(&self, record: &Record) -> Result<bool> {
+        // No other transaction is in progress then: neither can that one still commit.
+        let txn = self.db.begin().await?;
+        let found = deployment::records().filter(deployment::Column::Id.eq(record.id.to_string())).one(&txn).await;
+        let is_there = found.map_err(db_error(READING))?.is_some();
+        if is_there {
+            self.publish(record);
+        }
+        Ok(is_there)
     }
 
     /// Writes the state of a deployment; returns once it is durable. When the deployment ended, the same commit updates

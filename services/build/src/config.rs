@@ -121,7 +121,7 @@ impl Config {
 
     /// The place of the tables.
     pub(crate) async fn location(&self) -> hoistway_model::Result<Location> {
-        self.database.location(SERVICE, &self.service_dir()).await
+        Ok(self.database.location(SERVICE, &self.service_dir()).await?.exclusive())
     }
 
     /// The amount that is kept of records that no image has.

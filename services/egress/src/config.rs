@@ -163,7 +163,7 @@ impl Config {
 
     /// The place of the tables.
     pub(crate) async fn location(&self) -> Result<Location> {
-        self.database.location(SERVICE, &self.service_dir()).await
+        Ok(self.database.location(SERVICE, &self.service_dir()).await?.exclusive())
     }
 
     /// The number of records of calls that are kept, and the time for which they are.

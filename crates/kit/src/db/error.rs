@@ -12,6 +12,8 @@ pub fn db_error(doing: &str) -> impl FnOnce(DbErr) -> Error {
     move |e| {
         let (code, why) = if is_full(&e) {
             (Code::InsufficientStorage, "the disk is full")
+        } else if matches!(e, DbErr::ConnectionAcquire(_)) {
+            (Code::Unavailable, "the database does not answer")
         } else if is_busy(&e) {
             (Code::Unavailable, "the database is busy")
         } else if is_unreachable(&e) {

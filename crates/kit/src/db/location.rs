@@ -1,6 +1,9 @@
 //! Where a service's tables are.
 
-use super::postgres::Server;
+use super::{
+    marker::{Installation, Marker},
+    postgres::Server,
+};
 use hoistway_model::{Error, Result, Secret};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -41,13 +44,13 @@ impl DatabaseConfig {
     /// directory. An installation whose tables are in the other place is refused: it would look empty.
     pub async fn location(&self, service: &str, dir: &Path) -> Result<Location> {
         let sqlite = dir.join(format!("{service}.db"));
-        let marker = marker(service, dir);
+        let marker = Marker::read(service, dir).await?;
         let Some(url) = &self.url else {
             if self.password_file.is_some() || self.schema.is_some() {
                 return Err(Error::field("database.url", "is missing, and the other settings of the database need it"));
             }
-            let Ok(server) = tokio::fs::read_to_string(&marker).await else { return Ok(Location::Sqlite(sqlite)) };
-            let text = format!("is missing: the tables of {} are in PostgreSQL ({})", dir.display(), server.trim());
+            let Some(Installation { server, .. }) = &marker.known else { return Ok(Location::Sqlite(sqlite)) };
+            let text = format!("is missing: the tables of {} are in PostgreSQL ({server})", dir.display());
             return Err(Error::field("database.url", text));
         };
         if tokio::fs::try_exists(&sqlite).await.unwrap_or_default() {
@@ -64,18 +67,13 @@ impl DatabaseConfig {
         };
         let schema = self.schema.clone().unwrap_or_else(|| service.replace('-', "_"));
         let server = Server::new(service, url, password.as_ref(), schema, self.connections)?;
-        Ok(Location::Postgres { server: Arc::new(server), marker })
+        Ok(Location::Postgres { server: Arc::new(server), marker, is_exclusive: false })
     }
 }
 
 /// Whether the tables of `service`, whose directory is `dir`, are in PostgreSQL.
 pub fn is_in_postgres(service: &str, dir: &Path) -> bool {
-    marker(service, dir).exists()
-}
-
-/// The file that says where the tables are.
-fn marker(service: &str, dir: &Path) -> PathBuf {
-    dir.join(format!("{service}.postgres"))
+    Marker::path(service, dir).exists()
 }
 
 /// The place of a service's tables.
@@ -87,7 +85,19 @@ pub enum Location {
     Postgres {
         /// The schema, and the way to it.
         server: Arc<Server>,
-        /// A file of the data directory that says where the tables are, once they are there.
-        marker: PathBuf,
+        /// The data directory's note about it.
+        marker: Marker,
+        /// Whether no other process may have it open.
+        is_exclusive: bool,
     },
+}
+
+impl Location {
+    /// Lets one process open the tables at a time, as the lock of the data directory does for files in it.
+    pub fn exclusive(self) -> Self {
+        match self {
+            Self::Postgres { server, marker, .. } => Self::Postgres { server, marker, is_exclusive: true },
+            Self::Sqlite(_) => self,
+        }
+    }
 }

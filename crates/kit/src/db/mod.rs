@@ -3,6 +3,7 @@
 
 mod error;
 mod location;
+mod marker;
 mod migrate;
 mod postgres;
 mod schema;
@@ -12,19 +13,20 @@ pub(crate) mod tests;
 
 pub use error::{db_error, is_unique_violation};
 pub use location::{DatabaseConfig, Location, is_in_postgres};
+pub use marker::Marker;
 pub use migrate::{Migration, Migrations};
+pub use postgres::Server;
 pub use sqlite::{check, snapshot};
 
-use crate::fs;
 use hoistway_model::Result;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, QueryResult,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 /// The longest wait of a caller for a connection, and of a transaction for another one.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 20 });
 const SLOW: Duration = Duration::from_secs(1);
 
 /// An open database. Cheap to clone.
@@ -33,22 +35,22 @@ pub struct Db {
     write: DatabaseConnection,
     read: DatabaseConnection,
     location: Location,
+    /// Keeps other processes from opening the same tables.
+    _hold: Option<Arc<postgres::Hold>>,
 }
 
 impl Db {
     /// Opens the database, which is created if it does not exist, and migrates its schema in one transaction; several
     /// processes may do so at once. A database of a newer Hoistway is refused and left unchanged.
     pub async fn open(location: &Location, migrations: &Migrations) -> Result<Self> {
-        let (write, read) = match location {
-            Location::Sqlite(path) => sqlite::connect(path, migrations.sqlite).await?,
-            Location::Postgres { server, marker } => {
-                let opened = postgres::connect(server, migrations.postgres).await?;
-                let marked = tokio::fs::write(marker, format!("{server}\n")).await;
-                marked.map_err(fs::path_error("writing", marker))?;
-                opened
+        let ((write, read), hold) = match location {
+            Location::Sqlite(path) => (sqlite::connect(path, migrations.sqlite).await?, None),
+            Location::Postgres { server, marker, is_exclusive } => {
+                let hold = if *is_exclusive { Some(Arc::new(postgres::hold(server).await?)) } else { None };
+                (postgres::connect(server, marker, migrations.postgres).await?, hold)
             }
         };
-        Ok(Self { write, read, location: location.clone() })
+        Ok(Self { write, read, location: location.clone(), _hold: hold })
     }
 
     /// Returns the connections for queries. They see every commit made before they begin, and never wait for a
@@ -57,8 +59,8 @@ impl Db {
         &self.read
     }
 
-    /// Returns the connections for a change of one statement that depends on no other row. A caller that holds a
-    /// transaction must not use them: SQLite has one.
+    /// Returns the connections for a change of one statement that depends on no other row: in PostgreSQL it runs beside
+    /// transactions. A caller that holds a transaction must not use them: SQLite has one.
     pub fn write(&self) -> &DatabaseConnection {
         &self.write
     }
@@ -69,9 +71,16 @@ impl Db {
     pub async fn begin(&self) -> Result<DatabaseTransaction> {
         let begun = match &self.location {
             Location::Sqlite(_) => begin_immediate(&self.write).await,
-            Location::Postgres { .. } => postgres::begin_alone(&self.write).await,
+            Location::Postgres { server, .. } => postgres::begin_alone(&self.write, server).await,
         };
         begun.map_err(db_error("beginning a transaction"))
+    }
+
+    /// Begins a transaction for queries that all see the same moment. It keeps nobody waiting.
+    pub async fn snapshot(&self) -> Result<DatabaseTransaction> {
+        // SQLite's transactions are like that.
+        let level = self.dialect(None, Some(IsolationLevel::RepeatableRead));
+        self.read.begin_with_config(level, None).await.map_err(db_error("beginning a transaction"))
     }
 
     /// Chooses between two texts of the same statement for the engines' dialects.

@@ -3,6 +3,8 @@
 use super::{
     PATIENCE, SLOW,
     error::{db_error, is_full, sqlx_error},
+    execute_raw,
+    marker::{Installation, Marker},
     migrate::{Migration, apply},
     query_raw,
 };
@@ -11,11 +13,12 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait,
     sqlx::{
         self, ConnectOptions as _,
-        postgres::{PgConnectOptions, PgSslMode},
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode},
     },
 };
 use std::{env, fmt, net::IpAddr, time::Duration};
 use url::Url;
+use uuid::Uuid;
 
 /// The oldest major version of the server that is supported by its own project.
 const OLDEST: i32 = 13;
@@ -76,6 +79,9 @@ impl Server {
         if !matches!(parsed.scheme(), "postgres" | "postgresql") {
             return Err(wrong(format!("begins with \"{}:\", not with \"postgres:\"", parsed.scheme())));
         }
+        if let Some((key, _)) = parsed.query_pairs().find(|(key, _)| !is_known(key)) {
+            return Err(wrong(format!("has the unknown parameter \"{key}\"")));
+        }
         let mut options = PgConnectOptions::from_url(&parsed).map_err(|e| wrong(e.to_string()))?;
         let says_mode = parsed.query_pairs().any(|(key, _)| matches!(&*key, "sslmode" | "ssl-mode"));
         if !says_mode && env::var_os("PGSSLMODE").is_none() && !is_local(&options) {
@@ -94,6 +100,9 @@ impl Server {
         }
         let mut options = options.application_name(&format!("hoistway-{service}")).options([
             ("search_path", schema.as_str()),
+            // Each statement of a transaction sees what was committed before it got its lock.
+            ("default_transaction_isolation", "read committed"),
+            ("client_min_messages", "warning"),
             ("lock_timeout", &milliseconds(PATIENCE)),
             ("statement_timeout", &milliseconds(STATEMENT)),
             ("idle_in_transaction_session_timeout", &milliseconds(IDLE)),
@@ -133,9 +142,32 @@ impl Server {
     }
 }
 
+/// A session that has the schema for this process. A server that restarts forgets it; it is meant for the start.
+#[derive(Debug)]
+pub struct Hold(#[allow(dead_code, reason = "it is there as long as it is open")] PgConnection);
+
+/// Waits until no other process has the schema open.
+pub(super) async fn hold(server: &Server) -> Result<Hold> {
+    let failed = |e: sqlx::Error| match e.as_database_error().and_then(|e| e.code()).as_deref() {
+        Some("55P03") => {
+            let text = format!("{server} is used by another Hoistway: stop it first, or use another database");
+            Error::new(Code::Conflict, text).with_source(e)
+        }
+        _ => open_error("opening", server, DbErr::Conn(sea_orm::RuntimeErr::SqlxError(e.into()))),
+    };
+    // A pool waits for a server that comes up; one connection does not.
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
+    let pool = pool.connect_with(server.options.clone()).await.map_err(failed)?;
+    let mut connection = pool.acquire().await.map_err(failed)?.detach();
+    let lock = format!("SELECT pg_advisory_lock({}, hashtext('{}'))", LOCKS + 1, server.schema);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut connection).await.map_err(failed)?;
+    Ok(Hold(connection))
+}
+
 /// Opens the schema, which is created if it does not exist; returns the writing and the reading connections.
 pub(super) async fn connect(
     server: &Server,
+    marker: &Marker,
     migrations: &[Migration],
 ) -> Result<(DatabaseConnection, DatabaseConnection)> {
     let readers = server.connections / 2;
@@ -147,28 +179,76 @@ pub(super) async fn connect(
     let patience = MIGRATION.as_millis();
     let limits = format!("SET LOCAL lock_timeout = {patience}; SET LOCAL statement_timeout = {patience}");
     txn.execute_unprepared(&limits).await.map_err(migrating)?;
-    // The schema may not be there yet, so its name is the key.
-    lock(&txn, &format!("hashtext('{}')", server.schema)).await.map_err(migrating)?;
+    lock(&txn, server).await.map_err(migrating)?;
     let exists = query_raw(&txn, "SELECT 1 FROM pg_namespace WHERE nspname = $1", [server.schema.as_str().into()]);
     if exists.await.map_err(migrating)?.is_empty() {
-        txn.execute_unprepared(&format!("CREATE SCHEMA {}", server.schema)).await.map_err(migrating)?;
+        txn.execute_unprepared(&format!("CREATE SCHEMA \"{}\"", server.schema)).await.map_err(migrating)?;
     }
+    check_session(&txn, server).await?;
+    let id = identify(&txn, server, marker).await?;
     apply(&txn, migrations, &server.to_string(), migrating).await?;
     txn.commit().await.map_err(migrating)?;
+    marker.write(&id, &server.to_string()).await?;
     let read = Database::connect(server.pool(readers, true)).await.map_err(failed)?;
     Ok((write, read))
 }
 
 /// Begins a transaction that is the only one of its schema, in all processes together. What it reads stays true until
 /// its commit, as under SQLite's write lock: no service has to repeat one that failed to be serialised.
-pub(super) async fn begin_alone(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+pub(super) async fn begin_alone(
+    connection: &DatabaseConnection,
+    server: &Server,
+) -> Result<DatabaseTransaction, DbErr> {
     let txn = connection.begin().await?;
-    lock(&txn, "hashtext(current_schema())").await?;
+    lock(&txn, server).await?;
     Ok(txn)
 }
 
-async fn lock(txn: &DatabaseTransaction, key: &str) -> Result<(), DbErr> {
-    txn.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCKS}, {key})")).await.map(drop)
+async fn lock(txn: &DatabaseTransaction, server: &Server) -> Result<(), DbErr> {
+    let lock = format!("SELECT pg_advisory_xact_lock({LOCKS}, hashtext('{}'))", server.schema);
+    txn.execute_unprepared(&lock).await.map(drop)
+}
+
+/// Returns the id of the installation whose tables these are; new tables get one. Those of another installation are
+/// refused, and so is an empty schema in the place of a known one: what is sealed elsewhere would look lost.
+async fn identify(txn: &DatabaseTransaction, server: &Server, marker: &Marker) -> Result<String> {
+    let failed = |e| open_error("migrating", server, e);
+    txn.execute_unprepared("CREATE TABLE IF NOT EXISTS installation (id TEXT NOT NULL)").await.map_err(failed)?;
+    let rows = query_raw(txn, "SELECT id FROM installation", []).await.map_err(failed)?;
+    let found: Option<String> = rows.first().map(|row| row.try_get_by_index(0)).transpose().map_err(failed)?;
+    let refused = |why: &str, known: &Installation| {
+        let text = format!("{server} {why}; the tables of this data directory were in {}", known.server);
+        Err(Error::new(Code::Conflict, text))
+    };
+    match (found, &marker.known) {
+        (Some(id), Some(known)) if id != known.id => refused("belongs to another installation", known),
+        (None, Some(known)) => refused("has no tables of this installation", known),
+        (Some(id), _) => Ok(id),
+        (None, None) => {
+            let id = Uuid::now_v7().to_string();
+            let inserted = execute_raw(txn, "INSERT INTO installation VALUES ($1)", [id.as_str().into()]).await;
+            inserted.map_err(failed)?;
+            Ok(id)
+        }
+    }
+}
+
+/// Refuses a way to the server that loses the session's settings, as poolers do.
+async fn check_session(txn: &DatabaseTransaction, server: &Server) -> Result<()> {
+    let failed = |e| open_error("opening", server, e);
+    let text = "SELECT COALESCE(current_schema(), ''), current_setting('idle_in_transaction_session_timeout')";
+    let rows = query_raw(txn, text, []).await.map_err(failed)?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (schema, idle): (String, String) =
+        (row.try_get_by_index(0).map_err(failed)?, row.try_get_by_index(1).map_err(failed)?);
+    if schema == server.schema && idle != "0" {
+        return Ok(());
+    }
+    let text = format!(
+        "{server}: the session has the schema \"{schema}\". If there is a pooler, connect without it, or let it pass on \
+         `options` and keep sessions; otherwise grant USAGE on the schema"
+    );
+    Err(Error::new(Code::InvalidArgument, text))
 }
 
 /// Returns the bytes of the schema's tables with their indexes.
@@ -209,6 +289,7 @@ fn open_error(doing: &str, server: &Server, e: DbErr) -> Error {
                 Some("28P01" | "28000") => ": check the user and the password",
                 Some("3D000") => ": create it first",
                 Some("42501") => ": grant it, or create the schema with this user as its owner",
+                Some("25006") => ": name the primary server, not a standby",
                 _ => "",
             };
             (Code::Unavailable, format!("{}{advice}", reported.message()))
@@ -224,6 +305,29 @@ fn open_error(doing: &str, server: &Server, e: DbErr) -> Error {
         _ => return Error::internal(&format!("{doing} {server}"), e),
     };
     Error::new(code, format!("{doing} {server}: {why}")).with_source(e)
+}
+
+/// Whether a parameter of a URL is one of the driver's, which would write an unknown one into the log.
+fn is_known(key: &str) -> bool {
+    const KNOWN: [&str; 16] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "options",
+    ];
+    KNOWN.contains(&key) || key.starts_with("options[")
 }
 
 /// Whether nobody else can listen on the way to the server.

@@ -11,7 +11,12 @@ const SQLITE: &str = "
         || CASE c.\"notnull\" WHEN 0 THEN ' null' ELSE '' END
     FROM sqlite_master t, pragma_table_info(t.name) c
     WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' AND t.name <> 'seaql_migrations'
-    UNION SELECT 'index ' || name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL";
+    UNION SELECT CASE WHEN i.origin = 'pk' THEN 'key of ' || t.name ELSE 'index ' || i.name END
+        || CASE i.\"unique\" WHEN 1 THEN ' unique' ELSE '' END || ': '
+        || (SELECT group_concat(c.name, ', ') FROM pragma_index_info(i.name) c)
+    FROM sqlite_master t, pragma_index_list(t.name) i
+    WHERE t.type = 'table' AND t.name <> 'seaql_migrations'
+    UNION SELECT 'key of calls unique: id' FROM sqlite_master WHERE name = 'calls'";
 
 const POSTGRES: &str = "
     SELECT table_name || '.' || column_name
@@ -19,12 +24,17 @@ const POSTGRES: &str = "
             WHEN 'bigint' THEN ' integer' WHEN 'integer' THEN ' integer' ELSE data_type END
         || CASE is_nullable WHEN 'YES' THEN ' null' ELSE '' END
     FROM information_schema.columns
-    WHERE table_schema = current_schema() AND table_name NOT IN ('seaql_migrations', 'call_ids', 'deployment_places')
-    UNION SELECT 'index ' || indexname FROM pg_indexes
-    WHERE schemaname = current_schema() AND indexname NOT LIKE '%_pkey'";
+    WHERE table_schema = current_schema() AND table_name NOT IN
+        ('seaql_migrations', 'installation', 'call_ids', 'deployment_places')
+    UNION SELECT CASE WHEN i.indisprimary THEN 'key of ' || t.relname ELSE 'index ' || c.relname END
+        || CASE WHEN i.indisunique THEN ' unique' ELSE '' END || ': '
+        || (SELECT string_agg(a.attname, ', ' ORDER BY k.place) FROM unnest(i.indkey) WITH ORDINALITY AS k (column_number, place)
+            JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.column_number)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
+    WHERE t.relnamespace = current_schema()::regnamespace AND t.relname <> 'seaql_migrations'";
 
 impl Db {
-    /// Returns the columns of all tables, as `TABLE.COLUMN TYPE`, and the names of the indexes. What only one engine
+    /// Returns the columns of all tables, as `TABLE.COLUMN TYPE`, and the indexes and keys with their columns. What only one engine
     /// needs is left out.
     pub async fn schema(&self) -> Result<BTreeSet<String>, DbErr> {
         let rows = query_raw(self.read(), self.dialect(SQLITE, POSTGRES), []).await?;

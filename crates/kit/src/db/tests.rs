@@ -156,6 +156,36 @@ async fn an_installation_whose_tables_are_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn the_tables_of_another_installation_are_refused_and_so_is_an_empty_schema_in_their_place() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (Some(first), Some(second)) = (server(dirs[0].path()).await, server(dirs[1].path()).await) else { return };
+    for location in [first, second] {
+        Db::open(&location, &BOTH).await.unwrap().close().await;
+    }
+    let of = |database: &Path| DatabaseConfig::from(hoistway_testing::postgres(database));
+    for (database, why) in [(1, "belongs to another installation"), (2, "has no tables of this installation")] {
+        let location = of(dirs[database].path()).location("test-tools", dirs[0].path()).await.unwrap();
+        let e = Db::open(&location, &BOTH).await.unwrap_err();
+        assert!(e.code == Code::Conflict && e.message.contains(why), "{e:?}");
+    }
+    Db::open(&server(dirs[0].path()).await.unwrap(), &BOTH).await.unwrap().close().await;
+    // A directory without a note takes over what is there: programs may have directories that are made anew.
+    let location = of(dirs[0].path()).location("test-tools", dirs[2].path()).await.unwrap();
+    Db::open(&location, &BOTH).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exclusive_schema_has_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(location) = server(dir.path()).await.map(Location::exclusive) else { return };
+    let db = Db::open(&location, &BOTH).await.unwrap();
+    let e = Db::open(&location, &BOTH).await.unwrap_err();
+    assert!(e.code == Code::Conflict && e.message.contains("is used by another Hoistway"), "{e:?}");
+    drop(db);
+    Db::open(&location, &BOTH).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_used_is_named_with_the_reason_and_without_the_password() {
     let dir = tempfile::tempdir().unwrap();
     let password = dir.path().join("password");
@@ -171,6 +201,7 @@ async fn a_server_that_cannot_be_used_is_named_with_the_reason_and_without_the_p
         ("mysql://u:hunter2@h/d", "begins with \"mysql:\""),
         ("postgres://u:hunter2@127.0.0.1:1/d", "schema gateway of database d at 127.0.0.1:1: no server answers there"),
         ("postgres://u:hunter2@127.0.0.1:1/d?sslmode=nonsense", "nonsense"),
+        ("postgres://u@127.0.0.1:1/d?pasword=hunter2", "has the unknown parameter \"pasword\""),
     ] {
         let e = opened(url).await.unwrap_err();
         assert!(e.to_string().contains(expected), "{url}: {e}");

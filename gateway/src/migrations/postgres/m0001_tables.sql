@@ -52,7 +52,7 @@ CREATE INDEX audit_by_deployment ON audit (deployment);
 CREATE INDEX audit_by_time ON audit (at);
 
 -- A row is added, and its outcome is written once.
-CREATE FUNCTION audit_is_kept() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE FUNCTION audit_is_kept() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF OLD.outcome <> 'pending' OR OLD.id <> NEW.id OR OLD.at <> NEW.at OR OLD.key_id <> NEW.key_id
         OR OLD.action <> NEW.action OR OLD.request_id <> NEW.request_id THEN
@@ -66,7 +66,7 @@ CREATE TRIGGER audit_is_kept BEFORE UPDATE ON audit FOR EACH ROW EXECUTE FUNCTIO
 -- locked until the commit, so places are in the order of commits.
 CREATE TABLE deployment_places (last BIGINT NOT NULL);
 INSERT INTO deployment_places VALUES (0);
-CREATE FUNCTION deployment_has_a_place() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE FUNCTION deployment_has_a_place() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE deployment_places SET last = last + 1 RETURNING last INTO NEW.place;
     RETURN NEW;
@@ -76,7 +76,7 @@ CREATE TRIGGER deployment_has_a_place BEFORE INSERT ON deployments
 
 -- A deployment carries its entry of the audit log; so accepting it is one statement and one commit with its entry, and
 -- so is its end.
-CREATE FUNCTION deployment_is_audited() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE FUNCTION deployment_is_audited() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     entry JSON := NEW.audit;
 BEGIN
@@ -92,7 +92,7 @@ END $$;
 CREATE TRIGGER deployment_is_audited AFTER INSERT ON deployments
     FOR EACH ROW WHEN (NEW.audit IS NOT NULL) EXECUTE FUNCTION deployment_is_audited();
 
-CREATE FUNCTION deployment_end_is_audited() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE FUNCTION deployment_end_is_audited() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE audit SET outcome = CASE NEW.state WHEN 'SUCCEEDED' THEN 'success' ELSE 'failure' END,
             code = NEW.failure::JSON ->> 'code'

@@ -178,7 +178,7 @@ impl Store {
                     layers: Set(layers_text(&facts.layers)?),
                     python: Set(Some(facts.python.clone())),
                     image_layout: Set(Some(facts.layout.clone())),
-                    entry_point: Set(facts.entry_point.clone()),
+                    entry_point: Set(facts.entry_point.as_deref().map(|text| storable(text).into_owned())),
                     served_at: Set(Some(now_ms())),
                     ..Default::default()
                 })

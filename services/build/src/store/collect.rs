@@ -35,7 +35,9 @@ impl Store {
         let text = "DELETE FROM locks WHERE created_at < $1 AND NOT EXISTS (
             SELECT 1 FROM builds WHERE builds.agent = locks.agent AND builds.status = $2)";
         let values = [before.into(), BuildStatus::Succeeded.as_str().into()];
-        execute_raw(self.0.write(), text, values).await.map(drop).map_err(db_error(DOING))
+        let txn = self.0.begin().await?;
+        execute_raw(&txn, text, values).await.map_err(db_error(DOING))?;
+        txn.commit().await.map_err(db_error(DOING))
     }
 
     /// Forgets dependency layers whose blobs are gone.

@@ -20,7 +20,7 @@ use hoistway_model::{
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    TransactionTrait, sea_query::Expr,
+    sea_query::Expr,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,7 @@ impl Store {
         identity_provider: Option<Name>,
     ) -> Result<Resolved> {
         let doing = "looking up tools";
-        let txn = self.db.read().begin().await.map_err(db_error(doing))?;
+        let txn = self.db.snapshot().await?;
         let snapshot = snapshot(&txn, plan).await?;
         let providers = registered(&txn, providers).await?;
         let identity_provider_known = match &identity_provider {

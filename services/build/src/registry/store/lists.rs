@@ -5,7 +5,7 @@ use super::{
     sql, stored,
 };
 use crate::registry::name::RepoName;
-use hoistway_kit::db::db_error;
+use hoistway_kit::db::{db_error, storable};
 use hoistway_model::{Digest, Result};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect};
 
@@ -18,7 +18,7 @@ pub async fn list_tags<C: ConnectionTrait>(
 ) -> Result<Vec<String>> {
     let mut query = tags::Entity::find().filter(tags::Column::Repo.eq(repo.as_str()));
     if let Some(last) = last {
-        query = query.filter(tags::Column::Tag.gt(last));
+        query = query.filter(tags::Column::Tag.gt(&*storable(last)));
     }
     let found = query.select_only().column(tags::Column::Tag).order_by_asc(tags::Column::Tag).limit(limit);
     found.into_tuple().all(conn).await.map_err(db_error("listing tags"))
@@ -40,7 +40,7 @@ pub async fn repo_exists<C: ConnectionTrait>(conn: &C, repo: &RepoName) -> Resul
 pub async fn list_repos<C: ConnectionTrait>(conn: &C, limit: u64, last: Option<&str>) -> Result<Vec<String>> {
     let mut query = manifests::Entity::find().select_only().column(manifests::Column::Repo).distinct();
     if let Some(last) = last {
-        query = query.filter(manifests::Column::Repo.gt(last));
+        query = query.filter(manifests::Column::Repo.gt(&*storable(last)));
     }
     let found = query.order_by_asc(manifests::Column::Repo).limit(limit).into_tuple().all(conn).await;
     found.map_err(db_error("listing repositories"))
@@ -83,8 +83,8 @@ pub async fn list_referrers<C: ConnectionTrait>(
     let values = [
         repo.to_string().into(),
         subject.to_string().into(),
-        artifact_type.map(str::to_owned).into(),
-        last.unwrap_or_default().to_owned().into(),
+        artifact_type.map(|text| storable(text).into_owned()).into(),
+        storable(last.unwrap_or_default()).into_owned().into(),
         i64::try_from(limit).unwrap_or(i64::MAX).into(),
     ];
     let rows: Vec<ReferrerRow> = sql::query(conn, "listing referrers", text, values).await?;

@@ -26,7 +26,7 @@ use super::{
 use bytes::Bytes;
 use entity::{blobs, manifests, references, tags};
 use hoistway_kit::{
-    db::{Db, db_error},
+    db::{Db, db_error, storable},
     time::now_ms,
 };
 use hoistway_model::{Digest, Error, Result};
@@ -234,7 +234,7 @@ async fn write_manifest<C: ConnectionTrait>(
         pushed_at: Set(now),
         used_at: Set(now),
         subject: Set(manifest.subject().map(ToString::to_string)),
-        artifact_type: Set(manifest.artifact_type().map(str::to_owned)),
+        artifact_type: Set(manifest.artifact_type().map(|text| storable(text).into_owned())),
     };
     let key = [manifests::Column::Repo, manifests::Column::Digest];
     manifests::Entity::insert(row)

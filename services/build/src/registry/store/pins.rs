@@ -48,6 +48,8 @@ pub(super) async fn is_pinned<C: ConnectionTrait>(conn: &C, repo: &str, digest: 
 
 async fn insert<C: ConnectionTrait>(conn: &C, images: &[StoredImage]) -> Result<()> {
     let now = now_ms();
+    // PostgreSQL refuses a row twice in one statement.
+    let images: Vec<&StoredImage> = images.iter().collect::<HashSet<_>>().into_iter().collect();
     for batch in images.chunks(BATCH) {
         let rows = batch.iter().map(|image| pins::ActiveModel {
             repo: Set(image.repository.clone()),

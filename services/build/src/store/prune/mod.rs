@@ -80,7 +80,10 @@ impl Store {
         let any = format!("{which} LIMIT 1");
         let some = format!("DELETE FROM {table} WHERE ({key}) IN ({which} LIMIT {BATCH})");
         while !query_raw(self.0.read(), &any, values.clone()).await.map_err(db_error(WRITING))?.is_empty() {
-            execute_raw(self.0.write(), &some, values.clone()).await.map_err(db_error(WRITING))?;
+            // Not beside a build that renews one of the rows.
+            let txn = self.0.begin().await?;
+            execute_raw(&txn, &some, values.clone()).await.map_err(db_error(WRITING))?;
+            txn.commit().await.map_err(db_error(WRITING))?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ CREATE INDEX calls_by_time ON calls (at);
 -- until the commit, so ids are in the order of commits and have no gap.
 CREATE TABLE call_ids (last BIGINT NOT NULL);
 INSERT INTO call_ids VALUES (0);
-CREATE FUNCTION call_has_an_id() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE FUNCTION call_has_an_id() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     UPDATE call_ids SET last = last + 1 RETURNING last INTO NEW.id;
     RETURN NEW;

@@ -6,6 +6,7 @@ use crate::{
 };
 use serde_json::json;
 use std::{
+    cell::RefCell,
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
@@ -26,31 +27,35 @@ fn is_possible() -> bool {
         && prerequisites::need("base-image", prerequisites::runs("docker", &["image", "inspect", BASE]), BASE)
 }
 
-/// An installation whose agents are containers, with a base image in its registry.
-fn start(dir: &Path) -> Stack {
-    let stack = Stack::start_with(dir, |command| {
-        command.args(["--runtime", "docker", "--python", "/usr/bin/python3", "--base-image", "base/python:1"]);
-    });
-    let base = format!("{}/base/python:1", stack.registry);
-    let config = dir.join("docker");
-    let config = ["--config", config.to_str().unwrap()];
-    docker(&[&config[..], &["login", "-u", "test", "-p", &stack.key, &stack.registry]].concat());
-    docker(&["tag", BASE, &base]);
-    docker(&[&config[..], &["push", "-q", &base]].concat());
-    docker(&["rmi", &base]);
-    stack
+/// An installation's directory. What its agents leave at the daemon is removed with it.
+struct Installation {
+    dir: TempDir,
+    registry: RefCell<String>,
 }
 
-/// An installation's directory. What its agents leave at the daemon is removed with it.
-struct Installation(TempDir);
-
 impl Installation {
+    /// Starts it, with a base image in its registry.
+    fn start(&self) -> Stack {
+        let stack = Stack::start_with(self.path(), |command| {
+            command.args(["--runtime", "docker", "--python", "/usr/bin/python3", "--base-image", "base/python:1"]);
+        });
+        let base = format!("{}/base/python:1", stack.registry);
+        let config = self.path().join("docker");
+        let config = ["--config", config.to_str().unwrap()];
+        docker(&[&config[..], &["login", "-u", "test", "-p", &stack.key, &stack.registry]].concat());
+        docker(&["tag", BASE, &base]);
+        docker(&[&config[..], &["push", "-q", &base]].concat());
+        docker(&["rmi", &base]);
+        *self.registry.borrow_mut() = stack.registry.clone();
+        stack
+    }
+
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self { dir: tempfile::tempdir().unwrap(), registry: RefCell::default() }
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
     }
 
     /// The id in its labels and its images' names.
@@ -67,9 +72,12 @@ impl Installation {
 
     /// The names of its images.
     fn images(&self) -> Vec<String> {
-        let reference = format!("reference=hoistway-{}/*", self.id());
-        let found = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", &reference]);
-        found.lines().map(str::to_owned).collect()
+        let named = |repository: &str, format: &str| {
+            docker(&["images", "--digests", "--format", format, "--filter", &format!("reference={repository}/*")])
+        };
+        let own = named(&format!("hoistway-{}", self.id()), "{{.Repository}}:{{.Tag}}");
+        let pulled = named(&self.registry.borrow(), "{{.Repository}}@{{.Digest}}");
+        own.lines().chain(pulled.lines()).map(str::to_owned).collect()
     }
 }
 
@@ -87,7 +95,7 @@ fn agents_live_in_containers() {
         return;
     }
     let dir = Installation::new();
-    let stack = start(dir.path());
+    let stack = dir.start();
     let runtime = &stack.get("/api/status")["runtime"];
     assert_eq!((&runtime["name"], &runtime["network"]), (&json!("docker"), &json!("closed")));
     assert!(runtime["isolation"].as_str().unwrap().starts_with("containers of Docker "), "{runtime}");
@@ -148,14 +156,14 @@ fn a_killed_installation_starts_its_containers_anew() {
         return;
     }
     let dir = Installation::new();
-    let stack = start(dir.path());
+    let stack = dir.start();
     stack.deployed(json!({"agent_name": "kept", "source_files": says("still here")}));
     let before = dir.containers();
     stack.kill();
     let agent = before.iter().find(|name| name.ends_with("-agent")).unwrap();
     assert!(dir.containers().contains(agent), "it is left behind");
 
-    let stack = start(dir.path());
+    let stack = dir.start();
     stack.wait_for_phase("kept", "Running");
     assert_eq!(stack.answer("kept", "x"), "still here");
     let after = dir.containers();
@@ -170,7 +178,7 @@ fn images_that_cannot_be_containers_are_refused_with_the_reason() {
         return;
     }
     let dir = Installation::new();
-    let stack = start(dir.path());
+    let stack = dir.start();
     let foreign = stack.deploy(json!({"agent_name": "foreign", "image": format!("{}/base/python:1", stack.registry)}));
     assert_eq!(foreign.json()["code"], "unsupported_image", "{}", foreign.text());
     assert!(foreign.text().contains("is not an image that Hoistway built"), "{}", foreign.text());

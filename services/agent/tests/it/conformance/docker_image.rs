@@ -1,9 +1,8 @@
 //! Images of agents for a Docker daemon, made of the base image of `scripts/base-image.sh`.
 
 use hoistway_testing::{need, runs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
 pub const BASE: &str = "hoistway-test-base:bookworm";
 const RUNNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../build/runner");
@@ -32,10 +31,11 @@ pub struct Image(pub String);
 impl Image {
     /// The runner, and an agent with this source.
     pub fn of(source: &str) -> Self {
-        let base = runner_image();
         let dir = tempfile::tempdir().unwrap();
+        assert!(runs("cp", &["-r", RUNNER, dir.path().join("runner").to_str().unwrap()]));
         std::fs::write(dir.path().join("agent.py"), source).unwrap();
-        Self(build(dir.path(), &format!("FROM {base}\nCOPY agent.py /app/agent.py\n")))
+        let copies = "COPY runner /opt/hoistway/runner\nCOPY agent.py /app/agent.py\n";
+        Self(build(dir.path(), &format!("FROM {BASE}\n{copies}")))
     }
 
     /// The small runner that speaks lines of text, and an agent with this source.
@@ -67,22 +67,9 @@ impl Drop for Image {
 fn build(context: &Path, dockerfile: &str) -> String {
     std::fs::write(context.join("Dockerfile"), dockerfile).unwrap();
     let mut command = Command::new("docker");
-    command.env("DOCKER_BUILDKIT", "0").args(["build", "-q"]).arg(context);
+    // Without a cache each image is one of its own, also among tests with the same agent.
+    command.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "--no-cache"]).arg(context);
     let out = command.output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
-}
-
-/// The base with the runner. It is kept for the next time.
-fn runner_image() -> &'static str {
-    static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let runner: PathBuf = dir.path().join("runner");
-        assert!(runs("cp", &["-r", RUNNER, runner.to_str().unwrap()]));
-        build(
-            dir.path(),
-            &format!("FROM {BASE}\nCOPY runner /opt/hoistway/runner\nRUN mkdir -p /opt/hoistway/site-packages\n"),
-        )
-    })
 }

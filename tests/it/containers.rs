@@ -13,6 +13,9 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// The flags of such an installation.
+pub const FLAGS: [&str; 4] = ["--runtime", "docker", "--base-image", "base/python:1"];
+
 /// `scripts/base-image.sh` makes it.
 const BASE: &str = "hoistway-test-base:bookworm";
 
@@ -22,13 +25,13 @@ fn docker(args: &[&str]) -> String {
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 
-fn is_possible() -> bool {
+pub fn is_possible() -> bool {
     prerequisites::docker()
         && prerequisites::need("base-image", prerequisites::runs("docker", &["image", "inspect", BASE]), BASE)
 }
 
-/// An installation's directory. What its agents leave at the daemon is removed with it.
-struct Installation {
+/// An installation's directory. What its agents leave at a Docker daemon is removed with it.
+pub struct Installation {
     dir: TempDir,
     registry: RefCell<String>,
 }
@@ -37,8 +40,14 @@ impl Installation {
     /// Starts it, with a base image in its registry.
     fn start(&self) -> Stack {
         let stack = Stack::start_with(self.path(), |command| {
-            command.args(["--runtime", "docker", "--python", "/usr/bin/python3", "--base-image", "base/python:1"]);
+            command.args(FLAGS).args(["--python", "/usr/bin/python3"]);
         });
+        self.push_base(&stack);
+        stack
+    }
+
+    /// Pushes the base image to the registry of the started installation.
+    pub fn push_base(&self, stack: &Stack) {
         let base = format!("{}/base/python:1", stack.registry);
         let config = self.path().join("docker");
         let config = ["--config", config.to_str().unwrap()];
@@ -47,26 +56,27 @@ impl Installation {
         docker(&[&config[..], &["push", "-q", &base]].concat());
         docker(&["rmi", &base]);
         *self.registry.borrow_mut() = stack.registry.clone();
-        stack
     }
 
-    fn new() -> Self {
+    /// In a new directory.
+    pub fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), registry: RefCell::default() }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The id in its labels and its images' names.
-    fn id(&self) -> String {
-        let sockets = std::fs::read_dir(self.path().join("data/agent/sockets")).unwrap().next().unwrap().unwrap();
-        sockets.file_name().into_string().unwrap()
+    /// The id in its labels and its images' names, once it has had a Docker runtime.
+    fn id(&self) -> Option<String> {
+        let sockets = std::fs::read_dir(self.path().join("data/agent/sockets")).ok()?.next()?.ok()?;
+        sockets.file_name().into_string().ok()
     }
 
     /// The names of its containers.
     fn containers(&self) -> Vec<String> {
-        let label = format!("label=dev.hoistway.installation={}", self.id());
+        let Some(id) = self.id() else { return Vec::new() };
+        let label = format!("label=dev.hoistway.installation={id}");
         docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &label]).lines().map(str::to_owned).collect()
     }
 
@@ -75,14 +85,22 @@ impl Installation {
         let named = |repository: &str, format: &str| {
             docker(&["images", "--digests", "--format", format, "--filter", &format!("reference={repository}/*")])
         };
-        let own = named(&format!("hoistway-{}", self.id()), "{{.Repository}}:{{.Tag}}");
-        let pulled = named(&self.registry.borrow(), "{{.Repository}}@{{.Digest}}");
+        let Some(id) = self.id() else { return Vec::new() };
+        let own = named(&format!("hoistway-{id}"), "{{.Repository}}:{{.Tag}}");
+        let registry = self.registry.borrow();
+        let pulled = match registry.is_empty() {
+            true => String::new(),
+            false => named(&registry, "{{.Repository}}@{{.Digest}}"),
+        };
         own.lines().chain(pulled.lines()).map(str::to_owned).collect()
     }
 }
 
 impl Drop for Installation {
     fn drop(&mut self) {
+        if self.id().is_none() {
+            return;
+        }
         for (command, names) in [("rm", self.containers()), ("rmi", self.images())] {
             let _ = Command::new("docker").args([command, "-f"]).args(names).output();
         }

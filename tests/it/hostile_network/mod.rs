@@ -5,6 +5,7 @@ mod table;
 mod victims;
 
 use crate::{
+    containers::{self, Installation},
     egress::{calls, port, token},
     prerequisites,
     python_server::AUTHORITY,
@@ -20,7 +21,7 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
-use table::{ATTEMPTS, COLUMNS, Column};
+use table::{ATTEMPTS, COLUMNS, CONTAINERS, Column};
 use victims::{Tool, Victims, greet};
 
 /// The prefix of an attempt's name in content that must not arrive at a tool.
@@ -64,8 +65,12 @@ fn exactly_the_documented_attempts_are_stopped_in_a_closed_network() {
 
 /// Lists the differences from the documentation; `None` where this machine does not have the sandbox.
 fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
-    let dir = tempfile::tempdir().unwrap();
-    let flags = ["--sandbox", column.sandbox, "--network", "closed", "--python", "/usr/bin/python3"];
+    let in_containers = column.name == CONTAINERS;
+    if in_containers && !containers::is_possible() {
+        return None;
+    }
+    let dir = Installation::new();
+    let flags = [column.flags, &["--network", "closed", "--python", "/usr/bin/python3"]].concat();
     let hosts = "127.0.0.1 localhost rebound4.example\n::1 rebound6.example\n169.254.169.254 rebound-metadata.example\n\
                  ::ffff:127.0.0.1 rebound-mapped.example\n0.0.0.0 rebound-any.example\n";
     std::fs::write(dir.path().join("hosts"), hosts).unwrap();
@@ -88,11 +93,14 @@ fn try_all(index: usize, column: &Column, root: bool) -> Option<Vec<String>> {
         format!("keyed.example:80={}", tool.address),
         format!("other.example:80=127.0.0.1:{}", victims.port),
     ];
-    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(flags);
+    command.args(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data")).args(&flags);
     command.env("HOISTWAY_EGRESS_RESOLVE", json!(resolve).to_string());
     command.env("HOISTWAY_EGRESS_EXTRA_CA_FILE", dir.path().join(AUTHORITY));
     command.env("HOISTWAY_EGRESS_USE_PROXY", "false");
     let stack = Stack::spawn(dir.path(), command);
+    if in_containers {
+        dir.push_base(&stack);
+    }
     let mut facts = deploy(&stack, &victims, root);
     greet(TcpListener::bind((TEST_ONLY_ADDRESS, port(&stack, "egress"))).unwrap());
 

@@ -41,6 +41,8 @@ pub(super) struct ContainerLauncher {
     pub runs: Arc<Runs>,
     pub instance: Instance,
     pub sink: Sink,
+    /// The port on which the agent's callers find it, and on which it answers in its own network.
+    pub port: u16,
 }
 
 impl Launcher for ContainerLauncher {
@@ -99,7 +101,7 @@ impl ContainerLauncher {
         let volumes = self.daemon.volumes_of(image).await.map_err(|e| unable(NO_CONTAINER, &e))?;
         let network = place.network().to_owned();
         let limits = &self.config.limits;
-        let body = AgentContainer { image, network: &network, limits, copies_app, volumes }.body();
+        let body = AgentContainer { image, network: &network, limits, port: self.port, copies_app, volumes }.body();
         let id = place.create("agent", body).await.map_err(|e| unable(NO_CONTAINER, &e))?;
         let follower = output::follow(&self.daemon, &id, &self.sink).await.map_err(|e| unable(NO_CONTAINER, &e))?;
         self.daemon.start(&id).await.map_err(|e| unable(NO_CONTAINER, &e))?;
@@ -114,7 +116,7 @@ impl ContainerLauncher {
         let (egress, token) = (self.config.egress.clone(), self.instance.egress_token.clone());
         let listeners: Vec<TcpListener> = listeners.collect();
         tokio::spawn(egress_forwarder::serve(listeners.into(), egress, Some(token), ended.clone()));
-        let network = notices.is_some().then(|| Arc::new(AgentNetwork::new(sockets, containers::PORT)));
+        let network = notices.is_some().then(|| Arc::new(AgentNetwork::new(sockets, self.port)));
         Ok(ContainerRun::new(place, notices, network, ended.drop_guard(), follower))
     }
 
@@ -138,7 +140,7 @@ impl ContainerLauncher {
             tmp: containers::TMP.to_owned(),
             path: None,
             ca_bundle: bundle.as_ref().map(|_| containers::CA_BUNDLE.to_owned()),
-            port: containers::PORT,
+            port: self.port,
         };
         let answer = json!({
             "config": runner_config::config(&self.instance, true, limit),

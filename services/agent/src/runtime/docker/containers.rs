@@ -24,8 +24,6 @@ const PLATFORM_DIR: &str = "/run/hoistway";
 /// The certificate authorities that the agent trusts.
 pub(super) const CA_BUNDLE: &str = "/run/hoistway/ca-bundle.pem";
 
-/// The port on which the agent answers its callers, in its own network.
-pub(super) const PORT: u16 = 8080;
 /// Where the runner finds the agent service, and the source of the image.
 const CONTROL: &str = "127.0.0.1:3129";
 const SOURCE: &str = "127.0.0.1:3130";
@@ -86,6 +84,8 @@ pub(super) struct AgentContainer<'a> {
     pub image: &'a str,
     pub network: &'a str,
     pub limits: &'a Limits,
+    /// The port on which the agent answers its callers, in its own network.
+    pub port: u16,
     /// Whether the agent works in a copy of its source.
     pub copies_app: bool,
     /// Directories for which the image wants volumes.
@@ -96,7 +96,7 @@ impl AgentContainer<'_> {
     pub fn body(self) -> ContainerCreateBody {
         let limits = self.limits.normalised();
         let mut entrypoint = python(BOOTSTRAP);
-        let callers = format!("{}:{PORT}", Ipv4Addr::LOCALHOST);
+        let callers = format!("{}:{}", Ipv4Addr::LOCALHOST, self.port);
         entrypoint.extend([&callers, CONTROL, SOURCE, APP_DIR, CA_BUNDLE, RUNNER_PATH].map(ToOwned::to_owned));
         let bytes = |limit: Option<u64>| limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let host_config = HostConfig {

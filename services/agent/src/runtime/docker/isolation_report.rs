@@ -35,6 +35,9 @@ pub(super) fn isolation(info: &SystemInfo, limits: &Limits) -> Isolation {
     let words: Vec<String> = words.into_iter().flatten().collect();
     let notes = match (limits.memory, memory) {
         (Some(_), None) => vec!["Docker cannot limit memory here: an agent can take all of the machine's".to_owned()],
+        (Some(_), Some(_)) if !has(info.swap_limit) => {
+            vec!["Docker cannot limit swap here: an agent can take it in addition to its memory".to_owned()]
+        }
         _ => Vec::new(),
     };
     Isolation {
@@ -42,5 +45,34 @@ pub(super) fn isolation(info: &SystemInfo, limits: &Limits) -> Isolation {
         network: Isolation::CLOSED.to_owned(),
         limits: if words.is_empty() { "none".to_owned() } else { words.join(", ") },
         notes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_daemon_can_do_is_reported() {
+        let limits = Limits { cpu_millicores: Some(500), ..Limits::default() };
+        let all = SystemInfo {
+            server_version: Some("28.0.1".to_owned()),
+            security_options: Some(vec!["name=apparmor".to_owned(), "name=seccomp,profile=builtin".to_owned()]),
+            memory_limit: Some(true),
+            swap_limit: Some(true),
+            pids_limit: Some(true),
+            cpu_cfs_quota: Some(true),
+            ..SystemInfo::default()
+        };
+        let report = isolation(&all, &limits);
+        assert!(
+            report.enforced.starts_with("containers of Docker 28.0.1; ") && report.enforced.ends_with("; apparmor")
+        );
+        assert!(report.limits.starts_with("1 GiB memory, 512 processes, 500m CPU, "), "{}", report.limits);
+        assert!(report.is_sandboxed() && !report.has_open_network() && report.notes.is_empty());
+
+        let none = isolation(&SystemInfo::default(), &limits);
+        let rest = "512 MiB disk in each writable directory, 4 GiB in one file, 4096 open files";
+        assert_eq!((none.limits.as_str(), none.notes.len()), (rest, 1));
     }
 }

@@ -124,13 +124,14 @@ impl DockerRuntime {
         })
     }
 
-    fn launcher(&self, instance: &Instance, sink: Sink) -> ContainerLauncher {
+    fn launcher(&self, instance: &Instance, sink: Sink, port: u16) -> ContainerLauncher {
         ContainerLauncher {
             config: self.config.clone(),
             daemon: self.daemon.clone(),
             runs: self.runs.clone(),
             instance: instance.clone(),
             sink,
+            port,
         }
     }
 }
@@ -179,7 +180,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
-        self.instances.apply(instance, |instance, sink, _| self.launcher(instance, sink)).await
+        self.instances.apply(instance, |instance, sink, port| self.launcher(instance, sink, port)).await
     }
 
     async fn status(&self, revision: &RevisionId) -> Result<Option<Started>> {

@@ -4,10 +4,13 @@ use super::daemon::{Daemon, brief};
 use crate::runtime::Instance;
 use bollard::errors::Error;
 use bollard::models::ContainerCreateBody;
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
+
+/// The number of containers that are removed at a time.
+const AT_ONCE: usize = 8;
 
 /// The runs that have containers.
 pub(super) struct Runs {
@@ -44,9 +47,8 @@ impl Runs {
             let current = self.current();
             found.into_iter().filter(|(_, run)| !current.contains(run)).map(|(id, _)| id).collect()
         };
-        for removed in join_all(leftover.iter().map(|id| self.daemon.remove(id))).await {
-            removed?;
-        }
+        let removing = stream::iter(0..leftover.len()).map(|at| self.daemon.remove(&leftover[at]));
+        removing.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(leftover.len())
     }
 

@@ -1,7 +1,7 @@
 //! PostgreSQL for tests: a server of the test program's own, with a database for each path that a test would give to an
 //! SQLite file. It listens on a Unix socket only, and ends with the program, however that ends.
 
-use crate::need;
+use crate::{need, runs};
 use std::{
     collections::{HashSet, hash_map::DefaultHasher},
     env, fs,
@@ -122,7 +122,8 @@ impl PostgresServer {
     /// If PostgreSQL is there and does not start, or is required and missing.
     pub fn start(name: &str, options: &str) -> Option<Self> {
         let bin = programs();
-        let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed");
+        let is_there = need("postgres", bin.is_some(), "initdb and pg_ctl are not installed")
+            && need("postgres", runs("id", &["-un"]), "this user has no name, which PostgreSQL asks for");
         let bin = bin.filter(|_| is_there)?;
         let dir = env::temp_dir().join(format!("hoistway-postgres-{}-{name}", std::process::id()));
         // Of an earlier program with this id.

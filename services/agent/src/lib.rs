@@ -238,3 +238,26 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     let server = grpc(service.handle(), service.identities(), &deps)?;
     run(service, server, ports, shutdown).await
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn settings_that_containers_do_not_have_are_refused() {
+        let token = ServiceToken::generate().unwrap();
+        assert!(docker_config(&Config::default(), &token).is_ok());
+        let closed = Config { network: sandbox::Network::Closed, ..Config::default() };
+        assert!(docker_config(&closed, &token).is_ok());
+        for (config, field) in [
+            (Config { sandbox: sandbox::Mode::None, ..Config::default() }, "sandbox"),
+            (Config { network: sandbox::Network::Open, ..Config::default() }, "network"),
+            (Config { readable: vec!["/srv".into()], ..Config::default() }, "readable"),
+            (Config { writable: vec!["/srv".into()], ..Config::default() }, "readable"),
+        ] {
+            let error = docker_config(&config, &token).unwrap_err();
+            assert!(error.message.starts_with(field) && error.message.contains("docker"), "{error}");
+        }
+    }
+}

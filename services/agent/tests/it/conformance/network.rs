@@ -92,7 +92,9 @@ pub async fn egress_knows_the_agent_by_its_connection(kind: Kind) {
     let source = "import urllib.request
 def handler(message):
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(message).read().decode()";
-    let endpoints = vec![Endpoint::of_url("http://tool.example:8080").unwrap()];
+    // More listeners than fit in a message.
+    let ports = 8080..8120;
+    let endpoints = ports.map(|port| Endpoint::of_url(&format!("http://tool.example:{port}")).unwrap()).collect();
     let instance = Instance { endpoints, ..test.instance(source).await };
     let started = test.runtime.apply(instance.clone()).await.unwrap();
     started.ready().await.unwrap();
@@ -114,8 +116,8 @@ def handler(message):
         prefaces
     });
     assert_eq!(ask(&started, "http://127.0.0.1:3128/x").await, "egress");
-    assert_eq!(ask(&started, "http://tool.example:8080/x").await, "egress");
-    let expected = ["proxy 3128", "http 8080"].map(|rest| format!("HOISTWAY-EGRESS/1 {EGRESS_TOKEN} {rest}"));
+    assert_eq!(ask(&started, "http://tool.example:8119/x").await, "egress");
+    let expected = ["proxy 3128", "http 8119"].map(|rest| format!("HOISTWAY-EGRESS/1 {EGRESS_TOKEN} {rest}"));
     assert_eq!(serving.await.unwrap(), expected);
     test.runtime.remove(&instance.revision, GRACE).await.unwrap();
 }

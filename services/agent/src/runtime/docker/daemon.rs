@@ -15,6 +15,7 @@ use bollard::query_parameters::{
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use hoistway_kit::backoff::Backoff;
 use hoistway_model::{Code, Result, Secret, image::label};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -30,6 +31,8 @@ const NOT_FOUND: u16 = 404;
 const CONFLICT: u16 = 409;
 /// The largest exit status that a process chooses itself; those above are this and the signal that ended it.
 const LARGEST_STATUS: i64 = 128;
+/// The statuses of processes that a signal ended: there are 64 signals.
+const SIGNALLED: RangeInclusive<i64> = LARGEST_STATUS + 1..=LARGEST_STATUS + 64;
 
 /// A daemon, as one installation uses it.
 pub(super) struct Daemon {
@@ -173,11 +176,13 @@ impl Daemon {
                     if state.status == Some(ContainerStateStatusEnum::REMOVING) {
                         return lost("its container was removed");
                     }
-                    if state.running != Some(true) {
+                    if state.running == Some(true) {
+                        was_away = false;
+                    } else {
                         let is_out_of_memory = state.oom_killed == Some(true);
                         let how = match state.exit_code.unwrap_or_default() {
                             _ if was_away => Ended::Lost("ended while Docker was away"),
-                            signal if signal > LARGEST_STATUS => {
+                            signal if SIGNALLED.contains(&signal) => {
                                 Ended::Exited(Exit::Signal(i32::try_from(signal - LARGEST_STATUS).unwrap_or_default()))
                             }
                             status => Ended::Exited(Exit::Code(i32::try_from(status).unwrap_or_default())),

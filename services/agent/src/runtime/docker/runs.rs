@@ -1,10 +1,10 @@
-//! The containers of this runtime's runs, so that those of others, of earlier times, can be told and removed.
+//! The containers of this runtime's runs, so that those of earlier runtimes can be recognised and removed.
 
 use super::daemon::{Daemon, brief};
 use crate::runtime::Instance;
 use bollard::errors::Error;
 use bollard::models::ContainerCreateBody;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -47,9 +47,16 @@ impl Runs {
             let current = self.current();
             found.into_iter().filter(|(_, run)| !current.contains(run)).map(|(id, _)| id).collect()
         };
+        // One that cannot be removed keeps neither the others nor the service from going on.
         let removing = stream::iter(0..leftover.len()).map(|at| self.daemon.remove(&leftover[at]));
-        removing.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        Ok(leftover.len())
+        let removed = removing.buffer_unordered(AT_ONCE).map(|removed| match removed {
+            Ok(()) => 1,
+            Err(e) => {
+                tracing::warn!("a container is left over: {}", brief(&e));
+                0
+            }
+        });
+        Ok(removed.fold(0, async |sum, one| sum + one).await)
     }
 
     fn current(&self) -> MutexGuard<'_, HashSet<String>> {

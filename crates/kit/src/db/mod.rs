@@ -23,7 +23,11 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, QueryResult,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// The longest wait of a caller for a connection, and of a transaction for another one.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 20 });
@@ -35,8 +39,8 @@ pub struct Db {
     write: DatabaseConnection,
     read: DatabaseConnection,
     location: Location,
-    /// Keeps other processes from opening the same tables.
-    _hold: Option<Arc<postgres::Hold>>,
+    /// Keeps other processes from opening the same tables, until it is closed.
+    hold: Arc<Mutex<Option<postgres::Hold>>>,
 }
 
 impl Db {
@@ -46,11 +50,11 @@ impl Db {
         let ((write, read), hold) = match location {
             Location::Sqlite(path) => (sqlite::connect(path, migrations.sqlite).await?, None),
             Location::Postgres { server, marker, is_exclusive } => {
-                let hold = if *is_exclusive { Some(Arc::new(postgres::hold(server).await?)) } else { None };
+                let hold = if *is_exclusive { Some(postgres::hold(server).await?) } else { None };
                 (postgres::connect(server, marker, migrations.postgres).await?, hold)
             }
         };
-        Ok(Self { write, read, location: location.clone(), _hold: hold })
+        Ok(Self { write, read, location: location.clone(), hold: Arc::new(Mutex::new(hold)) })
     }
 
     /// Returns the connections for queries. They see every commit made before they begin, and never wait for a
@@ -105,6 +109,10 @@ impl Db {
             if let Err(e) = connection.close_by_ref().await {
                 tracing::warn!("closing a database: {e}");
             }
+        }
+        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(hold) = hold {
+            hold.release().await;
         }
     }
 }

@@ -12,7 +12,7 @@ use hoistway_model::{Code, Error, Result, Secret};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait,
     sqlx::{
-        self, ConnectOptions as _,
+        self, ConnectOptions as _, Connection as _,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode},
     },
 };
@@ -144,7 +144,16 @@ impl Server {
 
 /// A session that has the schema for this process. A server that restarts forgets it; it is meant for the start.
 #[derive(Debug)]
-pub struct Hold(#[allow(dead_code, reason = "it is there as long as it is open")] PgConnection);
+pub struct Hold(PgConnection);
+
+impl Hold {
+    /// Ends the session. One that is dropped ends as soon as the server notices.
+    pub(super) async fn release(self) {
+        if let Err(e) = self.0.close().await {
+            tracing::debug!("the server does not answer the end of a session: {e}");
+        }
+    }
+}
 
 /// Waits until no other process has the schema open.
 pub(super) async fn hold(server: &Server) -> Result<Hold> {

@@ -12,9 +12,6 @@ use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
 
-/// The services, each with a directory of its name.
-pub const SERVICES: [&str; 5] = ["gateway", "agent", "build", "tool-registry", "egress"];
-
 /// Returns the path of the master key in a data directory.
 pub fn key_file(data_dir: &Path) -> PathBuf {
     data_dir.join("master.key")
@@ -41,7 +38,7 @@ pub async fn run(args: RotateArgs) -> Result<String> {
     }
     match DirLock::acquire(&dir) {
         // The way to the server is among the settings of `up`.
-        Ok(_lock) if SERVICES.iter().any(|service| is_in_postgres(service, &dir.join(service))) => {
+        Ok(_lock) if config::SERVICES.iter().any(|service| is_in_postgres(service, &dir.join(service))) => {
             MasterKey::rotate(&key)?;
             Ok("There is a new master key. Hoistway seals everything in PostgreSQL anew when it starts next, and then \
                 drops the old key."

@@ -68,7 +68,7 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
     if !rotate::key_file(&dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
-    if let Some(service) = rotate::SERVICES.iter().find(|service| db::is_in_postgres(service, &dir.join(service))) {
+    if let Some(service) = config::SERVICES.iter().find(|service| db::is_in_postgres(service, &dir.join(service))) {
         let text = format!(
             "the tables of {service} are in PostgreSQL: stop Hoistway, copy {} and dump the database with pg_dump",
             dir.display()

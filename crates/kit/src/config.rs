@@ -21,8 +21,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The services that may have a table in a shared file.
-const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
+/// The services, each with a directory of its name in the data directory, and with a table in a shared file.
+pub const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
 
 /// The separator of the keys of nested tables in the name of a variable.
 const NESTING: &str = "__";

@@ -2,7 +2,7 @@
 //! small batches, so that no writer waits for long.
 
 use crate::{
-    db::{Db, db_error, execute_raw, query_raw},
+    db::{Db, db_error, query_raw},
     time::now_ms,
 };
 use hoistway_model::Result;
@@ -83,9 +83,7 @@ async fn remove(db: &Db, rows: &Rows, before: i64, most: u64) -> Result<u64> {
         let batch = BATCH.min(most - removed);
         let values = [before.into(), i64::try_from(batch).unwrap_or(i64::MAX).into()];
         // Not beside a change that renews one of the rows.
-        let txn = db.begin().await?;
-        let now = execute_raw(&txn, &text, values).await.map_err(db_error(DOING))?;
-        txn.commit().await.map_err(db_error(DOING))?;
+        let now = db.execute_alone(DOING, &text, values).await?;
         removed += now;
         if now < batch {
             break;

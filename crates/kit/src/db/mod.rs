@@ -16,6 +16,7 @@ pub use location::{DatabaseConfig, Location, is_in_postgres};
 pub use marker::Marker;
 pub use migrate::{Migration, Migrations};
 pub use postgres::Server;
+pub use schema::schemas;
 pub use sqlite::{check, snapshot};
 
 use hoistway_model::Result;
@@ -78,6 +79,20 @@ impl Db {
             Location::Postgres { server, .. } => postgres::begin_alone(&self.write, server).await,
         };
         begun.map_err(db_error("beginning a transaction"))
+    }
+
+    /// Makes a change of one statement that depends on other rows, in a transaction of [`Db::begin`], and returns the
+    /// number of changed rows. `doing` is public.
+    pub async fn execute_alone(
+        &self,
+        doing: &str,
+        text: &str,
+        values: impl IntoIterator<Item = sea_orm::Value>,
+    ) -> Result<u64> {
+        let txn = self.begin().await?;
+        let changed = execute_raw(&txn, text, values).await.map_err(db_error(doing))?;
+        txn.commit().await.map_err(db_error(doing))?;
+        Ok(changed)
     }
 
     /// Begins a transaction for queries that all see the same moment. It keeps nobody waiting.

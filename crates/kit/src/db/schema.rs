@@ -1,8 +1,9 @@
 //! A description of a schema that does not depend on the engine, for tests that compare the engines' migrations.
 
-use super::{Db, query_raw};
-use sea_orm::DbErr;
-use std::collections::BTreeSet;
+use super::{DatabaseConfig, Db, Migrations, db_error, query_raw};
+use crate::fs;
+use hoistway_model::Result;
+use std::{collections::BTreeSet, path::Path};
 
 const SQLITE: &str = "
     SELECT t.name || '.' || c.name
@@ -33,11 +34,19 @@ const POSTGRES: &str = "
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
     WHERE t.relnamespace = current_schema()::regnamespace AND t.relname <> 'seaql_migrations'";
 
-impl Db {
-    /// Returns the columns of all tables, as `TABLE.COLUMN TYPE`, and the indexes and keys with their columns. What only one engine
-    /// needs is left out.
-    pub async fn schema(&self) -> Result<BTreeSet<String>, DbErr> {
-        let rows = query_raw(self.read(), self.dialect(SQLITE, POSTGRES), []).await?;
-        rows.iter().map(|row| row.try_get_by_index(0)).collect()
-    }
+/// Returns the schema of `service` on each engine, SQLite first: the columns of all tables, as `TABLE.COLUMN TYPE`, and
+/// the indexes and keys with their columns. What only one engine needs is left out. The databases are below `dir` and at
+/// `url`.
+pub async fn schemas(service: &str, migrations: &Migrations, dir: &Path, url: String) -> Result<[BTreeSet<String>; 2]> {
+    let sqlite = schema(service, migrations, &dir.join("sqlite"), None).await?;
+    let postgres = schema(service, migrations, &dir.join("postgres"), Some(url)).await?;
+    Ok([sqlite, postgres])
+}
+
+async fn schema(service: &str, migrations: &Migrations, dir: &Path, url: Option<String>) -> Result<BTreeSet<String>> {
+    let doing = "reading a schema";
+    tokio::fs::create_dir_all(dir).await.map_err(fs::path_error("making", dir))?;
+    let db = Db::open(&DatabaseConfig::from(url).location(service, dir).await?, migrations).await?;
+    let rows = query_raw(db.read(), db.dialect(SQLITE, POSTGRES), []).await.map_err(db_error(doing))?;
+    rows.iter().map(|row| row.try_get_by_index(0).map_err(db_error(doing))).collect()
 }

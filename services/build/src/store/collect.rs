@@ -5,7 +5,7 @@ use super::{
     entity::{build, layer},
 };
 use crate::registry::store::{Retention, collect_images};
-use hoistway_kit::db::{db_error, execute_raw};
+use hoistway_kit::db::db_error;
 use hoistway_model::{Digest, Result, build::BuildStatus, image::StoredImage};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
@@ -35,9 +35,7 @@ impl Store {
         let text = "DELETE FROM locks WHERE created_at < $1 AND NOT EXISTS (
             SELECT 1 FROM builds WHERE builds.agent = locks.agent AND builds.status = $2)";
         let values = [before.into(), BuildStatus::Succeeded.as_str().into()];
-        let txn = self.0.begin().await?;
-        execute_raw(&txn, text, values).await.map_err(db_error(DOING))?;
-        txn.commit().await.map_err(db_error(DOING))
+        self.0.execute_alone(DOING, text, values).await.map(drop)
     }
 
     /// Forgets dependency layers whose blobs are gone.

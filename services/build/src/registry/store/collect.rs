@@ -2,7 +2,7 @@
 //! Blobs without a link are the blob store's to remove.
 
 use super::{delete::remove_manifest, sql, stored};
-use hoistway_kit::db::{Db, db_error};
+use hoistway_kit::db::Db;
 use hoistway_model::{Digest, Result, image::StoredImage};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, QueryResult, Value};
 use std::collections::HashSet;
@@ -71,9 +71,7 @@ pub async fn remove_links(db: &Db, before: i64) -> Result<usize> {
             SELECT 1 FROM registry_references r WHERE r.repo = b.repo AND r.digest = b.digest)
         LIMIT $2)";
     let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
-    let txn = db.begin().await?;
-    let removed = sql::execute(&txn, DOING, text, [before.into(), batch.into()]).await?;
-    txn.commit().await.map_err(db_error(DOING))?;
+    let removed = db.execute_alone(DOING, text, [before.into(), batch.into()]).await?;
     Ok(usize::try_from(removed).unwrap_or(usize::MAX))
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Store, WRITING};
 use hoistway_kit::{
-    db::{db_error, execute_raw, query_raw},
+    db::{db_error, query_raw},
     idempotency,
     prune::{Retention, Rows, prune},
 };
@@ -81,9 +81,7 @@ impl Store {
         let some = format!("DELETE FROM {table} WHERE ({key}) IN ({which} LIMIT {BATCH})");
         while !query_raw(self.0.read(), &any, values.clone()).await.map_err(db_error(WRITING))?.is_empty() {
             // Not beside a build that renews one of the rows.
-            let txn = self.0.begin().await?;
-            execute_raw(&txn, &some, values.clone()).await.map_err(db_error(WRITING))?;
-            txn.commit().await.map_err(db_error(WRITING))?;
+            self.0.execute_alone(WRITING, &some, values.clone()).await?;
         }
         Ok(())
     }

@@ -84,7 +84,13 @@ fn wait_for_answer(stack: &Stack, token: &Secret, wanted: (u16, &str)) {
         if (answer.status, said.trim_matches('"')) == wanted {
             return;
         }
-        assert!(Instant::now() < until, "{wanted:?} was not there in time: {} {}", answer.status, answer.text());
+        assert!(
+            Instant::now() < until,
+            "{wanted:?} was not there in time: {} {}; revisions: {}",
+            answer.status,
+            answer.text(),
+            stack.get("/api/agents/caller/revisions"),
+        );
     }
 }
 

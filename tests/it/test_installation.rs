@@ -12,6 +12,9 @@ use std::{
 /// The program under test.
 pub const HOISTWAY: &str = env!("CARGO_BIN_EXE_hoistway");
 
+/// The lines of the log that a failed test prints.
+const LOG_LINES: usize = 60;
+
 /// `hoistway up` on a data directory, ended when it is dropped.
 pub struct Stack {
     child: Child,
@@ -155,7 +158,17 @@ impl Drop for Stack {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The directory goes with the test, and a failure that shows itself once in a hundred runs is explained by it.
+        if std::thread::panicking() {
+            eprintln!("the end of the installation's log:\n{}", tail(&log_of(&self.dir)));
+        }
     }
+}
+
+/// Returns the last lines of a log.
+fn tail(log: &str) -> &str {
+    let start = log.rmatch_indices('\n').nth(LOG_LINES).map_or(0, |(at, _)| at + 1);
+    &log[start..]
 }
 
 /// Returns the source of an agent that answers `text`.

@@ -9,7 +9,7 @@ readonly packages=(
     ca-certificates curl git build-essential  # to fetch and to compile
     python3 python3-pip                       # to build and to run agents
     docker.io docker-compose iptables         # to run images, and the stack as containers
-    containerd skopeo                         # to pull from the registry
+    containerd skopeo docker-registry         # to pull from the registry, and from another one
     mmdebstrap                                # to make images where none can be pulled
     strace                                    # to count what is flushed to disk
     postgresql                                # to keep the tables in

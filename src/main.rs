@@ -70,9 +70,14 @@ pub struct UpArgs {
     /// machine can enforce it) [default: HOISTWAY_AGENT_NETWORK, or auto]
     #[arg(long, value_name = "NETWORK")]
     network: Option<hoistway_agent::sandbox::Network>,
-    /// A base image in the embedded registry, REPOSITORY:TAG, whose Python is the same as the host's [default: none]
+    /// A base image, [HOST/]REPOSITORY:TAG, in the embedded registry or in that of HOST, whose Python is the same as the
+    /// host's [default: none]
     #[arg(long, value_name = "IMAGE", env = "HOISTWAY_BASE_IMAGE")]
     base_image: Option<String>,
+    /// The registry that images are pushed to and pulled from, HOST[:PORT][/PREFIX]; logins are those of `docker login`
+    /// [default: the embedded one]
+    #[arg(long, value_name = "REGISTRY", env = "HOISTWAY_IMAGE_REGISTRY")]
+    image_registry: Option<String>,
     /// The PostgreSQL database of all services, postgres://USER@HOST/DATABASE [default: SQLite files in the data
     /// directory]
     #[arg(long, value_name = "URL", env = "HOISTWAY_DATABASE_URL", hide_env_values = true, value_parser = secret)]

@@ -39,7 +39,8 @@ pub struct Config {
     pub agent: String,
     /// The gRPC address of egress.
     pub egress: String,
-    /// `host:port` at which the API's users reach the platform's registry; part of every `image_uri`.
+    /// `HOST[:PORT][/PREFIX]` at which the API's users reach the images; part of every `image_uri`. Where images are
+    /// pushed to another registry, it is that one: `image_registry` of the build service.
     pub public_registry: String,
     /// The file with the API key; created at the first start. Default: `api-key` in `data_dir`.
     pub api_key_file: Option<PathBuf>,

@@ -12,12 +12,12 @@ pub struct PublicRegistry {
 }
 
 impl PublicRegistry {
-    /// Returns the mapping for `registry`, the `host:port` at which the API's users reach the platform's registry.
+    /// Returns the mapping for `registry`, the `HOST[:PORT][/PREFIX]` at which the API's users reach the images.
     pub fn new(registry: impl Into<String>) -> Self {
-        Self { registry: registry.into() }
+        Self { registry: registry.into().trim_end_matches('/').to_owned() }
     }
 
-    /// Returns the registry's `host:port`.
+    /// Returns the registry's `HOST[:PORT][/PREFIX]`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
@@ -25,11 +25,19 @@ impl PublicRegistry {
     /// Returns an image as it is stored: with the symbolic name of the platform's registry, whichever of its names the
     /// request contains.
     pub fn to_symbolic(&self, image: ImageRef) -> ImageRef {
+        let (own, prefix) = self.registry.split_once('/').unwrap_or((&self.registry, ""));
         let port = |host: &str| host.rsplit_once(':').map(|(_, port)| port.to_owned());
         let loopback = ["localhost:", "127.0.0.1:", "[::1]:"].iter().any(|alias| image.host.starts_with(alias));
-        let ours = image.host.eq_ignore_ascii_case(&self.registry)
-            || loopback && port(&image.host).is_some() && port(&image.host) == port(&self.registry);
-        if ours { image.with_host(PLATFORM_REGISTRY) } else { image }
+        let same_host = image.host.eq_ignore_ascii_case(own)
+            || loopback && port(&image.host).is_some() && port(&image.host) == port(own);
+        let repository = match prefix {
+            "" => Some(image.repository.as_str()),
+            prefix => image.repository.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')),
+        };
+        match repository.filter(|_| same_host).map(str::to_owned) {
+            Some(repository) => ImageRef { repository, ..image.with_host(PLATFORM_REGISTRY) },
+            None => image,
+        }
     }
 
     /// Returns an image as it is shown: `HOST/REPOSITORY:TAG` that the API's user can pull.
@@ -63,5 +71,12 @@ mod tests {
         assert!(image.is_platform());
         assert_eq!(public.show_image(&image), "registry.example.org/a:1");
         assert!(!public.to_symbolic("localhost/a:1".parse().unwrap()).is_platform());
+        let public = PublicRegistry::new("registry.example.org/team/agents/");
+        let image = public.to_symbolic("registry.example.org/team/agents/a:1".parse().unwrap());
+        assert_eq!(image.to_string(), "registry.hoistway.internal/a:1");
+        assert_eq!(public.show_image(&image), "registry.example.org/team/agents/a:1");
+        for other in ["registry.example.org/team/a:1", "registry.example.org/team/agents-too/a:1"] {
+            assert!(!public.to_symbolic(other.parse().unwrap()).is_platform(), "{other}");
+        }
     }
 }

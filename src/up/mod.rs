@@ -106,6 +106,9 @@ struct UpConfig {
     data_dir: Option<PathBuf>,
     python: Option<PathBuf>,
     base_image: Option<String>,
+    image_registry: Option<String>,
+    docker_config: Option<PathBuf>,
+    insecure_registries: Vec<String>,
     database: DatabaseConfig,
     log_format: Option<LogFormat>,
 }
@@ -116,6 +119,9 @@ struct Settings {
     data_dir: PathBuf,
     python: Option<PathBuf>,
     base_image: Option<String>,
+    image_registry: Option<String>,
+    docker_config: Option<PathBuf>,
+    insecure_registries: Vec<String>,
     database: DatabaseConfig,
     log_format: LogFormat,
     tools: tools::Config,
@@ -154,6 +160,9 @@ impl Settings {
                 "egress_key_file",
                 "egress_ca_file",
                 "registry_address",
+                "image_registry",
+                "docker_config",
+                "insecure_registries",
                 "python",
             ]),
         )?;
@@ -162,6 +171,9 @@ impl Settings {
             data_dir,
             python: args.python.or(own.python),
             base_image: args.base_image.or(own.base_image),
+            image_registry: args.image_registry.or(own.image_registry),
+            docker_config: own.docker_config,
+            insecure_registries: own.insecure_registries,
             database: DatabaseConfig {
                 url: args.database_url.or(own.database.url),
                 password_file: args.database_password_file.or(own.database.password_file),
@@ -176,7 +188,15 @@ impl Settings {
             build: config::load_part(
                 build::config::SERVICE,
                 file,
-                &decided(&["grpc_listen", "registry_listen", "python", "base_image"]),
+                &decided(&[
+                    "grpc_listen",
+                    "registry_listen",
+                    "python",
+                    "base_image",
+                    "image_registry",
+                    "docker_config",
+                    "insecure_registries",
+                ]),
             )?,
             agent: agent::Config {
                 sandbox: args.sandbox.unwrap_or(agent.sandbox),
@@ -244,6 +264,9 @@ pub async fn run(args: UpArgs) -> Result<()> {
         data_dir: data_dir.clone(),
         python: settings.python,
         base_image: settings.base_image,
+        image_registry: settings.image_registry.clone(),
+        docker_config: settings.docker_config.clone(),
+        insecure_registries: settings.insecure_registries.clone(),
         database: database.clone(),
         ..settings.build
     };
@@ -256,6 +279,9 @@ pub async fn run(args: UpArgs) -> Result<()> {
         data_dir: data_dir.clone(),
         egress_listen: first(&egress_ports.http)?,
         registry_address: registry.clone(),
+        image_registry: settings.image_registry.clone(),
+        docker_config: settings.docker_config,
+        insecure_registries: settings.insecure_registries,
         python: Some(interpreter.executable.clone()),
         database: database.clone(),
         // A redeploy cuts no invoke that is within its timeout.
@@ -297,8 +323,12 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let egress_service = egress::open(&egress_config, &egress_deps).await?;
     let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
 
-    let gateway_config =
-        gateway::Config { data_dir: data_dir.clone(), public_registry: registry.clone(), database, ..settings.gateway };
+    let gateway_config = gateway::Config {
+        data_dir: data_dir.clone(),
+        public_registry: settings.image_registry.unwrap_or_else(|| registry.clone()),
+        database,
+        ..settings.gateway
+    };
     let patience = gateway_config.deploy_deadline();
     let clients = Services {
         tools: Arc::new(ToolRegistryClient::new(tool_server.clone().into_local())),

@@ -17,9 +17,9 @@ use tempfile::TempDir;
 pub const FLAGS: [&str; 4] = ["--runtime", "docker", "--base-image", "base/python:1"];
 
 /// `scripts/base-image.sh` makes it.
-const BASE: &str = "hoistway-test-base:bookworm";
+pub const BASE: &str = "hoistway-test-base:bookworm";
 
-fn docker(args: &[&str]) -> String {
+pub fn docker(args: &[&str]) -> String {
     let out = Command::new("docker").args(args).output().unwrap();
     assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
@@ -55,7 +55,12 @@ impl Installation {
         docker(&["tag", BASE, &base]);
         docker(&[&config[..], &["push", "-q", &base]].concat());
         docker(&["rmi", &base]);
-        *self.registry.borrow_mut() = stack.registry.clone();
+        self.registry_is(&stack.registry);
+    }
+
+    /// Notes the registry that its images are pulled from.
+    pub fn registry_is(&self, registry: &str) {
+        registry.clone_into(&mut self.registry.borrow_mut());
     }
 
     /// In a new directory.

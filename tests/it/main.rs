@@ -22,6 +22,7 @@ mod fuzz;
 mod hostile_network;
 mod hostile_peers;
 mod http;
+mod image_registry;
 mod images;
 mod keys;
 mod model_clients;

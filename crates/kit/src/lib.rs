@@ -29,6 +29,7 @@ pub mod open_files;
 pub mod ports;
 pub mod prune;
 pub mod quota;
+pub mod registry_logins;
 pub mod secrets;
 pub mod service_main;
 pub mod shutdown;

@@ -40,6 +40,15 @@ pub struct Config {
     pub egress_ca_file: Option<PathBuf>,
     /// `host:port` of the platform's own registry; plain HTTP.
     pub registry_address: String,
+    /// The registry that built images are pushed to besides, `HOST[:PORT][/PREFIX]`: the runtime docker pulls them from
+    /// there. Default: none, it pulls from the platform's own.
+    pub image_registry: Option<String>,
+    /// Docker's `config.json` with the logins of other registries. Default: `$DOCKER_CONFIG/config.json` or
+    /// `~/.docker/config.json`, if it is there.
+    pub docker_config: Option<PathBuf>,
+    /// The registries, `HOST` or `HOST:PORT`, that are asked without TLS, besides those on this machine. A Docker daemon
+    /// has a setting of its own for that.
+    pub insecure_registries: Vec<String>,
     /// The Python that runs agents: a path or a name on `PATH`; absent: the first that is new enough.
     pub python: Option<PathBuf>,
     /// What runs agents: process or docker.
@@ -144,6 +153,9 @@ impl Default for Config {
             egress_key_file: None,
             egress_ca_file: None,
             registry_address: "127.0.0.1:5000".to_owned(),
+            image_registry: None,
+            docker_config: None,
+            insecure_registries: Vec::new(),
             python: None,
             runtime: RuntimeKind::default(),
             docker: Docker::default(),

@@ -31,6 +31,7 @@ use hoistway_kit::{
     grpc::Server,
     idempotency,
     ports::{Listeners, listen_as_configured},
+    registry_logins::RegistryLogins,
     secrets::MasterKey,
     shutdown::part,
     token::ServiceToken,
@@ -105,7 +106,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         Some(runtime) => Arc::clone(runtime),
         None => configured_runtime(config, &interpreter, &deps.token).await?,
     };
-    let registries = Registries::new(&config.registry_address, deps.token.secret())?;
+    let logins = RegistryLogins::new(config.docker_config.clone());
+    let insecure = config.insecure_registries.clone();
+    let registries = Registries::new(&config.registry_address, deps.token.secret(), logins, insecure)?;
     let EgressRoute { url, has_identity } =
         runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });
     let key = (!has_identity).then(|| deps.egress_key.clone());
@@ -199,8 +202,12 @@ fn docker_config(config: &Config, token: &ServiceToken) -> Result<DockerConfig> 
         socket: config.docker.socket.clone(),
         dir: config.docker.dir.clone().unwrap_or_else(|| config.service_dir().join("sockets")),
         data_dir: config.service_dir(),
-        registry: config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
-        registry_password: token.secret().clone(),
+        registry: match &config.image_registry {
+            Some(registry) => registry.trim_end_matches('/').to_owned(),
+            None => config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
+        },
+        registry_password: config.image_registry.is_none().then(|| token.secret().clone()),
+        logins: RegistryLogins::new(config.docker_config.clone()),
         bind: config.agents_bind,
         advertise: config.agents_host.clone(),
         egress: config.egress_address(),

@@ -1,71 +1,187 @@
-//! The base image that an operator may configure: one in the embedded registry whose Python is the one that
-//! dependencies are installed for.
+//! The base image that an operator may configure: one in the embedded registry or in a remote one, whose Python is the
+//! one that dependencies are installed for.
 
 use crate::{
     image::{ExistingImage, UnusableImage},
+    log::BuildLog,
     python::Interpreter,
     registry::{BlobStore, Reference, RepoName, store::find_manifest},
+    remote_registry::RemoteRegistries,
     store::Store,
 };
+use bytes::Bytes;
 use hoistway_model::{Code, Digest, Error, Result, image::label};
+use oci_client::Reference as RemoteReference;
 use std::{
     str::FromStr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
+
+/// The time for which what a remote tag named is not asked for again.
+const ASKED_RECENTLY: Duration = Duration::from_secs(60);
+/// The largest configuration of a base that is read, in bytes: those of real images have a few kilobytes.
+const MAX_CONFIG: u64 = 4 << 20;
+/// The kinds of manifests that a remote registry may answer with.
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 
 /// Looks the configured base up anew for every build, because its tag may move; each image is read once.
 #[derive(Debug)]
 pub struct BaseImage {
     text: String,
-    repo: RepoName,
-    reference: Reference,
-    read: Mutex<Option<(Digest, Arc<ExistingImage>)>>,
+    place: Place,
+    remotes: Arc<RemoteRegistries>,
+    known: Mutex<Option<(FoundBase, Instant)>>,
+    copying: tokio::sync::Mutex<()>,
+}
+
+/// The registry that has the base.
+#[derive(Debug)]
+enum Place {
+    /// The embedded one.
+    Embedded(RepoName, Reference),
+    /// Another one.
+    Remote(RemoteReference),
+}
+
+/// A base as it is now.
+#[derive(Debug, Clone)]
+pub struct FoundBase {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its manifest and configuration.
+    pub image: Arc<ExistingImage>,
+    /// Its name by digest, where a remote registry has its layers.
+    pub remote: Option<RemoteReference>,
 }
 
 impl BaseImage {
-    /// Reads `REPOSITORY:TAG` or `REPOSITORY@DIGEST`.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Reads `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, of the embedded registry, or the same behind the `HOST/` of a
+    /// remote one. As for Docker, a host has a dot or a port in it, or is `localhost`.
+    pub fn parse(text: &str, remotes: Arc<RemoteRegistries>) -> Result<Self> {
         let wrong = || {
-            let text = format!("base_image: \"{text}\" is neither REPOSITORY:TAG nor REPOSITORY@sha256:DIGEST");
+            let text =
+                format!("base_image: \"{text}\" is neither [HOST/]REPOSITORY:TAG nor [HOST/]REPOSITORY@sha256:DIGEST");
             Error::new(Code::InvalidArgument, text)
         };
         let (repo, reference) = text.split_once('@').or_else(|| text.rsplit_once(':')).ok_or_else(wrong)?;
-        let repo = RepoName::from_str(repo).map_err(|_| wrong())?;
-        let reference = Reference::from_str(reference).map_err(|_| wrong())?;
-        Ok(Self { text: text.to_owned(), repo, reference, read: Mutex::new(None) })
+        let is_remote = repo.split_once('/').is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']));
+        let place = match is_remote {
+            true => Place::Remote(text.parse().map_err(|_| wrong())?),
+            false => Place::Embedded(
+                RepoName::from_str(repo).map_err(|_| wrong())?,
+                Reference::from_str(reference).map_err(|_| wrong())?,
+            ),
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            place,
+            remotes,
+            known: Mutex::default(),
+            copying: tokio::sync::Mutex::default(),
+        })
     }
 
-    /// Where it is in the registry.
-    pub fn place(&self) -> (RepoName, Reference) {
-        (self.repo.clone(), self.reference.clone())
+    /// Where it is in the embedded registry, if it is there.
+    pub fn embedded_place(&self) -> Option<(RepoName, Reference)> {
+        match &self.place {
+            Place::Embedded(repo, reference) => Some((repo.clone(), reference.clone())),
+            Place::Remote(_) => None,
+        }
     }
 
-    /// The base as it is now, with its manifest's digest.
-    pub async fn find(
+    /// The base as it is now. One of a remote registry is asked for at most once a minute, and as it was last while that
+    /// registry does not answer.
+    pub async fn find(&self, store: &Store, blobs: &BlobStore, python: &Interpreter) -> Result<FoundBase> {
+        let known = self.known().clone();
+        if let (Place::Remote(image), Some((base, asked))) = (&self.place, &known)
+            && (image.digest().is_some() || asked.elapsed() < ASKED_RECENTLY)
+        {
+            return Ok(base.clone());
+        }
+        let (digest, manifest) = match (self.manifest(store).await, known.clone()) {
+            (Ok(found), _) => found,
+            (Err(e), Some((base, _))) if base.remote.is_some() => {
+                tracing::warn!(
+                    cause = e.chain(),
+                    "builds go on with the base image {} that was there last: {e}",
+                    base.digest
+                );
+                return Ok(base);
+            }
+            (Err(e), _) => return Err(e),
+        };
+        let base = match known {
+            Some((base, _)) if base.digest == digest => base,
+            _ => self.read(digest, &manifest, blobs, python).await?,
+        };
+        *self.known() = Some((base.clone(), Instant::now()));
+        Ok(base)
+    }
+
+    /// The manifest that the base's name means now.
+    async fn manifest(&self, store: &Store) -> Result<(Digest, Bytes)> {
+        match &self.place {
+            Place::Remote(image) => self.remotes.manifest(image, &MANIFESTS).await,
+            Place::Embedded(repo, reference) => {
+                let found = find_manifest(store.db().read(), repo, reference).await?;
+                let missing = || {
+                    let text = format!("the base image \"{}\" is not in the registry: push it there first", self.text);
+                    Error::new(Code::BuildFailed, text)
+                };
+                found.map(|manifest| (manifest.digest, manifest.bytes)).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// Reads the configuration that a manifest names.
+    async fn read(
         &self,
-        store: &Store,
+        digest: Digest,
+        manifest: &[u8],
         blobs: &BlobStore,
         python: &Interpreter,
-    ) -> Result<(Digest, Arc<ExistingImage>)> {
-        let found = find_manifest(store.db().read(), &self.repo, &self.reference).await?;
-        let manifest = found.ok_or_else(|| {
-            Error::new(
-                Code::BuildFailed,
-                format!("the base image \"{}\" is not in the registry: push it there first", self.text),
-            )
-        })?;
-        let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if read.as_ref().is_none_or(|(digest, _)| *digest != manifest.digest) {
-            let blobs = blobs.clone();
-            let bytes = manifest.bytes.clone();
-            let base = tokio::task::spawn_blocking(move || read_base(&blobs, &bytes))
-                .await
-                .map_err(|e| Error::internal("reading the base image", e))??;
-            self.check(&base, python)?;
-            read = Some((manifest.digest, Arc::new(base)));
-            *self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = read.clone();
+    ) -> Result<FoundBase> {
+        let config = ExistingImage::config_digest(manifest).map_err(|why| self.unusable(why))?;
+        let remote = match &self.place {
+            Place::Remote(image) => Some(image.clone_with_digest(digest.to_string())),
+            Place::Embedded(..) => None,
+        };
+        let config = match &remote {
+            Some(image) => self.remotes.blob(image, config, MAX_CONFIG).await?,
+            None => {
+                tokio::fs::read(blobs.path(&config)).await.map_err(|e| Error::internal("reading the base image", e))?
+            }
+        };
+        let image = ExistingImage::parse(manifest, &config).map_err(|why| self.unusable(why))?;
+        self.check(&image, python)?;
+        Ok(FoundBase { digest, image: Arc::new(image), remote })
+    }
+
+    /// Has the layers of a remote base in the embedded registry, as they are.
+    pub async fn copy_layers(&self, base: &FoundBase, blobs: &BlobStore, log: &BuildLog) -> Result<()> {
+        let Some(image) = &base.remote else { return Ok(()) };
+        // One build copies, and others find what it has copied.
+        let _alone = self.copying.lock().await;
+        for (digest, size) in base.image.layers() {
+            let (store, looked_up) = (blobs.clone(), digest);
+            let is_here = tokio::task::spawn_blocking(move || store.contains(&looked_up));
+            if !is_here.await.map_err(|e| Error::internal("looking for a layer of the base image", e))? {
+                log.write_line(format!("copying the layer {digest} of {}, {size} bytes", self.text));
+                self.remotes.copy_blob(image, digest, size, blobs).await?;
+            }
         }
-        read.ok_or_else(|| Error::internal("reading the base image", "it is gone"))
+        Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(FoundBase, Instant)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unusable(&self, why: UnusableImage) -> Error {
+        let text = format!("the base image \"{}\" cannot be used: {why}", self.text);
+        Error::new(Code::UnsupportedImage, text).with_source(why)
     }
 
     /// Dependencies are installed by the host's interpreter, so the base's must be of the same version and platform.
@@ -91,27 +207,33 @@ impl BaseImage {
     }
 }
 
-fn read_base(blobs: &BlobStore, manifest: &[u8]) -> Result<ExistingImage> {
-    let unusable = |why: UnusableImage| {
-        Error::new(Code::UnsupportedImage, format!("the base image cannot be used: {why}")).with_source(why)
-    };
-    let digest = ExistingImage::config_digest(manifest).map_err(unusable)?;
-    let config = std::fs::read(blobs.path(&digest)).map_err(|e| Error::internal("reading the base image", e))?;
-    ExistingImage::parse(manifest, &config).map_err(unusable)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::registry::Space;
+    use hoistway_kit::registry_logins::RegistryLogins;
 
     #[test]
-    fn an_index_as_base_image_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = BlobStore::open(dir.path(), Space::keep_free(0)).unwrap();
-        let refused = read_base(&blobs, br#"{"manifests":[]}"#).unwrap_err();
-        assert_eq!(refused.code, Code::UnsupportedImage);
-        assert_eq!(refused.message, "the base image cannot be used: its manifest is not that of one image");
+    fn a_base_with_a_host_is_in_a_remote_registry() {
+        let remotes = Arc::new(RemoteRegistries::new(RegistryLogins::new(None), Vec::new()));
+        let parse = |text: &str| BaseImage::parse(text, remotes.clone());
+        let digest = Digest::of(b"base");
+        for embedded in ["python:3.12", "team/python:3.12", &format!("python@{digest}")] {
+            assert!(parse(embedded).unwrap().embedded_place().is_some(), "{embedded}");
+        }
+        for remote in [
+            "docker.io/library/python:3.12",
+            "localhost/python:3",
+            "127.0.0.1:5000/python:3",
+            &format!("r.example/a@{digest}"),
+        ] {
+            assert!(parse(remote).unwrap().embedded_place().is_none(), "{remote}");
+        }
+        for wrong in
+            ["python", "registry.example/python", "127.0.0.1:5000/python", "registry.example/Python:3", "python:"]
+        {
+            let refused = parse(wrong).unwrap_err().message;
+            assert!(refused.contains("neither [HOST/]REPOSITORY:TAG nor"), "{wrong}: {refused}");
+        }
     }
 }

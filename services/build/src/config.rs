@@ -28,8 +28,17 @@ pub struct Config {
     pub registry: RegistryConfig,
     /// The interpreter to build for. Default: the first on PATH that is new enough.
     pub python: Option<PathBuf>,
-    /// A base image in the embedded registry, `REPOSITORY:TAG` or `REPOSITORY@DIGEST`. Default: none.
+    /// A base image, `REPOSITORY:TAG` or `REPOSITORY@DIGEST` in the embedded registry, or the same behind the `HOST/` of
+    /// another one. Default: none.
     pub base_image: Option<String>,
+    /// The registry that images are pushed to besides, `HOST[:PORT][/PREFIX]`; runtimes that run whole images pull them
+    /// from there. Default: none, they pull from the embedded one.
+    pub image_registry: Option<String>,
+    /// Docker's `config.json` with the logins of those registries. Default: `$DOCKER_CONFIG/config.json` or
+    /// `~/.docker/config.json`, if it is there.
+    pub docker_config: Option<PathBuf>,
+    /// The registries, `HOST` or `HOST:PORT`, that are asked without TLS, besides those on this machine.
+    pub insecure_registries: Vec<String>,
     /// The package index instead of PyPI; it may have a user and a password.
     pub index_url: Option<Secret>,
     /// Package indexes to ask before that one, in a list or with spaces between.
@@ -88,6 +97,9 @@ impl Default for Config {
             registry: RegistryConfig::default(),
             python: None,
             base_image: None,
+            image_registry: None,
+            docker_config: None,
+            insecure_registries: Vec::new(),
             index_url: None,
             extra_index_urls: Vec::new(),
             netrc: None,

@@ -18,6 +18,7 @@ mod migrations;
 mod pipeline;
 pub mod python;
 pub mod registry;
+mod remote_registry;
 mod runner_layer;
 mod service;
 mod source_recovery;
@@ -34,6 +35,7 @@ use hoistway_kit::{
     fs,
     grpc::Server,
     ports::Listeners,
+    registry_logins::RegistryLogins,
     shutdown::part,
     token::{ApiKey, ServiceToken},
     web,
@@ -44,6 +46,7 @@ use metrics::BuildMetrics;
 use pipeline::Pipeline;
 use python::{Interpreter, Sandbox, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
+use remote_registry::{ImageRegistry, RemoteRegistries};
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::{Bounds, Store};
@@ -117,10 +120,14 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
     let packages = dependencies.available();
-    let base = config.base_image.as_deref().map(BaseImage::parse).transpose()?;
-    let base_place = base.as_ref().map(BaseImage::place);
+    let logins = RegistryLogins::new(config.docker_config.clone());
+    let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));
+    let base = config.base_image.as_deref().map(|text| BaseImage::parse(text, remotes.clone())).transpose()?;
+    let base_place = base.as_ref().and_then(BaseImage::embedded_place);
+    let push_to = config.image_registry.as_deref().map(|text| ImageRegistry::parse(text, remotes)).transpose()?;
     let images = ImageRetention::new(store.clone(), blobs.clone(), &config.registry, &base_place);
-    let pipeline = Pipeline::open(interpreter.clone(), dependencies, base, store.clone(), blobs.clone()).await?;
+    let pipeline =
+        Pipeline::open(interpreter.clone(), dependencies, base, push_to, store.clone(), blobs.clone()).await?;
     let limits = Limits {
         concurrency: config.concurrency,
         queue: config.queue,

@@ -1,13 +1,14 @@
 //! From source to an image in the registry: analyse, resolve, install, layer, publish.
 
 use crate::{
-    base_image::BaseImage,
+    base_image::{BaseImage, FoundBase},
     dependencies::Dependencies,
-    image::{ExistingImage, Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
+    image::{Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
     layer::LayerBuilder,
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
+    remote_registry::{ImageRegistry, Push},
     runner_layer, source_recovery,
     store::{Attempt, Finished, Store},
 };
@@ -32,13 +33,12 @@ struct Inner {
     analyser: Analyser,
     dependencies: Dependencies,
     base: Option<BaseImage>,
+    /// Where images are pushed to besides the embedded registry.
+    image_registry: Option<ImageRegistry>,
     store: Store,
     blobs: BlobStore,
     runner: ImageLayer,
 }
-
-/// The base image and the digest that names it.
-type FoundBase = Option<(Digest, Arc<ExistingImage>)>;
 
 impl Pipeline {
     /// Makes the runtime layer, puts it into the blob store, and puts everything together.
@@ -46,6 +46,7 @@ impl Pipeline {
         interpreter: Interpreter,
         dependencies: Dependencies,
         base: Option<BaseImage>,
+        image_registry: Option<ImageRegistry>,
         store: Store,
         blobs: BlobStore,
     ) -> Result<Self> {
@@ -61,7 +62,7 @@ impl Pipeline {
         .await
         .map_err(|e| Error::internal("writing the runtime layer", e))??;
         let analyser = Analyser::new(&interpreter, sandbox);
-        Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, store, blobs, runner })))
+        Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, image_registry, store, blobs, runner })))
     }
 
     /// The digest of everything that decides what a build makes, but for what package indexes answer.
@@ -78,7 +79,7 @@ impl Pipeline {
         inputs.member(requirements.as_ref().map(|r| format!("={}", r.text())).unwrap_or_default().as_bytes());
         inputs.member(inner.interpreter.identity.as_bytes());
         inputs.member(inner.runner.layer.digest.to_string().as_bytes());
-        inputs.member(base.map(|(digest, _)| digest.to_string()).unwrap_or_default().as_bytes());
+        inputs.member(base.map(|base| base.digest.to_string()).unwrap_or_default().as_bytes());
         Ok(inputs.finish())
     }
 
@@ -89,9 +90,17 @@ impl Pipeline {
         let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(image.digest)).await?;
         let Some(stored) = found else { return Ok(false) };
         let manifest = read_manifest(stored.bytes)?;
+        let needed = inner.blobs_here(&manifest, inner.find_base().await?.as_ref());
         let blobs = inner.blobs.clone();
-        let whole = move || manifest.blobs().iter().all(|digest| blobs.contains(digest));
-        tokio::task::spawn_blocking(whole).await.map_err(|e| Error::internal("looking for an image's blobs", e))
+        let whole = move || needed.iter().all(|digest| blobs.contains(digest));
+        let whole = tokio::task::spawn_blocking(whole).await;
+        let whole = whole.map_err(|e| Error::internal("looking for an image's blobs", e))?;
+        let Some(registry) = inner.image_registry.as_ref().filter(|_| whole) else { return Ok(whole) };
+        // A registry that does not answer is no reason to build the same again.
+        Ok(registry.has(repository.as_str(), image.digest).await.unwrap_or_else(|e| {
+            tracing::warn!(cause = e.chain(), "whether {} is still in its registry is not known: {e}", image.digest);
+            true
+        }))
     }
 
     /// The source of an image that was built here, read out of the image.
@@ -120,6 +129,7 @@ impl Pipeline {
             inner.describe()
         ));
         let base = inner.find_base().await?;
+        inner.copy_base(base.as_ref(), log).await?;
         let requirements = inner.requirements(source, log).await?;
         let mut layers = vec![inner.runner.clone()];
         let mut lock = None;
@@ -130,7 +140,7 @@ impl Pipeline {
             lock = Some(found.lock);
         }
         log.step("image");
-        let image = inner.write_source(source, requirements, layers, base, log).await?;
+        let image = inner.write_source(source, requirements, layers, base.as_ref(), log).await?;
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.clone().into())?;
         log.step("publish");
@@ -144,7 +154,14 @@ impl Pipeline {
                 digest: image.digest,
                 entry_point: source.entry_point.clone(),
             };
-            log.write_line(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest));
+            match &inner.image_registry {
+                Some(registry) => {
+                    let base = base.as_ref().and_then(|base| base.remote.as_ref());
+                    let (repository, tag, blobs) = (built.repository.as_str(), built.tag.as_str(), &inner.blobs);
+                    registry.push(Push { repository, tag, manifest: &manifest, blobs, base }, log).await?;
+                }
+                None => log.write_line(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest)),
+            }
             let finished = Finished {
                 image: &built,
                 repository: &repository,
@@ -176,11 +193,30 @@ impl Inner {
         format!("Python {} on {}", self.interpreter.full_version, self.interpreter.platform())
     }
 
-    async fn find_base(&self) -> Result<FoundBase> {
+    async fn find_base(&self) -> Result<Option<FoundBase>> {
         match &self.base {
             Some(base) => base.find(&self.store, &self.blobs, &self.interpreter).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Has the layers of a remote base where images are pulled from: here, unless they are pushed.
+    async fn copy_base(&self, found: Option<&FoundBase>, log: &BuildLog) -> Result<()> {
+        match (&self.base, found) {
+            (Some(base), Some(found)) if self.image_registry.is_none() => {
+                base.copy_layers(found, &self.blobs, log).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The blobs of an image that must be in the embedded registry: all, but for the layers of a remote base where
+    /// images are pushed, because these go from one registry to the other.
+    fn blobs_here(&self, manifest: &Manifest, base: Option<&FoundBase>) -> Vec<Digest> {
+        let elsewhere = base.filter(|base| self.image_registry.is_some() && base.remote.is_some());
+        let elsewhere: Vec<Digest> =
+            elsewhere.map(|base| base.image.layers().map(|(digest, _)| digest).collect()).unwrap_or_default();
+        manifest.blobs().iter().filter(|digest| !elsewhere.contains(digest)).copied().collect()
     }
 
     /// The packages to install: those that the request names, else those that the imports need. Every file that the
@@ -217,11 +253,12 @@ impl Inner {
         source: &BuildSource,
         requirements: Option<Requirements>,
         mut layers: Vec<ImageLayer>,
-        base: FoundBase,
+        base: Option<&FoundBase>,
         log: &BuildLog,
     ) -> Result<Image> {
         let source = source.clone();
         let blobs = self.blobs.clone();
+        let below = base.map(|base| base.image.clone());
         let (python, os) = (self.interpreter.python(), self.interpreter.os.clone());
         let architecture = self.interpreter.architecture.clone();
         let log = log.clone();
@@ -240,19 +277,23 @@ impl Inner {
                 architecture: &architecture,
                 entry_point: &source.entry_point,
                 requirements: requirements.as_ref().map(Requirements::text).unwrap_or_default(),
-                base: base.as_ref().map(|(_, base)| base.as_ref()),
+                base: below.as_deref(),
                 layers: &layers,
             })?;
             let mut batch = blobs.batch();
             batch.put_bytes(&bytes)?;
             batch.put_bytes(&image.config)?;
             batch.commit()?;
-            match read_manifest(image.manifest.clone().into())?.blobs().iter().find(|digest| !blobs.contains(digest)) {
-                Some(gone) => Err(Error::internal("writing the image", format!("the layer {gone} is gone"))),
-                None => Ok(image),
-            }
+            Ok::<_, Error>(image)
         });
-        written.await.map_err(|e| Error::internal("writing the image", e))?
+        let image = written.await.map_err(|e| Error::internal("writing the image", e))??;
+        let needed = self.blobs_here(&read_manifest(image.manifest.clone().into())?, base);
+        let blobs = self.blobs.clone();
+        let looking = tokio::task::spawn_blocking(move || needed.into_iter().find(|digest| !blobs.contains(digest)));
+        match looking.await.map_err(|e| Error::internal("writing the image", e))? {
+            Some(gone) => Err(Error::internal("writing the image", format!("the layer {gone} is gone"))),
+            None => Ok(image),
+        }
     }
 }
 

@@ -157,7 +157,7 @@ impl Service {
         let store = Store::open(&database(dir).await).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes, Sandbox::default()).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
-        let pipeline = Pipeline::open(python, dependencies, None, store.clone(), blobs.clone()).await.unwrap();
+        let pipeline = Pipeline::open(python, dependencies, None, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
         let images = ImageRetention::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
         let builder = Builder::new(

@@ -38,6 +38,7 @@ mod uploads;
 
 use auth::authenticate;
 pub use auth::{Holder, VerifyKey};
+pub(crate) use blobs::storing;
 pub use blobs::{Batch, BlobStore, BlobWriter, Lease, Space, StagedBlob};
 pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};

@@ -2,6 +2,7 @@
 //! `WWW-Authenticate: Bearer realm="…",service="…",scope="…"`.
 
 use super::http::is_this_machine;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 use reqwest::Url;
 use serde::Deserialize;
@@ -17,7 +18,8 @@ pub(super) fn token_url(headers: &HeaderMap, registry: &Url, repository: &str) -
     let get = |name: &str| parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let mut url: Url = get("realm")?.parse().ok()?;
     // Whoever could change a token on its way could have the image changed too.
-    let plain = url.scheme() == "http" && registry.scheme() == "http" && is_this_machine(&url);
+    let is_there = is_this_machine(&url) || !is_this_machine(registry) && url.host_str() == registry.host_str();
+    let plain = url.scheme() == "http" && registry.scheme() == "http" && is_there;
     if url.scheme() != "https" && !plain {
         return None;
     }
@@ -25,6 +27,19 @@ pub(super) fn token_url(headers: &HeaderMap, registry: &Url, repository: &str) -
     let scope = get("scope").unwrap_or(&pull);
     url.query_pairs_mut().extend_pairs(get("service").map(|service| ("service", service))).append_pair("scope", scope);
     Some(url)
+}
+
+/// Whether a registry takes a user and a password itself.
+pub(super) fn wants_password(headers: &HeaderMap) -> bool {
+    let mut challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    challenges.any(|challenge| challenge.split(' ').next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")))
+}
+
+/// A user and a password, as they are shown.
+pub(super) fn basic(user: &str, password: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Reads `name=value, name="value"`.

@@ -10,8 +10,9 @@ mod manifest;
 pub(super) use manifest::{Layer, Manifest};
 
 use super::{LayerStore, Unreadable, unpack::Expected};
-use ::http::{HeaderValue, StatusCode};
+use ::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::Bytes;
+use hoistway_kit::registry_logins::{Login, RegistryLogins};
 use hoistway_model::{Code, Digest, Error, Result, Secret, image::ImageRef};
 use http::{Http, Trouble, brief, chain, is_this_machine};
 use manifest::Found;
@@ -68,7 +69,11 @@ pub struct Registries {
     http: Http,
     platform_address: String,
     platform_auth: HeaderValue,
-    /// Tokens that were given to whoever asks, by host and repository. One that has expired is refused, and then
+    /// The logins of other registries.
+    logins: RegistryLogins,
+    /// Registries that are asked without TLS, besides those on this machine.
+    insecure: Vec<String>,
+    /// What was shown with success, by host and repository: tokens and logins. One that has expired is refused, and then
     /// replaced.
     tokens: Mutex<HashMap<(String, String), HeaderValue>>,
     pulls: Semaphore,
@@ -81,13 +86,16 @@ impl fmt::Debug for Registries {
 }
 
 impl Registries {
-    /// With the platform's own registry at `platform_address` (`host:port`, plain HTTP), where `token` opens.
-    pub fn new(platform_address: &str, token: &Secret) -> Result<Self> {
+    /// With the platform's own registry at `platform_address` (`host:port`, plain HTTP), where `token` opens. Others
+    /// open by `logins`, and those of `insecure` are asked without TLS.
+    pub fn new(platform_address: &str, token: &Secret, logins: RegistryLogins, insecure: Vec<String>) -> Result<Self> {
         let platform_auth = challenge::bearer(token.expose());
         Ok(Self {
             http: Http::new()?,
             platform_address: platform_address.to_owned(),
             platform_auth: platform_auth.ok_or_else(|| Error::internal("reading the service token", "not a token"))?,
+            logins,
+            insecure,
             tokens: Mutex::default(),
             pulls: Semaphore::new(PULLS),
         })
@@ -198,7 +206,8 @@ impl Registries {
             host => host,
         };
         let base = |scheme: &str| Url::parse(&format!("{scheme}://{host}/v2/{}/", image.repository));
-        let tls = base("https").and_then(|tls| if ours || is_this_machine(&tls) { base("http") } else { Ok(tls) });
+        let is_plain = |url: &Url| ours || is_this_machine(url) || self.insecure.contains(&image.host);
+        let tls = base("https").and_then(|tls| if is_plain(&tls) { base("http") } else { Ok(tls) });
         let base = tls.map_err(|_| Failure::Final(Error::field("image", "names no host of a registry")))?;
         Ok(Place { image, registries: self, base, ours })
     }
@@ -246,7 +255,7 @@ impl Place<'_> {
         self.ask(&format!("blobs/{digest}"), "*/*").await
     }
 
-    /// Asks for what is at `path` of the repository, with a token if the registry wants one that it gives to anybody.
+    /// Asks for what is at `path` of the repository, with a token or a login where the registry wants one.
     async fn ask(&self, path: &str, accept: &str) -> Result<Response, Trouble> {
         let url = self.base.join(path).map_err(|e| Trouble::Silent(e.to_string()))?;
         let http = &self.registries.http;
@@ -259,10 +268,35 @@ impl Place<'_> {
         if answer.status() != StatusCode::UNAUTHORIZED {
             return self.accept(answer).await;
         }
-        let Some(from) = challenge::token_url(answer.headers(), &self.base, &self.image.repository) else {
-            return self.accept(answer).await;
+        let Some(shown) = self.authenticate(answer.headers()).await? else { return self.accept(answer).await };
+        {
+            let mut tokens = self.registries.tokens();
+            if tokens.len() >= MAX_TOKENS {
+                tokens.clear();
+            }
+            tokens.insert(key(), shown.clone());
+        }
+        self.accept(http.get(&url, accept, Some(&shown)).await?).await
+    }
+
+    /// What answers a registry's challenge: a token of its token server, which the registry's login opens if there is
+    /// one, or the login itself. None if there is nothing to show.
+    async fn authenticate(&self, challenges: &HeaderMap) -> Result<Option<HeaderValue>, Trouble> {
+        let login = match self.registries.logins.login(&self.image.host).await {
+            Ok(Some(Login::Password { user, password })) => challenge::basic(&user, password.expose()),
+            Ok(Some(Login::IdentityToken(_))) => {
+                let why =
+                    "its login is an identity token, which is not supported: log in with a user and an access token";
+                return Err(Trouble::Wrong(why.to_owned()));
+            }
+            Ok(None) => None,
+            Err(e) => return Err(Trouble::Wrong(e.message)),
         };
-        let given = http.get(&from, "application/json", None).await.map_err(|trouble| match trouble {
+        let Some(from) = challenge::token_url(challenges, &self.base, &self.image.repository) else {
+            return Ok(login.filter(|_| challenge::wants_password(challenges)));
+        };
+        let http = &self.registries.http;
+        let given = http.get(&from, "application/json", login.as_ref()).await.map_err(|trouble| match trouble {
             Trouble::Forbidden(why) => Trouble::Wrong(format!("it has its tokens elsewhere, and there {why}")),
             trouble => trouble,
         })?;
@@ -270,15 +304,7 @@ impl Place<'_> {
             return Err(Trouble::Login);
         }
         let given = http.read(given, "its answer with a token", MAX_ANSWER).await?;
-        let token = challenge::shown(&given).ok_or(Trouble::Login)?;
-        {
-            let mut tokens = self.registries.tokens();
-            if tokens.len() >= MAX_TOKENS {
-                tokens.clear();
-            }
-            tokens.insert(key(), token.clone());
-        }
-        self.accept(http.get(&url, accept, Some(&token)).await?).await
+        challenge::shown(&given).map(Some).ok_or(Trouble::Login)
     }
 
     /// The classification of an answer, or the reason why it is none.

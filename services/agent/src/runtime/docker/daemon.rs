@@ -13,8 +13,8 @@ use bollard::query_parameters::{
     ListImagesOptions, LogsOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions, WaitContainerOptions,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use hoistway_kit::backoff::Backoff;
-use hoistway_model::{Code, Result, Secret, image::label};
+use hoistway_kit::{backoff::Backoff, registry_logins::Login};
+use hoistway_model::{Code, Result, image::label};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -88,16 +88,21 @@ impl Daemon {
     }
 
     /// Pulls an image by its digest, with the password if it is for the registry there.
-    pub async fn pull(&self, repository: &str, digest: &str, password: Option<&Secret>) -> Result<(), Error> {
+    pub async fn pull(&self, repository: &str, digest: &str, login: Option<Login>) -> Result<(), Error> {
         let options = CreateImageOptions {
             from_image: Some(repository.to_owned()),
             tag: Some(digest.to_owned()),
             ..CreateImageOptions::default()
         };
-        let credentials = password.map(|password| DockerCredentials {
-            username: Some("hoistway".to_owned()),
-            password: Some(password.expose().to_owned()),
-            ..DockerCredentials::default()
+        let credentials = login.map(|login| match login {
+            Login::Password { user, password } => DockerCredentials {
+                username: Some(user),
+                password: Some(password.expose().to_owned()),
+                ..DockerCredentials::default()
+            },
+            Login::IdentityToken(token) => {
+                DockerCredentials { identitytoken: Some(token.expose().to_owned()), ..DockerCredentials::default() }
+            }
         });
         let mut progress = std::pin::pin!(self.docker.create_image(Some(options), None, credentials));
         while let Some(step) = timeout(PROGRESS, progress.next()).await.map_err(|_| Error::RequestTimeoutError)? {

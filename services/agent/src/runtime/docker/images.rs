@@ -2,6 +2,7 @@
 
 use super::daemon::{Daemon, is_conflict, is_missing};
 use bollard::errors::Error;
+use hoistway_kit::registry_logins::{Login, RegistryLogins};
 use hoistway_model::{
     Digest, Secret,
     image::{ImageRef, StoredImage},
@@ -13,29 +14,45 @@ use std::time::{Duration, Instant};
 /// The time after a pull for which an image is kept: its revision may not be recorded with it yet.
 const JUST_PULLED: Duration = Duration::from_secs(600);
 
+/// Why an image was not pulled.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PullError {
+    /// The daemon failed.
+    #[error(transparent)]
+    Daemon(#[from] Error),
+    /// The login of its registry cannot be read.
+    #[error("{0}")]
+    Login(hoistway_model::Error),
+}
+
 /// Pulls images, and removes those from the platform's registry that nobody uses any more. They have a tag of the
 /// installation's own, by which they are known: a registry may move.
 pub(super) struct Images {
     daemon: Arc<Daemon>,
     registry: String,
-    password: Secret,
+    /// The login of the platform's registry, where it is the embedded one.
+    password: Option<Secret>,
+    /// Those of all others.
+    logins: RegistryLogins,
     pulled: Mutex<HashMap<String, Instant>>,
 }
 
 impl Images {
-    /// Images from the platform's registry at `registry`, where `password` opens, and from others.
-    pub fn new(daemon: Arc<Daemon>, registry: &str, password: Secret) -> Self {
-        Self { daemon, registry: registry.to_owned(), password, pulled: Mutex::default() }
+    /// Images from the platform's registry at `registry` (`HOST[:PORT][/PREFIX]`), where `password` opens, if it is the
+    /// embedded one, and from others, where `logins` do.
+    pub fn new(daemon: Arc<Daemon>, registry: &str, password: Option<Secret>, logins: RegistryLogins) -> Self {
+        Self { daemon, registry: registry.to_owned(), password, logins, pulled: Mutex::default() }
     }
 
     /// Has the image at the daemon, and returns its name there. Its registry is asked only for what is missing.
-    pub async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<String, Error> {
+    pub async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<String, PullError> {
         let repository = &image.repository;
         if !image.is_platform() {
             let place = format!("{}/{repository}", image.host);
             let reference = format!("{place}@{digest}");
             if !self.daemon.has_image(&reference).await? {
-                self.daemon.pull(&place, &digest.to_string(), None).await?;
+                let login = self.login(&image.host).await?;
+                self.daemon.pull(&place, &digest.to_string(), login).await?;
             }
             return Ok(reference);
         }
@@ -43,7 +60,12 @@ impl Images {
         self.pulled().insert(name.clone(), Instant::now());
         if !self.daemon.has_image(&name).await? {
             let place = format!("{}/{repository}", self.registry);
-            self.daemon.pull(&place, &digest.to_string(), Some(&self.password)).await?;
+            let login = match &self.password {
+                // The embedded registry takes any user's name.
+                Some(password) => Some(Login::Password { user: "hoistway".to_owned(), password: password.clone() }),
+                None => self.login(self.registry.split('/').next().unwrap_or_default()).await?,
+            };
+            self.daemon.pull(&place, &digest.to_string(), login).await?;
             self.daemon.tag(&format!("{place}@{digest}"), &self.own(repository), &digest.hex()).await?;
         }
         Ok(name)
@@ -67,6 +89,10 @@ impl Images {
         }
         self.pulled().retain(|_, at| at.elapsed() < JUST_PULLED);
         Ok(())
+    }
+
+    async fn login(&self, host: &str) -> Result<Option<Login>, PullError> {
+        self.logins.login(host).await.map_err(PullError::Login)
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {

@@ -29,13 +29,14 @@ use crate::sandbox::PROXY;
 use async_trait::async_trait;
 use container_launcher::ContainerLauncher;
 use daemon::{Daemon, brief};
+use hoistway_kit::registry_logins::RegistryLogins;
 use hoistway_model::{
     Code, Digest, Error, Name, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
     log::{LogPieces, LogQuery},
     metric::Family,
 };
-use images::Images;
+use images::{Images, PullError};
 use labels::Labels;
 use runs::Runs;
 use std::net::IpAddr;
@@ -53,10 +54,12 @@ pub struct DockerConfig {
     pub dir: PathBuf,
     /// The service's own directory: agents' logs, and which installation this is.
     pub data_dir: PathBuf,
-    /// `host:port` of the platform's registry as the daemon reaches it.
+    /// `HOST[:PORT][/PREFIX]` of the registry that built images are pulled from, as the daemon reaches it.
     pub registry: String,
-    /// The password for that registry.
-    pub registry_password: Secret,
+    /// Its password, where it is the embedded one.
+    pub registry_password: Option<Secret>,
+    /// The logins of other registries.
+    pub logins: RegistryLogins,
     /// The address on which callers reach agents.
     pub bind: IpAddr,
     /// The host that callers use instead of `bind`, if that is another one.
@@ -114,7 +117,12 @@ impl DockerRuntime {
         let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
         Ok(Self {
             instances: Instances::new(callers, Starts::new(config.starts), config.limits.memory, logs.clone()),
-            images: Images::new(daemon.clone(), &config.registry, config.registry_password.clone()),
+            images: Images::new(
+                daemon.clone(),
+                &config.registry,
+                config.registry_password.clone(),
+                config.logins.clone(),
+            ),
             config: Arc::new(config),
             daemon,
             runs,
@@ -167,8 +175,11 @@ impl Runtime for DockerRuntime {
 
     async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<Program, Failure> {
         let reference = self.images.pull(image, digest).await.map_err(|e| {
-            let text = format!("Docker cannot pull {}: {}", image.display_tagged(), brief(&e));
-            Failure::Unreachable(text)
+            let why = match &e {
+                PullError::Daemon(e) => brief(e),
+                PullError::Login(e) => e.message.clone(),
+            };
+            Failure::Unreachable(format!("Docker cannot pull {}: {why}", image.display_tagged()))
         })?;
         Ok(Program::Image { reference })
     }

@@ -8,6 +8,7 @@ use hoistway_agent::runtime::{
     DockerConfig, DockerRuntime, Instance, LogLimits, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime,
     StartSettings, Started,
 };
+use hoistway_kit::registry_logins::RegistryLogins;
 use hoistway_model::log::{LogPiece, LogQuery};
 use hoistway_model::{Name, RevisionId, Secret};
 use serde_json::{Value, json};
@@ -162,7 +163,8 @@ pub async fn try_docker(dir: &Path, settings: Settings) -> Result<DockerRuntime,
         dir: dir.join("sockets"),
         data_dir: dir.join("data"),
         registry: "127.0.0.1:9".into(),
-        registry_password: Secret::new(""),
+        registry_password: None,
+        logins: RegistryLogins::new(None),
         bind: Ipv4Addr::LOCALHOST.into(),
         advertise: None,
         egress,

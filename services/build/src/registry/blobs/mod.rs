@@ -335,7 +335,7 @@ fn flushed(what: &str) {
 }
 
 /// A failure to write: a full disk has a code of its own, since it is the operator's to mend.
-pub(super) fn storing(e: io::Error) -> Error {
+pub(crate) fn storing(e: io::Error) -> Error {
     match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             Error::new(Code::InsufficientStorage, "the registry's disk is full").with_source(e)

@@ -1,0 +1,227 @@
+//! Registries outside of the installation: base images come from there, and built images are pushed to and pulled from
+//! there.
+
+use crate::{
+    containers::{self, BASE, Installation, docker},
+    prerequisites,
+    test_installation::{Stack, log_of, says},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hoistway_testing::{Access, DockerRegistry, REGISTRY_PASSWORD, REGISTRY_USER};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Starts `hoistway up` with Debian's Python, a base image and the logins of a file.
+fn start(dir: &Path, base: &str, logins: &Path, more: &[&str]) -> Stack {
+    let file = dir.join("hoistway.toml");
+    std::fs::write(&file, format!("docker_config = '{}'\n", logins.display())).unwrap();
+    Stack::start_with(dir, |command| {
+        command.args(["--python", "/usr/bin/python3", "--base-image", base, "--config"]).arg(&file).args(more);
+    })
+}
+
+/// Pushes the base image to a registry, and returns its name there.
+fn push_base(registry: &DockerRegistry, logins: &Path) -> String {
+    let base = format!("{}/library/python:3", registry.host());
+    let config = logins.parent().unwrap().to_str().unwrap();
+    docker(&["tag", BASE, &base]);
+    docker(&["--config", config, "push", "-q", &base]);
+    docker(&["rmi", &base]);
+    base
+}
+
+/// Reads what an image is, as any client would.
+fn inspect(image: &str, logins: &Path) -> Value {
+    let mut command = Command::new("skopeo");
+    command.args(["inspect", "--tls-verify=false", "--authfile"]).arg(logins).arg(format!("docker://{image}"));
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{image}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+#[test]
+fn the_layers_of_a_remote_base_are_copied_once_and_an_image_on_it_runs_in_a_container() {
+    if !containers::is_possible() {
+        return;
+    }
+    let dir = Installation::new();
+    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
+    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
+    let base = push_base(&registry, &logins);
+    let stack = start(dir.path(), &base, &logins, &["--runtime", "docker"]);
+    dir.registry_is(&stack.registry);
+    let first = stack.deployed(json!({"agent_name": "based", "source_files": says("one")}));
+    assert!(first["agent"]["image_uri"].as_str().or(first["image_uri"].as_str()).unwrap().starts_with(&stack.registry));
+    assert_eq!(stack.answer("based", "x"), "one");
+    let reads = || registry.requests().lines().filter(|line| line.contains("GET") && line.contains("/blobs/")).count();
+    let copied = reads();
+    stack.deployed(json!({"agent_name": "based", "source_files": says("two")}));
+    assert_eq!(stack.answer("based", "x"), "two");
+    assert_eq!(reads(), copied, "the layers are here already");
+}
+
+#[test]
+fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
+    if !containers::is_possible() || !prerequisites::skopeo() {
+        return;
+    }
+    let dir = Installation::new();
+    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
+    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
+    let base = push_base(&registry, &logins);
+    let place = format!("{}/team/agents", registry.host());
+    let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", &place]);
+    dir.registry_is(registry.host());
+    let deployed = stack.deployed(json!({"agent_name": "pushed", "source_files": says("from the registry")}));
+    let image = deployed["image_uri"].as_str().unwrap().to_owned();
+    assert!(image.starts_with(&format!("{place}/pushed:")), "{deployed}");
+    assert_eq!(stack.answer("pushed", "x"), "from the registry");
+
+    // Its layers are those of the base and ours; the base's were mounted, and came through nobody.
+    let layers = inspect(&image, &logins)["Layers"].as_array().unwrap().clone();
+    for layer in inspect(&base, &logins)["Layers"].as_array().unwrap() {
+        assert!(layers.contains(layer), "{layer} is not among {layers:?}");
+        let digest = layer.as_str().unwrap();
+        let requests = registry.requests();
+        let of_layer =
+            |part: &str| requests.lines().filter(|line| line.contains(part) && line.contains(digest)).count();
+        assert!(requests.contains(&format!("mount={}", digest.replace(':', "%3A"))), "{requests}");
+        assert_eq!(of_layer("GET /v2/library/python/blobs"), 0, "{requests}");
+    }
+
+    // The deployed image, by the name that users see, is an image of the platform's.
+    stack.deployed(json!({"agent_name": "named", "image": image}));
+    assert_eq!(stack.answer("named", "x"), "from the registry");
+
+    // An image that is gone from the registry is pushed again by a deploy of the same source.
+    std::fs::remove_dir_all(dir.path().join("registry/data/docker/registry/v2/repositories/team")).unwrap();
+    let restored = json!({"agent_name": "pushed", "source_files": says("from the registry"), "description": "again"});
+    stack.deployed(restored);
+    assert_eq!(inspect(&image, &logins)["Layers"].as_array(), Some(&layers));
+}
+
+#[test]
+fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
+    if !containers::is_possible() {
+        return;
+    }
+    let dir = Installation::new();
+    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
+    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
+    let base = push_base(&registry, &logins);
+    let host = registry.host().to_owned();
+    let body = json!({"agent_name": "refused", "source_files": says("x")});
+    let message = |stack: &Stack| {
+        let refused = stack.deploy(body.clone());
+        assert_eq!(refused.status, 500, "{}\n{}", refused.text(), log_of(&stack.dir));
+        assert_eq!(stack.call("GET", "/api/agents/refused", None).status, 404, "nothing is left of it");
+        let text = refused.text();
+        assert!(!text.contains("wrong-password") && !text.contains(REGISTRY_PASSWORD), "{text}");
+        refused.json()["error"].as_str().unwrap().to_owned()
+    };
+
+    let wrong = registry.docker_config("bob", "wrong-password");
+    let stack = start(dir.path(), &base, &wrong, &[]);
+    assert!(message(&stack).contains(&format!("the registry {host} refuses")), "{}", message(&stack));
+    // Logins are read anew: once there is a good one, the same deploy succeeds.
+    std::fs::copy(&logins, &wrong).unwrap();
+    stack.deployed(body.clone());
+    assert_eq!(stack.call("DELETE", "/api/agents/refused", None).status, 200);
+    stack.stop();
+
+    let missing = base.replace("python:3", "python:4");
+    let stack = start(dir.path(), &missing, &logins, &[]);
+    assert!(message(&stack).contains(&format!("the registry {host} ")), "{}", message(&stack));
+    stack.stop();
+    drop(registry);
+    let stack = start(dir.path(), &base, &logins, &[]);
+    assert!(message(&stack).contains(&format!("the registry {host} cannot be reached")), "{}", message(&stack));
+}
+
+#[test]
+fn registries_with_a_token_server_are_pulled_from_and_pushed_to() {
+    if !containers::is_possible() || !prerequisites::skopeo() {
+        return;
+    }
+    let dir = Installation::new();
+    let tokens = TokenServer::start(&dir.path().join("certificate.pem"));
+    let access = Access::Token { realm: &tokens.url, certificate: &dir.path().join("certificate.pem") };
+    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), access) else { return };
+    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
+    let base = push_base(&registry, &logins);
+    let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", registry.host()]);
+    dir.registry_is(registry.host());
+    let deployed = stack.deployed(json!({"agent_name": "tokens", "source_files": says("with a token")}));
+    assert_eq!(stack.answer("tokens", "x"), "with a token");
+    inspect(deployed["image_uri"].as_str().unwrap(), &logins);
+}
+
+/// A token server of a registry, as its specification asks for: it gives those who show the password what they ask for.
+struct TokenServer {
+    url: String,
+}
+
+impl TokenServer {
+    /// Starts it, and writes the certificate of its key to `certificate`.
+    fn start(certificate: &Path) -> Self {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let signed = rcgen::CertificateParams::new(vec!["tokens.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(certificate, signed.pem()).unwrap();
+        let der = base64::engine::general_purpose::STANDARD.encode(signed.der());
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random).unwrap();
+        let key = Arc::new(key);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let (status, body) = answer(&head, &key, &der);
+                let length = body.len();
+                let head = "Connection: close\r\nContent-Type: application/json";
+                let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+            }
+        });
+        Self { url }
+    }
+}
+
+fn answer(head: &[String], key: &EcdsaKeyPair, certificate: &str) -> (&'static str, String) {
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("{REGISTRY_USER}:{REGISTRY_PASSWORD}"));
+    if !head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Basic {login}"))) {
+        return ("401 Unauthorized", "{}".to_owned());
+    }
+    let path = head[0].split(' ').nth(1).unwrap();
+    let url = reqwest::Url::parse("http://tokens.test").unwrap().join(path).unwrap();
+    let scopes = url.query_pairs().filter(|(name, _)| name == "scope").map(|(_, value)| value.into_owned());
+    let access: Vec<Value> = scopes
+        .filter_map(|scope| {
+            let (rest, actions) = scope.rsplit_once(':')?;
+            let (kind, name) = rest.split_once(':')?;
+            let actions: Vec<&str> = actions.split(',').collect();
+            Some(json!({"type": kind, "name": name, "actions": actions}))
+        })
+        .collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({
+        "iss": "test", "sub": REGISTRY_USER, "aud": "registry", "exp": now + 300, "nbf": now - 10, "iat": now,
+        "jti": format!("{now}"), "access": access,
+    });
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let text = format!("{}.{}", part(json!({"typ": "JWT", "alg": "ES256", "x5c": [certificate]})), part(claims));
+    let signature = key.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
+    let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
+    ("200 OK", json!({"token": token, "expires_in": 300}).to_string())
+}

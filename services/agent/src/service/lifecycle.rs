@@ -3,7 +3,7 @@
 use super::{
     ACK_LIMIT, Service,
     start::{Start, new_instance},
-    switch::Settled,
+    switch::{Settled, Switch},
 };
 use hoistway_model::{
     Code, Error, Name, Operation, Result,
@@ -129,11 +129,7 @@ impl Service {
             (before, new.id, self.start_supervisor(new, false))
         };
         let switched = match self.outcome(Start::RevisionSupervisor(supervisor)).await {
-            // A deploy or a stop that came in between wins; it is newer.
-            Ok(_) if self.store.agent(name).await?.is_none_or(|a| a.desired != Some(before) || a.stopped) => {
-                Err(Error::new(Code::Aborted, "another deploy was faster"))
-            }
-            Ok(_) => Arc::clone(&self).switch(None, name.clone(), id).await,
+            Ok(_) => Arc::clone(&self).switch(Switch::Instance { of: before }, name.clone(), id).await,
             Err(e) => Err(e),
         };
         match switched {

@@ -57,6 +57,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
+use switch::Switch;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -222,7 +223,7 @@ impl AgentService for Agents {
 
     async fn switch_route(&self, operation: Operation, agent: Name, revision: RevisionId) -> Result<Agent> {
         let service = Arc::clone(&self.0);
-        self.0.detached(async move { service.switch(Some(operation), agent, revision).await }).await
+        self.0.detached(async move { service.switch(Switch::Revision(operation), agent, revision).await }).await
     }
 
     async fn undo_start(&self, started: OperationId, agent: Name, revision: RevisionId) -> Result<()> {

@@ -10,6 +10,27 @@ use std::{sync::Arc, time::Duration};
 const SETTLE_TRIES: u32 = 5;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a switch is for.
+#[derive(Debug)]
+pub(super) enum Switch {
+    /// A deploy's revision takes the place of whichever there is.
+    Revision(Operation),
+    /// Another instance of a revision takes the place of the one before, if that one is still wanted.
+    Instance {
+        /// The instance before.
+        of: RevisionId,
+    },
+}
+
+impl Switch {
+    fn operation(&self) -> Option<&Operation> {
+        match self {
+            Self::Revision(operation) => Some(operation),
+            Self::Instance { .. } => None,
+        }
+    }
+}
+
 /// The outcome of settling an agent.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
@@ -20,14 +41,10 @@ pub(super) struct Settled {
 }
 
 impl Service {
-    pub(super) async fn switch(
-        self: Arc<Self>,
-        operation: Option<Operation>,
-        name: Name,
-        id: RevisionId,
-    ) -> Result<Agent> {
+    pub(super) async fn switch(self: Arc<Self>, by: Switch, name: Name, id: RevisionId) -> Result<Agent> {
         let not_found = || Error::not_found("agent", &name);
-        if let Some(operation) = &operation
+        let operation = by.operation();
+        if let Some(operation) = operation
             && self.store.was_switched(operation, &name, &id).await?
         {
             return self.view(self.store.agent(&name).await?.ok_or_else(not_found)?).await;
@@ -35,10 +52,13 @@ impl Service {
         self.ensure_started(&name, &id).await?;
         let lock = self.lock(&name).await;
         let before = self.store.agent(&name).await?.ok_or_else(not_found)?;
-        if operation.is_none() && before.stopped {
-            return Err(Error::new(Code::Aborted, "the agent was stopped meanwhile"));
+        // Under the lock: a deploy or a stop that came in between wins, because it is newer.
+        if let Switch::Instance { of } = &by
+            && (before.stopped || before.desired != Some(*of))
+        {
+            return Err(Error::new(Code::Aborted, "the agent was stopped or deployed meanwhile"));
         }
-        let retired = self.switch_record(operation.as_ref(), &before, &id, self.ready_image(&id).as_ref()).await?.1;
+        let retired = self.switch_record(operation, &before, &id, self.ready_image(&id).as_ref()).await?.1;
         let mut settled = self.settle(&name).await?;
         settled.retired.extend(retired);
         drop(lock);

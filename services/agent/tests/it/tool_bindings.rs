@@ -1,11 +1,12 @@
 //! Tools that are registered after the agents that want them.
 
-use crate::fake_runtime::{Done, TestService, name, spec};
+use crate::fake_runtime::{Done, TestService, name, spec, with_prompt};
 use hoistway_model::{
     Operation,
     agent::{AgentSpec, Phase},
     tool::BoundTool,
 };
+use std::time::Duration;
 
 fn wanting(mut spec: AgentSpec, tool: &str) -> AgentSpec {
     spec.tools.push(BoundTool { name: name(tool), url: None });
@@ -84,4 +85,25 @@ async fn a_tool_that_moves_takes_along_who_has_its_old_url_and_nobody_else() {
     stack.switch(&name("late"), late).await;
     stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == late)).await;
     assert_eq!(stack.agent(&name("late")).await.spec.tools, [at("http://new.example")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_that_arrives_while_a_tool_is_bound_is_not_taken_back() {
+    let stack = TestService::start().await;
+    let (image, _) = stack.push("1");
+    for round in 0..60 {
+        let spec = wanting(spec(&format!("agent-{round}"), &image), &format!("crm-{round}"));
+        stack.deploy(&spec).await;
+        let (_, newer) = stack.start_revision(&with_prompt(&spec, "Be brief.")).await;
+        let tool = BoundTool { name: name(&format!("crm-{round}")), ..tool() };
+        let binding = stack.agents.bind_tool(Operation::new(), tool, None);
+        // Each round a little later, so that the deploy meets the binding at every point.
+        let deploy = async {
+            tokio::time::sleep(Duration::from_micros(250) * round).await;
+            stack.switch(&spec.agent, newer).await
+        };
+        let (_, agent) = tokio::join!(binding, deploy);
+        assert_eq!(agent.revision, newer);
+        assert_eq!(stack.agent(&spec.agent).await.revision, newer, "round {round}");
+    }
 }

@@ -15,6 +15,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, SystemTime},
 };
 use tempfile::TempPath;
@@ -22,6 +23,9 @@ use usage::Usage;
 
 /// The tracing target that every flush to disk is logged under; tests count these events.
 const FSYNC: &str = "hoistway::fsync";
+
+/// The number of files that are flushed at the same time.
+const FLUSHED_AT_ONCE: usize = 8;
 
 /// The blobs of one installation. Clones share it.
 #[derive(Debug, Clone)]
@@ -215,11 +219,7 @@ impl Batch {
     /// Stores everything; afterwards it survives a power cut.
     pub fn commit(self) -> Result<()> {
         let new: Vec<_> = self.staged.into_iter().filter(|blob| !self.store.contains(&blob.digest)).collect();
-        // Every file is written by now, so the first flush carries most of the others' data along.
-        for blob in &new {
-            blob.file.sync_all().map_err(storing)?;
-            flushed(&blob.digest.to_string());
-        }
+        flush_files(&new).map_err(storing)?;
         for blob in new {
             // Under the lock, so that whoever finds the name also finds that it is not flushed yet.
             let mut unflushed = self.store.lock();
@@ -319,6 +319,19 @@ fn purge(dir: &Path, older_than: Duration) -> io::Result<usize> {
         }
     }
     Ok(removed)
+}
+
+/// Flushes files at the same time, for which a journal is written once: one after the other, each would wait for it.
+fn flush_files(blobs: &[StagedBlob]) -> io::Result<()> {
+    for together in blobs.chunks(FLUSHED_AT_ONCE) {
+        thread::scope(|scope| {
+            let begun: Vec<_> = together.iter().map(|blob| scope.spawn(|| blob.file.sync_all())).collect();
+            let ended = begun.into_iter().map(|flush| flush.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())));
+            ended.collect::<io::Result<()>>()
+        })?;
+        together.iter().for_each(|blob| flushed(&blob.digest.to_string()));
+    }
+    Ok(())
 }
 
 fn flush_dir(dir: &Path) -> io::Result<()> {

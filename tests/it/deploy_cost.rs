@@ -85,8 +85,9 @@ fn a_redeploy_stays_within_its_cost_limits() {
     let changed = cost(&stack, "two");
     let expected = ["AckRoutes", "Build", "GetAgent", "Resolve", "StartRevision", "SwitchRoute"];
     assert_eq!(changed.calls, expected);
-    // Journal 4, build 1 commit and 3 for source layer, configuration and their directory, agent 2.
-    assert!(changed.flushes <= 10, "{changed:?}");
+    // Journal 4, build 1 commit, 3 at the same time for source layer, configuration and provenance, and 1 for their
+    // directory, agent 2. The SBOM and the artifacts' empty configuration are there already.
+    assert!(changed.flushes <= 11, "{changed:?}");
     assert!(changed.statements <= 50, "{changed:?}");
     assert_eq!(stack.answer("counted", "x"), "two");
 }

@@ -36,6 +36,7 @@ mod processes;
 mod python_server;
 mod quick_starts;
 mod recovery;
+mod referrers;
 mod revisions;
 mod rotation;
 mod route_errors;

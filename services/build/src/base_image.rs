@@ -91,6 +91,14 @@ impl BaseImage {
         }
     }
 
+    /// The host of the registry that has it, unless that is the embedded one, and its repository.
+    pub fn repository(&self) -> (Option<String>, String) {
+        match &self.place {
+            Place::Embedded(repo, _) => (None, repo.to_string()),
+            Place::Remote(image) => (Some(image.registry().to_owned()), image.repository().to_owned()),
+        }
+    }
+
     /// The base as it is now. One of a remote registry is asked for at most once a minute, and as it was last while that
     /// registry does not answer.
     pub async fn find(&self, store: &Store, blobs: &BlobStore, python: &Interpreter) -> Result<FoundBase> {

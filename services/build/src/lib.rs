@@ -17,6 +17,7 @@ mod metrics;
 mod migrations;
 mod pipeline;
 pub mod python;
+mod referrers;
 pub mod registry;
 mod remote_registry;
 mod runner_layer;

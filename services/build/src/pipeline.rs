@@ -4,19 +4,21 @@ use crate::{
     base_image::{BaseImage, FoundBase},
     dependencies::Dependencies,
     image::{Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
-    layer::LayerBuilder,
+    layer::{Layer, LayerBuilder},
     log::BuildLog,
     python::{Analyser, Interpreter, imports},
+    referrers::{self, Contents, Invocation, Referrer},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     remote_registry::{ImageRegistry, Push},
     runner_layer, source_recovery,
     store::{Attempt, Finished, Store},
 };
+use hoistway_kit::time::now_ms;
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
-    image::{APP_DIR, LAYER_HISTORY, layout},
+    image::{APP_DIR, LAYER_HISTORY, label, layout},
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
@@ -38,6 +40,12 @@ struct Inner {
     store: Store,
     blobs: BlobStore,
     runner: ImageLayer,
+}
+
+/// An image whose blobs are stored, and what belongs to it.
+struct WrittenImage {
+    image: Image,
+    referrers: [Manifest; 2],
 }
 
 impl Pipeline {
@@ -132,17 +140,23 @@ impl Pipeline {
         inner.copy_base(base.as_ref(), log).await?;
         let requirements = inner.requirements(source, log).await?;
         let mut layers = vec![inner.runner.clone()];
-        let mut lock = None;
+        let (mut lock, mut packages) = (None, Vec::new());
         if let Some(wanted) = &requirements {
             log.step("dependencies");
             let found = inner.dependencies.layers(&request.agent, wanted, request.refresh, &inner.store, log).await?;
             layers.extend(found.layers);
             lock = Some(found.lock);
+            packages = found.packages;
         }
         log.step("image");
-        let image = inner.write_source(source, requirements, layers, base.as_ref(), log).await?;
+        let contents = inner.contents(&request.agent, packages, base.as_ref());
+        let invocation = inner.invocation(attempt, request);
+        let describe =
+            move |image: &Image, source: &Layer| referrers::write(&contents, &invocation, image, source, now_ms());
+        let written = inner.write_source(source, requirements, layers, base.as_ref(), describe, log).await?;
+        let WrittenImage { image, referrers } = written;
         let repository = repository(request.agent.as_str())?;
-        let manifest = read_manifest(image.manifest.clone().into())?;
+        let manifest = read_manifest(image.manifest.into())?;
         log.step("publish");
         for lengthened in 0..MAX_LENGTHENED {
             let hex = build_hex(&request.agent, image.digest, lengthened);
@@ -166,6 +180,7 @@ impl Pipeline {
                 image: &built,
                 repository: &repository,
                 manifest: &manifest,
+                referrers: &referrers,
                 tag: &NewTag { tag, immutable: true },
                 lock: lock.as_ref(),
                 log: &log.kept(attempt.request_id.clone()),
@@ -247,15 +262,44 @@ impl Inner {
         Ok((!wanted.is_empty()).then_some(wanted))
     }
 
-    /// Writes the source layer and the configuration into the blob store.
+    /// The parts of an image that its documents list.
+    fn contents(&self, agent: &Name, packages: Vec<referrers::Package>, base: Option<&FoundBase>) -> Contents {
+        let python = base.and_then(|base| base.image.env("PYTHON_VERSION").or_else(|| base.image.label(label::PYTHON)));
+        Contents {
+            agent: agent.clone(),
+            python: python.unwrap_or(&self.interpreter.full_version).to_owned(),
+            base: self.base.as_ref().zip(base).map(|(named, base)| {
+                let (registry, repository) = named.repository();
+                referrers::Base { registry, repository, digest: base.digest }
+            }),
+            runner: self.runner.layer.digest,
+            packages,
+        }
+    }
+
+    fn invocation(&self, attempt: &Attempt, request: &BuildRequest) -> Invocation {
+        let BuildSource { entry_point, requirements, requires_python, files: _ } = &request.source;
+        Invocation {
+            attempt: attempt.id,
+            started_at: attempt.created_at,
+            platform: self.interpreter.platform(),
+            entry_point: entry_point.clone(),
+            requirements: requirements.as_ref().map(|given| given.text().to_owned()),
+            requires_python: requires_python.as_ref().map(ToString::to_string),
+            refresh: request.refresh,
+        }
+    }
+
+    /// Writes the source layer, the configuration and the documents about the image into the blob store.
     async fn write_source(
         &self,
         source: &BuildSource,
         requirements: Option<Requirements>,
         mut layers: Vec<ImageLayer>,
         base: Option<&FoundBase>,
+        describe: impl FnOnce(&Image, &Layer) -> Result<[Referrer; 2]> + Send + 'static,
         log: &BuildLog,
-    ) -> Result<Image> {
+    ) -> Result<WrittenImage> {
         let source = source.clone();
         let blobs = self.blobs.clone();
         let below = base.map(|base| base.image.clone());
@@ -280,19 +324,24 @@ impl Inner {
                 base: below.as_deref(),
                 layers: &layers,
             })?;
+            let referrers = describe(&image, &layer)?;
             let mut batch = blobs.batch();
             batch.put_bytes(&bytes)?;
             batch.put_bytes(&image.config)?;
+            batch.put_bytes(referrers::EMPTY)?;
+            for referrer in &referrers {
+                batch.put_bytes(&referrer.document)?;
+            }
             batch.commit()?;
-            Ok::<_, Error>(image)
+            Ok::<_, Error>(WrittenImage { image, referrers: referrers.map(|referrer| referrer.manifest) })
         });
-        let image = written.await.map_err(|e| Error::internal("writing the image", e))??;
-        let needed = self.blobs_here(&read_manifest(image.manifest.clone().into())?, base);
+        let written = written.await.map_err(|e| Error::internal("writing the image", e))??;
+        let needed = self.blobs_here(&read_manifest(written.image.manifest.clone().into())?, base);
         let blobs = self.blobs.clone();
         let looking = tokio::task::spawn_blocking(move || needed.into_iter().find(|digest| !blobs.contains(digest)));
         match looking.await.map_err(|e| Error::internal("writing the image", e))? {
             Some(gone) => Err(Error::internal("writing the image", format!("the layer {gone} is gone"))),
-            None => Ok(image),
+            None => Ok(written),
         }
     }
 }

@@ -33,8 +33,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const PASSWORD: &str = "hush-hush@9";
-const SPELT: &str = "hush-hush%409";
+pub const PASSWORD: &str = "hush-hush@9";
+pub const SPELT: &str = "hush-hush%409";
 
 /// The most bytes that packages may take unpacked.
 const MOST: u64 = 1 << 20;
@@ -43,14 +43,14 @@ const MOST: u64 = 1 << 20;
 type Wheels = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 /// A package index on loopback that answers nobody without the password.
-struct Index {
+pub struct Index {
     wheels: Wheels,
     host: String,
     dir: tempfile::TempDir,
 }
 
 impl Index {
-    async fn serve() -> Self {
+    pub async fn serve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (host, wheels) = (listener.local_addr().unwrap().to_string(), Wheels::default());
         let served = wheels.clone();
@@ -62,12 +62,19 @@ impl Index {
         Self { wheels, host, dir: tempfile::tempdir().unwrap() }
     }
 
-    fn url(&self, password: &str) -> Secret {
+    pub fn url(&self, password: &str) -> Secret {
         Secret::new(format!("http://reader:{password}@{}/simple/", self.host))
     }
 
+    /// The newest wheel of a project.
+    pub fn wheel(&self, project: &str) -> Vec<u8> {
+        let wheels = self.wheels.lock().unwrap();
+        let found = wheels.iter().rfind(|(file, _)| file.split('-').next() == Some(project));
+        found.unwrap().1.clone()
+    }
+
     /// Publishes a wheel with these files, and with the RECORD among them if there is one.
-    fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) {
+    pub fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) {
         let script = "import sys, zipfile, hashlib, base64\n\
             target, name, version, *rest = sys.argv[1:]\n\
             info = f'{name}-{version}.dist-info'\n\
@@ -147,19 +154,24 @@ pub async fn database(dir: &Path) -> Location {
 /// A build service on a directory.
 pub struct Service {
     pub builder: Builder,
-    store: Store,
-    blobs: BlobStore,
+    pub store: Store,
+    pub blobs: BlobStore,
 }
 
 impl Service {
     pub async fn open(dir: &Path, indexes: Indexes, python: Interpreter) -> Self {
+        Self::with(dir, indexes, python, &RegistryConfig::default()).await
+    }
+
+    /// The same with settings of the registry.
+    pub async fn with(dir: &Path, indexes: Indexes, python: Interpreter, registry: &RegistryConfig) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&database(dir).await).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes, Sandbox::default()).unwrap());
         let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
         let pipeline = Pipeline::open(python, dependencies, None, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
-        let images = ImageRetention::new(store.clone(), blobs.clone(), &RegistryConfig::default(), &None);
+        let images = ImageRetention::new(store.clone(), blobs.clone(), registry, &None);
         let builder = Builder::new(
             pipeline,
             images,
@@ -249,7 +261,7 @@ fn names(packages: &[(String, String)]) -> Vec<&str> {
 }
 
 /// Installs uv into a directory, since the test's own index has none. Nothing where that is not possible.
-async fn with_uv(dir: &Path) -> Option<Interpreter> {
+pub async fn with_uv(dir: &Path) -> Option<Interpreter> {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
     let plain = Uv::new(dir, &Indexes::default(), Sandbox::default()).unwrap();
     let nothing = Requirements::parse("requirements", "").unwrap();

@@ -10,6 +10,7 @@ use crate::{
     image::ImageLayer,
     log::BuildLog,
     python::{Interpreter, Lock, Sandbox, Uv, installed},
+    referrers,
     registry::BlobStore,
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
@@ -47,9 +48,10 @@ pub struct Dependencies {
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
 
-/// Layers, lowest first, and the lock that they are of.
+/// Layers, lowest first, the packages in them, and the lock that they are of.
 pub struct Found {
     pub layers: Vec<ImageLayer>,
+    pub packages: Vec<referrers::Package>,
     pub lock: KeptLock,
 }
 
@@ -140,25 +142,39 @@ impl Dependencies {
         let _making = one_at_a_time.lock().await;
         let kept = store.layer_set(set).await?;
         let kept = kept.filter(|made| made.layers.iter().all(|layer| self.blobs.contains(&layer.layer.digest)));
+        let mut installed = store.are_installed(locked.iter().map(|package| package.key)).await?;
         let made = match kept {
-            Some(made) => {
+            // Whether a package is in the layers may have been forgotten; it is found out by making them again.
+            Some(made) if locked.iter().all(|package| installed.contains_key(&package.key)) => {
                 made.layers.iter().for_each(|_| log.dependency_layer(true));
                 log.write_line(format!("{} packages in {} layers are there", locked.len(), made.layers.len()));
                 made
             }
-            None => {
-                let made = self.make(&uv, &locked, store, log).await?;
+            _ => {
+                let made;
+                (made, installed) = self.make(&uv, &locked, store, log).await?;
                 // Recorded at once, so that a build that waits for the same packages finds them.
                 store.remember_set(set, &made).await?;
                 made
             }
         };
         made.clashes.iter().for_each(|clash| log.write_line(clash.clone()));
-        Ok(Found { layers: made.layers, lock: keep })
+        let packages = locked.into_iter().filter(|package| installed.get(&package.key) == Some(&true));
+        let packages = packages.map(|Locked { name, version, entry, .. }| {
+            let files = Lock::hashes(&entry).map(str::to_owned).collect();
+            referrers::Package { name, version, files }
+        });
+        Ok(Found { layers: made.layers, packages: packages.collect(), lock: keep })
     }
 
-    /// Makes the layers that are not there yet.
-    async fn make(&self, uv: &Uv, locked: &[Locked], store: &Store, log: &BuildLog) -> Result<PackageSet> {
+    /// Makes the layers that are not there yet; tells for each package whether something of it is in them.
+    async fn make(
+        &self,
+        uv: &Uv,
+        locked: &[Locked],
+        store: &Store,
+        log: &BuildLog,
+    ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let mut staging = Staging::new(&self.work, uv, &self.interpreter, log, &self.quota).await?;
         // Grouping depends on the sizes of packages, so those that nobody has seen yet are installed first.
@@ -166,6 +182,7 @@ impl Dependencies {
         staging.install(&unseen).await?;
         let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, staging.known(&p.name))).collect();
         known.extend(seen.iter().cloned());
+        let installed = known.iter().map(|(key, known)| (*key, known.size > 0)).collect();
 
         let packages = locked.iter().filter_map(|package| {
             // One whose marker does not hold here is in the lock and not installed.
@@ -212,7 +229,8 @@ impl Dependencies {
                 .map(|(lower, higher, file)| format!("{lower} and {higher} both have {file}: {higher}'s is used"))
                 .collect()
         });
-        Ok(PackageSet { layers, clashes: clashes.await.map_err(|e| Error::internal("comparing packages", e))? })
+        let clashes = clashes.await.map_err(|e| Error::internal("comparing packages", e))?;
+        Ok((PackageSet { layers, clashes }, installed))
     }
 
     fn packages(&self, lock: &Lock) -> Vec<Locked> {

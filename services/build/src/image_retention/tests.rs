@@ -59,8 +59,8 @@ async fn an_image_goes_with_its_record_when_no_agent_uses_it() {
     let builder = service(dir.path(), 0).await;
     let (old, new) = (build(&builder, "old").await, build(&builder, "new").await);
     let collected = builder.collect_images(vec![stored(&new)]).await.unwrap();
-    // The source layer and the configuration; the runtime layer is every image's.
-    assert_eq!((collected.images, collected.blobs), (1, 2));
+    // The source layer, the configuration and the provenance; the runtime layer is every image's, and the SBOM of both.
+    assert_eq!((collected.images, collected.blobs), (1, 3));
     assert!(collected.bytes > 0);
     assert_eq!(builder.get_build(old.build_id.clone()).await.unwrap_err().code, Code::NotFound);
     assert_eq!(builder.get_build(new.build_id.clone()).await.unwrap().image, Some(new.clone()));
@@ -70,7 +70,8 @@ async fn an_image_goes_with_its_record_when_no_agent_uses_it() {
     assert_eq!(build(&builder, "old").await, old);
     assert_eq!(builder.collect_images(vec![stored(&old), stored(&new)]).await.unwrap().images, 0);
     let all = builder.collect_images(Vec::new()).await.unwrap();
-    assert_eq!((all.images, all.blobs), (2, 4));
+    // Three of each, and what they had in common: the SBOM and the configuration of artifacts.
+    assert_eq!((all.images, all.blobs), (2, 8));
     assert_eq!(builder.list_builds(hoistway_model::build::BuildQuery::default()).await.unwrap(), []);
     assert_eq!(build(&builder, "new").await, new, "the runtime layer is still there");
 }

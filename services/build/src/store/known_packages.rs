@@ -8,7 +8,9 @@ use crate::{image::ImageLayer, layer::Layer};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use hoistway_kit::{db::db_error, time::now_ms};
 use hoistway_model::{Digest, Error, Name, Result};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// The number of keys that one query asks for.
@@ -84,6 +86,21 @@ impl Store {
         }
         let read = move || rows.into_iter().map(|row| Ok((row.inputs.parse()?, known(&row)?))).collect();
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal(READING, e))?
+    }
+
+    /// Whether something of each package is installed on this platform, for those that were installed before.
+    pub async fn are_installed(&self, keys: impl Iterator<Item = Digest>) -> Result<HashMap<Digest, bool>> {
+        let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
+        let mut found = HashMap::new();
+        for keys in keys.chunks(CHUNK) {
+            let query = package::Entity::find().filter(package::Column::Inputs.is_in(keys)).select_only();
+            let columns = query.column(package::Column::Inputs).column(package::Column::Size).into_tuple();
+            let rows: Vec<(String, i64)> = columns.all(self.0.read()).await.map_err(db_error(READING))?;
+            for (inputs, size) in rows {
+                found.insert(inputs.parse()?, size > 0);
+            }
+        }
+        Ok(found)
     }
 
     /// Those of the layers that were made before.

@@ -76,6 +76,8 @@ pub struct Finished<'a> {
     pub image: &'a BuiltImage,
     pub repository: &'a RepoName,
     pub manifest: &'a Manifest,
+    /// What belongs to the image and has it as its subject.
+    pub referrers: &'a [Manifest],
     pub tag: &'a NewTag,
     pub lock: Option<&'a KeptLock>,
     pub log: &'a Kept,
@@ -132,7 +134,7 @@ impl Store {
         let txn = self.0.begin().await?;
         idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         idempotency::finish(&txn, attempt.operation, &encode(done.image)).await?;
-        match publish_image(&txn, done.repository, done.manifest, done.tag).await? {
+        match publish_image(&txn, done.repository, done.manifest, done.referrers, done.tag).await? {
             PutOutcome::Stored => {}
             PutOutcome::TagTaken => return Ok(false),
             PutOutcome::Missing(missing) | PutOutcome::WrongSizes(missing) => {

@@ -64,9 +64,8 @@ impl Lock {
                 text.push_str(entry);
                 continue;
             };
-            let (pin, hashes) = entry.split_once(HASH).unwrap_or((entry, ""));
-            let digests = hashes.split(HASH).map(|hash| hash.trim_end_matches(['\n', '\\', ' ']));
-            let kept: Vec<&str> = digests.filter(|digest| wanted.contains(digest)).collect();
+            let pin = entry.split_once(HASH).map_or(entry, |(pin, _)| pin);
+            let kept: Vec<&str> = Self::hashes(entry).filter(|digest| wanted.contains(digest)).collect();
             if kept.is_empty() {
                 let message = format!(
                     "the requirements cannot be resolved: no file of {package} {version} has a hash that they name"
@@ -89,6 +88,11 @@ impl Lock {
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         let ends = self.begins.iter().skip(1).copied().chain([self.text.len()]);
         self.begins.iter().zip(ends).map(|(begin, end)| &self.text[*begin..end])
+    }
+
+    /// The SHA-256 digests, in hexadecimal digits, of the files that an entry allows.
+    pub fn hashes(entry: &str) -> impl Iterator<Item = &str> {
+        entry.split(HASH).skip(1).map(|hash| hash.trim_end_matches(['\n', '\\', ' ']))
     }
 
     /// Names and versions.
@@ -124,6 +128,7 @@ mod tests {
         assert_eq!(Lock::parse(lock.text()).unwrap(), lock);
         let entries: Vec<&str> = lock.entries().collect();
         assert_eq!(entries.concat(), text);
+        assert_eq!(Lock::hashes(entries[0]).collect::<Vec<_>>(), [&a, &b]);
         assert_eq!(Lock::parse(entries[1]).unwrap().packages(), [("x".into(), "1!2+l".into())]);
         assert!(Lock::parse("\n").unwrap().is_empty());
     }

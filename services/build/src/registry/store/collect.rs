@@ -1,7 +1,7 @@
 //! Garbage collection in the database: images that nobody uses, then links that no manifest needs.
 //! Blobs without a link are the blob store's to remove.
 
-use super::{delete::remove_manifest, sql, stored};
+use super::{delete::remove_manifest, own_referrers::remove_own_referrers, sql, stored};
 use hoistway_kit::db::Db;
 use hoistway_model::{Digest, Result, image::StoredImage};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, QueryResult, Value};
@@ -31,7 +31,8 @@ impl FromQueryResult for Row {
 }
 
 /// Removes up to [`BATCH`] images that no agent uses: those that builds made and nobody tagged besides, and manifests
-/// without any tag. What an index lists stays with the index, and what says something about an image with that image.
+/// without any tag. What an index lists stays with the index, and what says something about an image with that image;
+/// what the build wrote about its image goes in the same step.
 /// `base` is kept. Needs a transaction in which the pins are complete; returns what is gone.
 pub async fn collect_images<C: ConnectionTrait>(
     conn: &C,
@@ -58,6 +59,7 @@ pub async fn collect_images<C: ConnectionTrait>(
     ];
     let unused: Vec<Row> = sql::query(conn, DOING, text, values).await?;
     for Row(image) in &unused {
+        remove_own_referrers(conn, &image.repository, image.digest, &[]).await?;
         remove_manifest(conn, &image.repository, &image.digest.to_string()).await?;
     }
     Ok(unused.into_iter().map(|Row(image)| image).collect())

@@ -8,7 +8,7 @@ use super::{
 use crate::registry::name::{Reference, RepoName, Tag};
 use hoistway_kit::db::db_error;
 use hoistway_model::{Digest, Result};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter};
 
 const DOING: &str = "deleting from the registry";
 
@@ -73,6 +73,9 @@ pub async fn delete_manifest<C: ConnectionTrait>(
     if is_base {
         return Ok(Deletion::Kept("it is the base image of builds".into()));
     }
+    if let Some(image) = owner(conn, &name, &text).await? {
+        return Ok(Deletion::Kept(format!("it belongs to the agent's image {image} and goes with it")));
+    }
     if let Some(index) = needed_by(conn, &name, &text).await? {
         return Ok(Deletion::Kept(format!("the index {index} lists it: delete that first")));
     }
@@ -97,6 +100,19 @@ async fn needed_by<C: ConnectionTrait>(conn: &C, repo: &str, digest: &str) -> Re
         .filter(references::Column::Repo.eq(repo))
         .one(conn);
     Ok(found.await.map_err(db_error(DOING))?.map(|row| row.manifest))
+}
+
+/// The image whose build wrote this manifest about it.
+async fn owner<C: ConnectionTrait>(conn: &C, repo: &str, digest: &str) -> Result<Option<String>> {
+    let text = "SELECT m.subject FROM registry_manifests m WHERE m.repo = $1 AND m.digest = $2 AND EXISTS (
+        SELECT 1 FROM registry_references r WHERE r.repo = m.repo AND r.manifest = m.subject AND r.digest = m.digest)";
+    let found: Vec<Owned> = sql::query(conn, DOING, text, [repo.into(), digest.into()]).await?;
+    Ok(found.into_iter().next().map(|row| row.subject))
+}
+
+#[derive(FromQueryResult)]
+struct Owned {
+    subject: String,
 }
 
 /// Removes a manifest with its tags and all that it says it needs.

@@ -11,6 +11,7 @@ mod collect;
 mod delete;
 mod entity;
 mod lists;
+mod own_referrers;
 mod pins;
 mod sql;
 
@@ -30,12 +31,16 @@ use hoistway_kit::{
     time::now_ms,
 };
 use hoistway_model::{Digest, Error, Result};
+use own_referrers::remove_own_referrers;
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait, QueryFilter, QuerySelect, QueryTrait,
     sea_query::{Expr, OnConflict},
 };
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 /// The name that a manifest is stored under.
 #[derive(Debug, Clone)]
@@ -72,17 +77,29 @@ pub struct StoredManifest {
     pub used_at: i64,
 }
 
-/// Stores an image whose blobs are in the blob store: links them to the repository, tags and stores the manifest.
-/// Four statements, for the build service's transaction. On [`PutOutcome::TagTaken`] the blobs are linked and nothing
-/// else is written.
+/// Stores an image whose blobs are in the blob store: links them to the repository, tags and stores the manifest. The
+/// image's own `referrers`, whose subject it is, are stored with it, replace those of an earlier build of it, and stay
+/// for as long as it does. Five statements, for the build service's transaction. On [`PutOutcome::TagTaken`] the blobs
+/// are linked and nothing else is written.
 pub async fn publish_image<C: ConnectionTrait>(
     conn: &C,
     repo: &RepoName,
     manifest: &Manifest,
+    referrers: &[Manifest],
     tag: &NewTag,
 ) -> Result<PutOutcome> {
-    link_blobs(conn, repo, manifest.blobs()).await?;
-    write_manifest(conn, repo, manifest, Some(tag)).await
+    let all: Vec<&Manifest> = std::iter::once(manifest).chain(referrers).collect();
+    // PostgreSQL refuses a row twice in one statement, and artifacts have their empty configuration in common.
+    let needed: BTreeSet<Digest> = all.iter().flat_map(|manifest| manifest.blobs()).copied().collect();
+    link_blobs(conn, repo, &Vec::from_iter(needed)).await?;
+    // The tag first: if it is taken, nothing is written.
+    if !write_tag(conn, repo, tag, manifest.digest()).await? {
+        return Ok(PutOutcome::TagTaken);
+    }
+    let own = referrers.iter().map(|referrer| (manifest.digest(), referrer.digest()));
+    write_manifests(conn, repo, &all, own).await?;
+    remove_own_referrers(conn, repo.as_str(), manifest.digest(), referrers).await?;
+    Ok(PutOutcome::Stored)
 }
 
 /// Stores a manifest if everything it needs is in the repository. Needs a transaction, so that nothing is removed
@@ -225,8 +242,19 @@ async fn write_manifest<C: ConnectionTrait>(
     {
         return Ok(PutOutcome::TagTaken);
     }
+    write_manifests(conn, repo, &[manifest], []).await?;
+    Ok(PutOutcome::Stored)
+}
+
+/// Writes manifests with what they need, and `more` pairs of a manifest and a digest that it needs besides.
+async fn write_manifests<C: ConnectionTrait>(
+    conn: &C,
+    repo: &RepoName,
+    manifests: &[&Manifest],
+    more: impl IntoIterator<Item = (Digest, Digest)>,
+) -> Result<()> {
     let now = now_ms();
-    let row = manifests::ActiveModel {
+    let row = |manifest: &&Manifest| manifests::ActiveModel {
         repo: Set(repo.to_string()),
         digest: Set(manifest.digest().to_string()),
         media_type: Set(manifest.media_type().to_owned()),
@@ -237,17 +265,21 @@ async fn write_manifest<C: ConnectionTrait>(
         artifact_type: Set(manifest.artifact_type().map(|text| storable(text).into_owned())),
     };
     let key = [manifests::Column::Repo, manifests::Column::Digest];
-    manifests::Entity::insert(row)
+    manifests::Entity::insert_many(manifests.iter().map(row))
         .on_conflict(OnConflict::columns(key).update_column(manifests::Column::UsedAt).to_owned())
         .exec_without_returning(conn)
         .await
         .map_err(db_error("storing a manifest"))?;
-    let needs = |digest: &Digest| references::ActiveModel {
+    let needs = |manifest: Digest, digest: Digest| references::ActiveModel {
         repo: Set(repo.to_string()),
-        manifest: Set(manifest.digest().to_string()),
+        manifest: Set(manifest.to_string()),
         digest: Set(digest.to_string()),
     };
-    let needed: Vec<_> = manifest.blobs().iter().chain(manifest.sandbox()).map(needs).collect();
+    let stated = |manifest: &&Manifest| {
+        let of = manifest.digest();
+        manifest.blobs().iter().chain(manifest.sandbox()).map(move |digest| (of, *digest)).collect::<Vec<_>>()
+    };
+    let needed: Vec<_> = manifests.iter().flat_map(stated).chain(more).map(|(of, digest)| needs(of, digest)).collect();
     if !needed.is_empty() {
         use references::Column as C;
         references::Entity::insert_many(needed)
@@ -256,7 +288,7 @@ async fn write_manifest<C: ConnectionTrait>(
             .await
             .map_err(db_error("storing a manifest"))?;
     }
-    Ok(PutOutcome::Stored)
+    Ok(())
 }
 
 /// Sets a tag; false if it holds something else and may not be moved.

@@ -43,7 +43,7 @@ impl Registry {
         let manifest = Manifest::parse(None, image(&config, &layer, content.len()).into()).unwrap();
         let txn = self.db.begin().await.unwrap();
         let tag = NewTag { tag: tag.parse().unwrap(), immutable: true };
-        publish_image(&txn, &repo.parse().unwrap(), &manifest, &tag).await.unwrap();
+        publish_image(&txn, &repo.parse().unwrap(), &manifest, &[], &tag).await.unwrap();
         txn.commit().await.unwrap();
         manifest.digest()
     }

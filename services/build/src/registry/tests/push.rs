@@ -253,7 +253,7 @@ async fn an_agents_tag_is_never_moved() {
         let manifest = Manifest::parse(None, image(&config, &layer, content.len()).into()).unwrap();
         let txn = r.db.begin().await.unwrap();
         let tag = NewTag { tag: tag.parse().unwrap(), immutable };
-        let outcome = store::publish_image(&txn, &repo, &manifest, &tag).await.unwrap();
+        let outcome = store::publish_image(&txn, &repo, &manifest, &[], &tag).await.unwrap();
         txn.commit().await.unwrap();
         outcome
     };

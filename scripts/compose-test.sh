@@ -2,13 +2,13 @@
 # Starts docker-compose.yml and sends it a first deploy: images are built, every service becomes healthy, an agent
 # answers, and answers again after a restart. Everything is removed afterwards.
 #
-# If the two images of deploy/Dockerfile's FROM lines and that of the database do not exist, stand-ins made from Debian
-# packages have their names during the test. The compiler's one contains programs that are built already, so that nothing is compiled twice: those
-# in HOISTWAY_PROGRAMS (target/debug). Needs root for mmdebstrap, Docker, docker-compose and `cargo build --workspace`.
+# The programs are those that are built already, in HOISTWAY_PROGRAMS (target/debug). If the image of Python or that of
+# the database does not exist, a stand-in made from Debian packages has its name during the test. Needs root for
+# mmdebstrap, Docker, docker-compose and `cargo build --workspace`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly python_image=python:3.11-slim-bookworm rust_image=rust:1.95-slim-bookworm
+readonly python_image=python:3.11-slim-bookworm
 readonly database_image=postgres:17.6-bookworm
 readonly built=${HOISTWAY_PROGRAMS:-target/debug}
 readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
@@ -48,9 +48,13 @@ clean_up() {
         "${compose[@]}" ps >&2 || true
         "${compose[@]}" logs --no-color --tail=40 >&2 || true
     fi
+    docker images --quiet --filter "reference=hoistway-${installation:-none}/*" | sort -u | xargs -r docker rmi --force >/dev/null || true
+    docker images --quiet --filter "reference=localhost:$HOISTWAY_REGISTRY_PORT/*/*" --filter "reference=localhost:$HOISTWAY_REGISTRY_PORT/*" |
+        sort -u | xargs -r docker rmi --force >/dev/null || true
     "${compose[@]}" down --volumes --rmi local --timeout 20 >/dev/null 2>&1 || log "docker-compose down failed"
+    docker rmi --force "$COMPOSE_PROJECT_NAME-agent-base" >/dev/null 2>&1 || true
     [ ${#stand_ins[@]} -eq 0 ] || docker rmi "${stand_ins[@]}" >/dev/null || true
-    rm -rf "$work"
+    rm -rf "$work" "/run/$COMPOSE_PROJECT_NAME" deploy/programs/hoistway-*
     exit $status
 }
 trap clean_up EXIT
@@ -65,17 +69,12 @@ if ! there "$database_image"; then
     scripts/database-image.sh "$database_image"
     stand_ins+=("$database_image")
 fi
-if ! there "$rust_image"; then
-    log "making $rust_image from $built"
-    for program in "${programs[@]}"; do
-        cp "$built/$program" "$work/"
-    done
-    printf '#!/bin/sh\nmkdir -p target/release && cp /prebuilt/* target/release/\n' >"$work/cargo"
-    chmod +x "$work/cargo"
-    printf 'FROM %s\nCOPY cargo /usr/local/bin/\nCOPY hoistway-* /prebuilt/\n' "$python_image" >"$work/Dockerfile"
-    docker build --quiet --tag "$rust_image" "$work" >/dev/null
-    stand_ins+=("$rust_image")
-fi
+log "taking the programs from $built"
+for program in "${programs[@]}"; do
+    cp "$built/$program" deploy/programs/
+done
+export HOISTWAY_BINARIES=prebuilt
+export HOISTWAY_SOCKETS_DIR=/run/$COMPOSE_PROJECT_NAME
 
 log "building and starting"
 "${compose[@]}" up --detach --build >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; fail "up failed"; }
@@ -105,6 +104,14 @@ answer=$(call "$api/api/deploy" -d '{"agent_name": "hello", "source_files": {"ag
     "def handler(message):\n    return \"Hello, \" + message\n"}}')
 expect "$answer" 201 '"build_id"' "localhost:$HOISTWAY_REGISTRY_PORT/hello:"
 expect "$(call "$api/api/agents/hello/invoke" -d '{"message": "world"}')" 200 'Hello, world'
+
+log "the agent is a container of its own"
+expect "$(call "$api/api/status")" 200 '"name":"docker"'
+installation=$(basename "$(echo "$HOISTWAY_SOCKETS_DIR"/*)")
+containers() { docker ps --all --quiet --filter "label=dev.hoistway.installation=$installation" | wc -l; }
+[ "$(containers)" = 2 ] || fail "the agent has $(containers) containers, not its own and its network's"
+answer=$("${compose[@]}" exec -T agent cat /proc/1/status)
+expect "$answer" $'Uid:\t65532\t65532\t65532' $'CapEff:\t0000000000000000' $'CapBnd:\t0000000000000000' $'NoNewPrivs:\t1'
 
 log "the registry and the echo tool, from outside"
 expect "$(call "http://localhost:$HOISTWAY_REGISTRY_PORT/v2/hello/tags/list")" 200 '"hello"'
@@ -148,4 +155,18 @@ for _ in $(seq 120); do
     sleep 0.25
 done
 expect "$answer" 200 'Hello, again'
+
+log "stopping"
+"${compose[@]}" down --timeout 40 >/dev/null 2>&1
+[ "$(containers)" = 0 ] || fail "$(containers) containers of agents are left"
+
+log "agents as processes, without Docker's socket"
+readonly processes=("${compose[@]}" --env-file deploy/processes.env)
+"${processes[@]}" up --detach >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; fail "up failed"; }
+wait_until_ready
+expect "$(call "$api/api/status")" 200 '"name":"process"'
+answer=$(call "$api/api/deploy" -d '{"agent_name": "process", "source_files": {"agent.py": "def handler(message):\n    return message\n"}}')
+expect "$answer" 201 '"build_id"'
+expect "$(call "$api/api/agents/process/invoke" -d '{"message": "no container"}')" 200 'no container'
+"${processes[@]}" exec -T agent test ! -S /var/run/docker.sock || fail "the agent service has Docker's socket"
 log "passed"

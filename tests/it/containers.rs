@@ -88,7 +88,10 @@ impl Installation {
     /// The names of its images.
     fn images(&self) -> Vec<String> {
         let named = |repository: &str, format: &str| {
-            docker(&["images", "--digests", "--format", format, "--filter", &format!("reference={repository}/*")])
+            // With a prefix of up to two segments.
+            let depths = ["*", "*/*", "*/*/*"].map(|below| format!("reference={repository}/{below}"));
+            let filters = depths.iter().flat_map(|reference| ["--filter", reference]);
+            docker(&["images", "--digests", "--format", format].into_iter().chain(filters).collect::<Vec<_>>())
         };
         let Some(id) = self.id() else { return Vec::new() };
         let own = named(&format!("hoistway-{id}"), "{{.Repository}}:{{.Tag}}");

@@ -29,7 +29,7 @@ pub struct Config {
     /// The interpreter to build for. Default: the first on PATH that is new enough.
     pub python: Option<PathBuf>,
     /// A base image, `REPOSITORY:TAG` or `REPOSITORY@DIGEST` in the embedded registry, or the same behind the `HOST/` of
-    /// another one. Default: none.
+    /// another one. Default, and for an empty text: none.
     pub base_image: Option<String>,
     /// The registry that images are pushed to besides, `HOST[:PORT][/PREFIX]`; runtimes that run whole images pull them
     /// from there. Default: none, they pull from the embedded one.

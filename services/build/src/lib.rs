@@ -123,7 +123,12 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let packages = dependencies.available();
     let logins = RegistryLogins::new(config.docker_config.clone());
     let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));
-    let base = config.base_image.as_deref().map(|text| BaseImage::parse(text, remotes.clone())).transpose()?;
+    let base = config
+        .base_image
+        .as_deref()
+        .filter(|text| !text.is_empty())
+        .map(|text| BaseImage::parse(text, remotes.clone()))
+        .transpose()?;
     let base_place = base.as_ref().and_then(BaseImage::embedded_place);
     let push_to = config.image_registry.as_deref().map(|text| ImageRegistry::parse(text, remotes)).transpose()?;
     let images = ImageRetention::new(store.clone(), blobs.clone(), &config.registry, &base_place);

@@ -217,3 +217,56 @@ fn images_that_cannot_be_containers_are_refused_with_the_reason() {
     assert_eq!(refused.json()["code"], "unsupported_image", "{}", refused.text());
     assert!(refused.text().contains("base_image"), "{}", refused.text());
 }
+
+/// An interpreter on PATH that is of another minor version than the base image's, if there is one.
+fn other_python(base: &str) -> Option<String> {
+    let described = "import sys; print('%d.%d' % sys.version_info[:2]); print(sys.executable)";
+    (10..=14).rev().filter(|minor| format!("3.{minor}") != base).find_map(|minor| {
+        let out = Command::new(format!("python3.{minor}")).args(["-c", described]).output().ok()?;
+        let text = String::from_utf8(out.stdout).ok().filter(|_| out.status.success())?;
+        let (version, path) = text.trim().split_once('\n')?;
+        (version == format!("3.{minor}")).then(|| path.to_owned())
+    })
+}
+
+#[test]
+fn agents_run_with_the_python_of_their_base_image() {
+    if !is_possible() {
+        return;
+    }
+    let describe = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let version = docker(&["run", "--rm", "--entrypoint", "python3", BASE, "-c", describe]);
+    let Some(host) = other_python(&version) else {
+        prerequisites::need("other-python", false, &format!("no python3.MINOR on PATH is another than {version}"));
+        return;
+    };
+    let dir = Installation::new();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(FLAGS).args(["--python", &host]);
+    });
+    dir.push_base(&stack);
+    // Its compiled part is for one version of Python only.
+    let source = "import sys, markupsafe._speedups
+def handler(message):
+    return ['%d.%d' % sys.version_info[:2], str(markupsafe.escape('<'))]
+";
+    let body = json!({
+        "agent_name": "other", "source_files": {"agent.py": source}, "requirements": "markupsafe==3.0.2",
+    });
+    let answer = stack.call("POST", "/api/deploy?timeout=300", Some(&body));
+    assert_eq!(answer.status, 201, "{}\n{}", answer.text(), crate::test_installation::log_of(&stack.dir));
+    assert_eq!(stack.answer("other", "x"), json!([version, "&lt;"]));
+    let build = stack.get("/api/builds")[0]["id"].as_str().unwrap().to_owned();
+    let log = stack.call("GET", &format!("/api/builds/{build}/logs"), None).text();
+    assert!(log.contains(&format!("for Python {version} on linux/")), "{log}");
+    assert!(log.contains("modules are compiled whenever the agent starts"), "{log}");
+    assert_eq!(stack.call("DELETE", "/api/agents/other", None).status / 100, 2);
+    stack.stop();
+
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(&FLAGS[2..]).args(["--python", &host]);
+    });
+    let refused = stack.deploy(json!({"agent_name": "process", "source_files": says("x")}));
+    assert_eq!(refused.json()["code"], "unsupported_image", "{}", refused.text());
+    assert!(refused.text().contains(&format!("built for Python {version} of its base image")), "{}", refused.text());
+}

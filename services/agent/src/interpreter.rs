@@ -73,6 +73,20 @@ impl Interpreter {
             format!("it was built for Python {built_for}, and this machine has {}: deploy it again", self.python);
         Err(Error::new(Code::UnsupportedImage, text))
     }
+
+    /// Refuses what was built for the Python of a base image that is another than this one.
+    pub fn suits_base(&self, built_for: &str) -> Result<()> {
+        if built_for == self.python {
+            return Ok(());
+        }
+        let own = &self.python;
+        let text = format!(
+            "it was built for Python {built_for} of its base image, and this machine has {own}, which agents without \
+             containers run with: deploy it again with a base image that has Python {own}, or run agents as containers \
+             (hoistway up --runtime docker)"
+        );
+        Err(Error::new(Code::UnsupportedImage, text))
+    }
 }
 
 impl Interpreter {

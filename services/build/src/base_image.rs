@@ -1,10 +1,12 @@
-//! The base image that an operator may configure: one in the embedded registry or in a remote one, whose Python is the
-//! one that dependencies are installed for.
+//! The base image that an operator may configure: one in the embedded registry or in a remote one, whose Python and
+//! platform are those that agents are built for.
 
 use crate::{
+    base_libc,
     image::{ExistingImage, UnusableImage},
     log::BuildLog,
-    python::Interpreter,
+    platform::{ImageIndex, Platform},
+    python::{Interpreter, Libc, Target},
     registry::{BlobStore, Reference, RepoName, store::find_manifest},
     remote_registry::RemoteRegistries,
     store::Store,
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use hoistway_model::{Code, Digest, Error, Result, image::label};
 use oci_client::Reference as RemoteReference;
 use std::{
+    io::{ErrorKind, Read},
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -23,14 +26,20 @@ const ASKED_RECENTLY: Duration = Duration::from_secs(60);
 /// The largest configuration of a base that is read, in bytes: those of real images have a few kilobytes.
 const MAX_CONFIG: u64 = 4 << 20;
 /// The kinds of manifests that a remote registry may answer with.
-const MANIFESTS: [&str; 2] =
-    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const MANIFESTS: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
 
 /// Looks the configured base up anew for every build, because its tag may move; each image is read once.
 #[derive(Debug)]
 pub struct BaseImage {
     text: String,
     place: Place,
+    /// The platform to build for; nothing is that of the base, and of an index the host's.
+    platform: Option<Platform>,
     remotes: Arc<RemoteRegistries>,
     known: Mutex<Option<(FoundBase, Instant)>>,
     copying: tokio::sync::Mutex<()>,
@@ -48,18 +57,20 @@ enum Place {
 /// A base as it is now.
 #[derive(Debug, Clone)]
 pub struct FoundBase {
-    /// The digest of its manifest.
+    /// The digest of its manifest; of an index, that of the image for the platform.
     pub digest: Digest,
     /// Its manifest and configuration.
     pub image: Arc<ExistingImage>,
+    /// Its Python and platform.
+    pub target: Target,
     /// Its name by digest, where a remote registry has its layers.
     pub remote: Option<RemoteReference>,
 }
 
 impl BaseImage {
     /// Reads `REPOSITORY:TAG` or `REPOSITORY@DIGEST`, of the embedded registry, or the same behind the `HOST/` of a
-    /// remote one. As for Docker, a host has a dot or a port in it, or is `localhost`.
-    pub fn parse(text: &str, remotes: Arc<RemoteRegistries>) -> Result<Self> {
+    /// remote one. As for Docker, a host has a dot or a port in it, or is `localhost`. With the platform to build for.
+    pub fn parse(text: &str, platform: Option<&str>, remotes: Arc<RemoteRegistries>) -> Result<Self> {
         let wrong = || {
             let text =
                 format!("base_image: \"{text}\" is neither [HOST/]REPOSITORY:TAG nor [HOST/]REPOSITORY@sha256:DIGEST");
@@ -77,6 +88,7 @@ impl BaseImage {
         Ok(Self {
             text: text.to_owned(),
             place,
+            platform: platform.map(str::parse).transpose()?,
             remotes,
             known: Mutex::default(),
             copying: tokio::sync::Mutex::default(),
@@ -101,14 +113,14 @@ impl BaseImage {
 
     /// The base as it is now. One of a remote registry is asked for at most once a minute, and as it was last while that
     /// registry does not answer.
-    pub async fn find(&self, store: &Store, blobs: &BlobStore, python: &Interpreter) -> Result<FoundBase> {
+    pub async fn find(&self, store: &Store, blobs: &BlobStore, host: &Interpreter) -> Result<FoundBase> {
         let known = self.known().clone();
         if let (Place::Remote(image), Some((base, asked))) = (&self.place, &known)
             && (image.digest().is_some() || asked.elapsed() < ASKED_RECENTLY)
         {
             return Ok(base.clone());
         }
-        let (digest, manifest) = match (self.manifest(store).await, known.clone()) {
+        let (digest, manifest) = match (self.manifest(store, host).await, known.clone()) {
             (Ok(found), _) => found,
             (Err(e), Some((base, _))) if base.remote.is_some() => {
                 tracing::warn!(
@@ -122,18 +134,37 @@ impl BaseImage {
         };
         let base = match known {
             Some((base, _)) if base.digest == digest => base,
-            _ => self.read(digest, &manifest, blobs, python).await?,
+            _ => self.read(digest, &manifest, blobs, host).await?,
         };
         *self.known() = Some((base.clone(), Instant::now()));
         Ok(base)
     }
 
-    /// The manifest that the base's name means now.
-    async fn manifest(&self, store: &Store) -> Result<(Digest, Bytes)> {
+    /// The manifest that the base's name means now; of an index, the one of the image for the platform to build for.
+    async fn manifest(&self, store: &Store, host: &Interpreter) -> Result<(Digest, Bytes)> {
+        let (named, bytes) = self.document(store, None).await?;
+        let Some(index) = ImageIndex::parse(&bytes) else { return Ok((named, bytes)) };
+        let own = Platform::new(&host.os, &host.architecture);
+        let wanted = self.platform.as_ref().unwrap_or(&own);
+        let Some(digest) = index.image_for(wanted) else {
+            let there = index.platforms();
+            let there = if there.is_empty() { "none that is named".to_owned() } else { there.join(", ") };
+            let why = format!("it has no image for {wanted}; the platforms of its images are: {there}");
+            return Err(self.unfit(why));
+        };
+        self.document(store, Some(digest)).await
+    }
+
+    /// The manifest or index that the base's name means now, or another one of its repository.
+    async fn document(&self, store: &Store, other: Option<Digest>) -> Result<(Digest, Bytes)> {
         match &self.place {
-            Place::Remote(image) => self.remotes.manifest(image, &MANIFESTS).await,
+            Place::Remote(image) => {
+                let other = other.map(|digest| image.clone_with_digest(digest.to_string()));
+                self.remotes.manifest(other.as_ref().unwrap_or(image), &MANIFESTS).await
+            }
             Place::Embedded(repo, reference) => {
-                let found = find_manifest(store.db().read(), repo, reference).await?;
+                let other = other.map(Reference::Digest);
+                let found = find_manifest(store.db().read(), repo, other.as_ref().unwrap_or(reference)).await?;
                 let missing = || {
                     let text = format!("the base image \"{}\" is not in the registry: push it there first", self.text);
                     Error::new(Code::BuildFailed, text)
@@ -144,13 +175,7 @@ impl BaseImage {
     }
 
     /// Reads the configuration that a manifest names.
-    async fn read(
-        &self,
-        digest: Digest,
-        manifest: &[u8],
-        blobs: &BlobStore,
-        python: &Interpreter,
-    ) -> Result<FoundBase> {
+    async fn read(&self, digest: Digest, manifest: &[u8], blobs: &BlobStore, host: &Interpreter) -> Result<FoundBase> {
         let config = ExistingImage::config_digest(manifest).map_err(|why| self.unusable(why))?;
         let remote = match &self.place {
             Place::Remote(image) => Some(image.clone_with_digest(digest.to_string())),
@@ -163,8 +188,52 @@ impl BaseImage {
             }
         };
         let image = ExistingImage::parse(manifest, &config).map_err(|why| self.unusable(why))?;
-        self.check(&image, python)?;
-        Ok(FoundBase { digest, image: Arc::new(image), remote })
+        // The layers of a remote base go from registry to registry, so they are read only where much depends on it.
+        let assumed =
+            remote.as_ref().filter(|_| !image.names_musl()).and_then(|_| self.target(&image, None, host).ok());
+        let target = match assumed {
+            Some(target) => target,
+            None => self.target(&image, self.libc(&image, remote.as_ref(), blobs).await?, host)?,
+        };
+        Ok(FoundBase { digest, image: Arc::new(image), target, remote })
+    }
+
+    /// The C library of the lowest layer that has one.
+    async fn libc(
+        &self,
+        image: &ExistingImage,
+        remote: Option<&RemoteReference>,
+        blobs: &BlobStore,
+    ) -> Result<Option<Libc>> {
+        let architecture = image.platform().architecture;
+        let failed = |e: std::io::Error| {
+            let text = format!("a layer of the base image \"{}\" cannot be read", self.text);
+            Error::new(Code::BuildFailed, text).with_source(e)
+        };
+        for (digest, _) in image.layers() {
+            let layer: Box<dyn Read + Send> = match (blobs.read(&digest)?, remote) {
+                (Some((blob, _)), _) => Box::new(blob),
+                (None, Some(remote)) => Box::new(self.remotes.open_blob(remote, digest).await?),
+                (None, None) => continue,
+            };
+            let architecture = architecture.clone();
+            let search = move || base_libc::find(layer, &architecture);
+            match tokio::task::spawn_blocking(search).await.map_err(|e| failed(e.into()))? {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // Compressed in another way, or no archive at all.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        ErrorKind::Other | ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    tracing::info!(layer = %digest, "a layer of the base image cannot be searched: {e}");
+                }
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(None)
     }
 
     /// Has the layers of a remote base in the embedded registry, as they are.
@@ -192,26 +261,28 @@ impl BaseImage {
         Error::new(Code::UnsupportedImage, text).with_source(why)
     }
 
-    /// Dependencies are installed by the host's interpreter, so the base's must be of the same version and platform.
-    fn check(&self, base: &ExistingImage, python: &Interpreter) -> Result<()> {
-        let unfit = |why: String| {
-            Error::new(Code::UnsupportedImage, format!("the base image \"{}\" cannot be used: {why}", self.text))
-        };
-        if base.platform() != python.platform() {
-            return Err(unfit(format!("it is for {}, this machine is {}", base.platform(), python.platform())));
+    /// The Python and the platform that the image's configuration names.
+    fn target(&self, image: &ExistingImage, libc: Option<Libc>, host: &Interpreter) -> Result<Target> {
+        let platform = image.platform();
+        if let Some(wanted) = self.platform.as_ref().filter(|wanted| !platform.suits(wanted)) {
+            return Err(self.unfit(format!("it is for {platform}, and the setting platform is {wanted}")));
         }
-        let version = base.label(label::PYTHON).or_else(|| base.env("PYTHON_VERSION")).ok_or_else(|| {
-            unfit(format!(
+        let version = image.env("PYTHON_VERSION").filter(|exact| {
+            // The label has no patch version, and wins where it says otherwise.
+            let minor = image.label(label::PYTHON);
+            minor.is_none_or(|minor| *exact == minor || exact.strip_prefix(minor).is_some_and(|p| p.starts_with('.')))
+        });
+        let version = version.or_else(|| image.label(label::PYTHON)).ok_or_else(|| {
+            self.unfit(format!(
                 "neither its label {} nor its variable PYTHON_VERSION says which Python it has",
                 label::PYTHON
             ))
         })?;
-        let mut parts = version.split('.');
-        let minor = format!("{}.{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        if minor != python.python() {
-            return Err(unfit(format!("it has Python {minor}, packages are installed for {}", python.python())));
-        }
-        Ok(())
+        Target::of_base(host, version, &platform, libc).map_err(|why| self.unfit(why))
+    }
+
+    fn unfit(&self, why: String) -> Error {
+        Error::new(Code::UnsupportedImage, format!("the base image \"{}\" cannot be used: {why}", self.text))
     }
 }
 
@@ -224,7 +295,7 @@ mod tests {
     #[test]
     fn a_base_with_a_host_is_in_a_remote_registry() {
         let remotes = Arc::new(RemoteRegistries::new(RegistryLogins::new(None), Vec::new()));
-        let parse = |text: &str| BaseImage::parse(text, remotes.clone());
+        let parse = |text: &str| BaseImage::parse(text, None, remotes.clone());
         let digest = Digest::of(b"base");
         for embedded in ["python:3.12", "team/python:3.12", &format!("python@{digest}")] {
             assert!(parse(embedded).unwrap().embedded_place().is_some(), "{embedded}");

@@ -39,6 +39,9 @@ pub struct Config {
     pub docker_config: Option<PathBuf>,
     /// The registries, `HOST` or `HOST:PORT`, that are asked without TLS, besides those on this machine.
     pub insecure_registries: Vec<String>,
+    /// The platform to build for, such as `linux/arm64`, which the base image must have. Default: the base image's; of
+    /// one for several platforms, this machine's.
+    pub platform: Option<String>,
     /// The package index instead of PyPI; it may have a user and a password.
     pub index_url: Option<Secret>,
     /// Package indexes to ask before that one, in a list or with spaces between.
@@ -100,6 +103,7 @@ impl Default for Config {
             image_registry: None,
             docker_config: None,
             insecure_registries: Vec::new(),
+            platform: None,
             index_url: None,
             extra_index_urls: Vec::new(),
             netrc: None,

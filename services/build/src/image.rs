@@ -1,7 +1,7 @@
 //! The configuration and the manifest that make layers an image, as canonical JSON, so that the same parts have the
 //! same digests.
 
-use crate::layer::Layer;
+use crate::{layer::Layer, platform::Platform};
 use hoistway_model::{
     Digest, Error, Name, Result,
     digest::Hasher,
@@ -50,10 +50,8 @@ pub struct ImageLayer {
 pub struct ImageSpec<'a> {
     /// `major.minor` of the Python that the layers were made for.
     pub python: &'a str,
-    /// `linux`.
-    pub os: &'a str,
-    /// `amd64`, `arm64`.
-    pub architecture: &'a str,
+    /// Operating system and processor.
+    pub platform: &'a Platform,
     /// The entry file, relative to [`APP_DIR`].
     pub entry_point: &'a str,
     /// The text of the requirements that the packages were resolved from.
@@ -111,9 +109,11 @@ impl ExistingImage {
         Ok(Self { manifest, config })
     }
 
-    /// `os/architecture`.
-    pub fn platform(&self) -> String {
-        format!("{}/{}", self.config.os, self.config.architecture)
+    /// Operating system and processor.
+    pub fn platform(&self) -> Platform {
+        let variant = self.config.other.get("variant").and_then(|variant| variant.as_str());
+        let Config { os, architecture, .. } = &self.config;
+        Platform { os: os.clone(), architecture: architecture.clone(), variant: variant.map(str::to_owned) }
     }
 
     /// The value of one of the image's labels.
@@ -124,6 +124,12 @@ impl ExistingImage {
     /// The value of one of the image's environment variables.
     pub fn env(&self, name: &str) -> Option<&str> {
         self.config.config.env.iter().find_map(|e| e.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// Whether its history names Alpine, its package manager or musl: its C library may be musl.
+    pub fn names_musl(&self) -> bool {
+        let lines = self.config.history.iter().filter_map(|line| line.created_by.as_deref());
+        lines.into_iter().any(|line| ["alpine", "apk add", "musl"].iter().any(|word| line.contains(word)))
     }
 
     /// Digests and sizes of the layers, which the registry must have.
@@ -156,8 +162,8 @@ pub struct Image {
 pub fn assemble(spec: &ImageSpec<'_>) -> Result<Image> {
     let mut config = spec.base.map_or_else(Config::scratch, |base| base.config.clone());
     config.created = EPOCH.into();
-    config.os = spec.os.into();
-    config.architecture = spec.architecture.into();
+    config.os = spec.platform.os.clone();
+    config.architecture = spec.platform.architecture.clone();
     config.config.apply(spec);
     let mut layers: Vec<Descriptor> = spec.base.map_or_else(Vec::new, |base| base.manifest.layers.clone());
     for ImageLayer { layer, created_by } in spec.layers {
@@ -317,7 +323,7 @@ impl Process {
             self.env.push(format!("{name}={value}"));
         }
         self.exposed_ports = BTreeMap::from([(format!("{PORT}/tcp"), serde_json::json!({}))]);
-        let platform = format!("{}/{}", spec.os, spec.architecture);
+        let platform = format!("{}/{}", spec.platform.os, spec.platform.architecture);
         for (key, value) in [
             (label::IMAGE, layout::CURRENT),
             (label::PYTHON, spec.python),
@@ -340,6 +346,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::{Value, json};
+    use std::sync::LazyLock;
+
+    static PLATFORM: LazyLock<Platform> = LazyLock::new(|| Platform::new("linux", "amd64"));
 
     fn layer(text: &str) -> ImageLayer {
         let layer = Layer { digest: Digest::of(text.as_bytes()), diff_id: Digest::of(b"tar"), size: text.len() as u64 };
@@ -347,15 +356,7 @@ mod tests {
     }
 
     fn spec<'a>(base: Option<&'a ExistingImage>, layers: &'a [ImageLayer]) -> ImageSpec<'a> {
-        ImageSpec {
-            python: "3.11",
-            os: "linux",
-            architecture: "amd64",
-            entry_point: "agent.py",
-            requirements: "six\n",
-            base,
-            layers,
-        }
+        ImageSpec { python: "3.11", platform: &PLATFORM, entry_point: "agent.py", requirements: "six\n", base, layers }
     }
 
     fn json_of(bytes: &[u8]) -> Value {
@@ -401,7 +402,8 @@ mod tests {
         });
         let base =
             ExistingImage::parse(base_manifest.to_string().as_bytes(), base_config.to_string().as_bytes()).unwrap();
-        assert_eq!((base.platform().as_str(), base.env("PYTHON_VERSION")), ("linux/amd64", Some("3.11.7")));
+        assert_eq!(base.platform().to_string(), "linux/amd64/v1");
+        assert_eq!(base.env("PYTHON_VERSION"), Some("3.11.7"));
         let layers = [layer("source")];
         let image = assemble(&spec(Some(&base), &layers)).unwrap();
         let (manifest, config) = (json_of(&image.manifest), json_of(&image.config));

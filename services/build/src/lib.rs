@@ -5,6 +5,7 @@
 //! [`Opened::run`] itself and takes a local transport of the same server.
 
 mod base_image;
+mod base_libc;
 pub mod config;
 mod dependencies;
 mod events;
@@ -16,6 +17,7 @@ mod log;
 mod metrics;
 mod migrations;
 mod pipeline;
+mod platform;
 pub mod python;
 mod referrers;
 pub mod registry;
@@ -41,7 +43,7 @@ use hoistway_kit::{
     token::{ApiKey, ServiceToken},
     web,
 };
-use hoistway_model::{Error, Result};
+use hoistway_model::{Code, Error, Result};
 use image_retention::ImageRetention;
 use metrics::BuildMetrics;
 use pipeline::Pipeline;
@@ -123,12 +125,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let packages = dependencies.available();
     let logins = RegistryLogins::new(config.docker_config.clone());
     let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));
-    let base = config
-        .base_image
-        .as_deref()
-        .filter(|text| !text.is_empty())
-        .map(|text| BaseImage::parse(text, remotes.clone()))
-        .transpose()?;
+    let base = base_image(config, &interpreter, &remotes)?;
     let base_place = base.as_ref().and_then(BaseImage::embedded_place);
     let push_to = config.image_registry.as_deref().map(|text| ImageRegistry::parse(text, remotes)).transpose()?;
     let images = ImageRetention::new(store.clone(), blobs.clone(), &config.registry, &base_place);
@@ -158,6 +155,24 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
     Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying })
+}
+
+/// The base image and the platform that are configured.
+fn base_image(
+    config: &Config,
+    interpreter: &Interpreter,
+    remotes: &Arc<RemoteRegistries>,
+) -> Result<Option<BaseImage>> {
+    let platform = config.platform.as_deref();
+    match (config.base_image.as_deref().filter(|text| !text.is_empty()), platform) {
+        (Some(base), platform) => BaseImage::parse(base, platform, remotes.clone()).map(Some),
+        (None, Some(platform)) if platform != interpreter.platform() => {
+            let own = interpreter.platform();
+            let text = format!("platform: without base_image, images are for this machine, which is {own}");
+            Err(Error::new(Code::InvalidArgument, text))
+        }
+        (None, _) => Ok(None),
+    }
 }
 
 impl Opened {
@@ -227,5 +242,7 @@ async fn tidy(
     }
 }
 
+#[cfg(test)]
+mod base_image_tests;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,12 @@ use crate::{
     image::{Image, ImageLayer, ImageSpec, SOURCE_HISTORY, assemble, build_hex, media_type},
     layer::{Layer, LayerBuilder},
     log::BuildLog,
-    python::{Analyser, Interpreter, imports},
+    python::{Analyser, Interpreter, Target, imports},
     referrers::{self, Contents, Invocation, Referrer},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
     remote_registry::{ImageRegistry, Push},
-    runner_layer, source_recovery,
+    runner_layer::RunnerLayers,
+    source_recovery,
     store::{Attempt, Finished, Store},
 };
 use hoistway_kit::time::now_ms;
@@ -18,7 +19,7 @@ use hoistway_model::{
     Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
     digest::Hasher,
-    image::{APP_DIR, LAYER_HISTORY, label, layout},
+    image::{APP_DIR, label, layout},
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
@@ -39,7 +40,7 @@ struct Inner {
     image_registry: Option<ImageRegistry>,
     store: Store,
     blobs: BlobStore,
-    runner: ImageLayer,
+    runner: RunnerLayers,
 }
 
 /// An image whose blobs are stored, and what belongs to it.
@@ -59,16 +60,7 @@ impl Pipeline {
         blobs: BlobStore,
     ) -> Result<Self> {
         let sandbox = dependencies.sandbox().clone();
-        let (layer, bytes) = runner_layer::build(&interpreter, &sandbox, dependencies.work()).await?;
-        let into = blobs.clone();
-        let runner = tokio::task::spawn_blocking(move || {
-            let digest = into.put_bytes(&bytes)?;
-            // Every image to come needs it.
-            into.pin(digest);
-            Ok::<_, Error>(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}runtime") })
-        })
-        .await
-        .map_err(|e| Error::internal("writing the runtime layer", e))??;
+        let runner = RunnerLayers::open(&interpreter, &sandbox, dependencies.work(), blobs.clone()).await?;
         let analyser = Analyser::new(&interpreter, sandbox);
         Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, image_registry, store, blobs, runner })))
     }
@@ -77,7 +69,7 @@ impl Pipeline {
     pub async fn inputs(&self, request: &BuildRequest) -> Result<Digest> {
         let inner = &self.0;
         let BuildSource { files, entry_point, requirements, requires_python: _ } = &request.source;
-        let base = inner.find_base().await?;
+        let (base, target) = inner.base_and_target().await?;
         let mut inputs = Hasher::new();
         inputs.member(layout::CURRENT.as_bytes());
         inputs.member(request.agent.as_str().as_bytes());
@@ -86,8 +78,11 @@ impl Pipeline {
         // No requirements and an empty list of them are different: the first means that imports decide.
         inputs.member(requirements.as_ref().map(|r| format!("={}", r.text())).unwrap_or_default().as_bytes());
         inputs.member(inner.interpreter.identity.as_bytes());
-        inputs.member(inner.runner.layer.digest.to_string().as_bytes());
+        inputs.member(inner.runner.layer(&target).await?.layer.digest.to_string().as_bytes());
         inputs.member(base.map(|base| base.digest.to_string()).unwrap_or_default().as_bytes());
+        if target.wheels().is_some() {
+            inputs.member(target.identity().as_bytes());
+        }
         Ok(inputs.finish())
     }
 
@@ -98,7 +93,8 @@ impl Pipeline {
         let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(image.digest)).await?;
         let Some(stored) = found else { return Ok(false) };
         let manifest = read_manifest(stored.bytes)?;
-        let needed = inner.blobs_here(&manifest, inner.find_base().await?.as_ref());
+        let (base, _) = inner.base_and_target().await?;
+        let needed = inner.blobs_here(&manifest, base.as_ref());
         let blobs = inner.blobs.clone();
         let whole = move || needed.iter().all(|digest| blobs.contains(digest));
         let whole = tokio::task::spawn_blocking(whole).await;
@@ -130,30 +126,33 @@ impl Pipeline {
         // Garbage collection leaves what this build finds or makes.
         let _lease = inner.blobs.lease();
         log.step("requirements");
-        log.write_line(format!(
-            "building {} from {} files for {}",
-            request.agent,
-            source.files.len(),
-            inner.describe()
-        ));
-        let base = inner.find_base().await?;
+        let (base, target) = inner.base_and_target().await?;
+        log.write_line(format!("building {} from {} files for {target}", request.agent, source.files.len()));
+        if target.compiler().is_none() {
+            let (own, other) = (inner.interpreter.python(), target.python());
+            log.write_line(format!(
+                "modules are compiled whenever the agent starts: Python {own} of this machine cannot do it for {other}"
+            ));
+        }
         inner.copy_base(base.as_ref(), log).await?;
-        let requirements = inner.requirements(source, log).await?;
-        let mut layers = vec![inner.runner.clone()];
+        let requirements = inner.requirements(source, &target, log).await?;
+        let mut layers = vec![inner.runner.layer(&target).await?.clone()];
+        let runner = layers[0].layer.digest;
         let (mut lock, mut packages) = (None, Vec::new());
         if let Some(wanted) = &requirements {
             log.step("dependencies");
-            let found = inner.dependencies.layers(&request.agent, wanted, request.refresh, &inner.store, log).await?;
+            let (refresh, store) = (request.refresh, &inner.store);
+            let found = inner.dependencies.layers(&request.agent, wanted, refresh, &target, store, log).await?;
             layers.extend(found.layers);
             lock = Some(found.lock);
             packages = found.packages;
         }
         log.step("image");
-        let contents = inner.contents(&request.agent, packages, base.as_ref());
-        let invocation = inner.invocation(attempt, request);
+        let contents = inner.contents(&request.agent, packages, base.as_ref(), runner);
+        let invocation = invocation(attempt, request, &target);
         let describe =
             move |image: &Image, source: &Layer| referrers::write(&contents, &invocation, image, source, now_ms());
-        let written = inner.write_source(source, requirements, layers, base.as_ref(), describe, log).await?;
+        let written = inner.write_source(source, requirements, layers, (base.as_ref(), &target), describe, log).await?;
         let WrittenImage { image, referrers } = written;
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.into())?;
@@ -203,16 +202,26 @@ fn read_manifest(bytes: bytes::Bytes) -> Result<Manifest> {
         .map_err(|e| Error::internal("reading a manifest", format!("{e:?}")))
 }
 
-impl Inner {
-    fn describe(&self) -> String {
-        format!("Python {} on {}", self.interpreter.full_version, self.interpreter.platform())
+fn invocation(attempt: &Attempt, request: &BuildRequest, target: &Target) -> Invocation {
+    let BuildSource { entry_point, requirements, requires_python, files: _ } = &request.source;
+    Invocation {
+        attempt: attempt.id,
+        started_at: attempt.created_at,
+        platform: target.platform().to_string(),
+        entry_point: entry_point.clone(),
+        requirements: requirements.as_ref().map(|given| given.text().to_owned()),
+        requires_python: requires_python.as_ref().map(ToString::to_string),
+        refresh: request.refresh,
     }
+}
 
-    async fn find_base(&self) -> Result<Option<FoundBase>> {
-        match &self.base {
-            Some(base) => base.find(&self.store, &self.blobs, &self.interpreter).await.map(Some),
-            None => Ok(None),
-        }
+impl Inner {
+    /// The base image, if there is one, and what is built for.
+    async fn base_and_target(&self) -> Result<(Option<FoundBase>, Target)> {
+        let Some(base) = &self.base else { return Ok((None, Target::host(&self.interpreter))) };
+        let found = base.find(&self.store, &self.blobs, &self.interpreter).await?;
+        let target = found.target.clone();
+        Ok((Some(found), target))
     }
 
     /// Has the layers of a remote base where images are pulled from: here, unless they are pushed.
@@ -237,19 +246,33 @@ impl Inner {
     /// The packages to install: those that the request names, else those that the imports need. Every file that the
     /// entry point reaches is parsed either way, so that a syntax error, and that there is nothing to invoke, is found
     /// before anything is installed.
-    async fn requirements(&self, source: &BuildSource, log: &BuildLog) -> Result<Option<Requirements>> {
+    async fn requirements(
+        &self,
+        source: &BuildSource,
+        target: &Target,
+        log: &BuildLog,
+    ) -> Result<Option<Requirements>> {
         if let Some(wanted) = &source.requires_python {
-            self.interpreter.suits(wanted)?;
+            target.suits(wanted)?;
         }
         let own = imports::own_modules(&source.files, &source.entry_point);
-        let found = self.analyser.analyse(&source.files, &source.entry_point).await?;
-        self.analyser.must_offer(&source.files, &source.entry_point, &own).await?;
+        let analyser = self.analyser.for_target(target);
+        let found = analyser.analyse(&source.files, &source.entry_point).await?;
+        analyser.must_offer(&source.files, &source.entry_point, &own).await?;
         let wanted = match &source.requirements {
-            Some(wanted) => wanted.clone(),
+            Some(wanted) => {
+                for (file, unread) in found.iter().filter_map(|one| Some((&one.file, one.unread.as_ref()?))) {
+                    let (own, other) = (self.interpreter.python(), target.python());
+                    log.write_line(format!(
+                        "{file}, line {}: {}, says Python {own} of this machine; Python {other} may take it",
+                        unread.line, unread.message
+                    ));
+                }
+                wanted.clone()
+            }
             None => {
                 let elsewhere = imports::modules_anywhere(&source.files);
-                let needed =
-                    imports::requirements_from_imports(&found, &own, &elsewhere, &self.interpreter.stdlib_modules)?;
+                let needed = imports::requirements_from_imports(&found, &own, &elsewhere, target)?;
                 if !needed.is_empty() {
                     log.write_line(format!(
                         "requirements from imports: {}",
@@ -263,7 +286,13 @@ impl Inner {
     }
 
     /// The parts of an image that its documents list.
-    fn contents(&self, agent: &Name, packages: Vec<referrers::Package>, base: Option<&FoundBase>) -> Contents {
+    fn contents(
+        &self,
+        agent: &Name,
+        packages: Vec<referrers::Package>,
+        base: Option<&FoundBase>,
+        runner: Digest,
+    ) -> Contents {
         let python = base.and_then(|base| base.image.env("PYTHON_VERSION").or_else(|| base.image.label(label::PYTHON)));
         Contents {
             agent: agent.clone(),
@@ -272,21 +301,8 @@ impl Inner {
                 let (registry, repository) = named.repository();
                 referrers::Base { registry, repository, digest: base.digest }
             }),
-            runner: self.runner.layer.digest,
+            runner,
             packages,
-        }
-    }
-
-    fn invocation(&self, attempt: &Attempt, request: &BuildRequest) -> Invocation {
-        let BuildSource { entry_point, requirements, requires_python, files: _ } = &request.source;
-        Invocation {
-            attempt: attempt.id,
-            started_at: attempt.created_at,
-            platform: self.interpreter.platform(),
-            entry_point: entry_point.clone(),
-            requirements: requirements.as_ref().map(|given| given.text().to_owned()),
-            requires_python: requires_python.as_ref().map(ToString::to_string),
-            refresh: request.refresh,
         }
     }
 
@@ -296,15 +312,14 @@ impl Inner {
         source: &BuildSource,
         requirements: Option<Requirements>,
         mut layers: Vec<ImageLayer>,
-        base: Option<&FoundBase>,
+        (base, target): (Option<&FoundBase>, &Target),
         describe: impl FnOnce(&Image, &Layer) -> Result<[Referrer; 2]> + Send + 'static,
         log: &BuildLog,
     ) -> Result<WrittenImage> {
         let source = source.clone();
         let blobs = self.blobs.clone();
         let below = base.map(|base| base.image.clone());
-        let (python, os) = (self.interpreter.python(), self.interpreter.os.clone());
-        let architecture = self.interpreter.architecture.clone();
+        let (python, platform) = (target.python(), target.platform());
         let log = log.clone();
         let written = tokio::task::spawn_blocking(move || {
             let mut builder = LayerBuilder::new();
@@ -317,8 +332,7 @@ impl Inner {
             layers.push(ImageLayer { layer, created_by: SOURCE_HISTORY.into() });
             let image = assemble(&ImageSpec {
                 python: &python,
-                os: &os,
-                architecture: &architecture,
+                platform: &platform,
                 entry_point: &source.entry_point,
                 requirements: requirements.as_ref().map(Requirements::text).unwrap_or_default(),
                 base: below.as_deref(),

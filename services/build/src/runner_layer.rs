@@ -1,16 +1,22 @@
-//! The runtime layer: the runner that every image carries, with its bytecode, so that a start compiles nothing.
+//! The runtime layer: the runner that every image carries, with its bytecode, so that a start compiles nothing. Where
+//! the host's interpreter cannot compile for an image's Python, the runner goes without.
 
 use crate::{
+    image::ImageLayer,
     layer::{Layer, LayerBuilder},
     python::{
-        Interpreter, Sandbox,
+        Interpreter, Sandbox, Target,
         installed::{Sources, compile_sources},
         sandbox::Role,
     },
+    registry::BlobStore,
 };
-use hoistway_model::{Error, Result, image::RUNNER_PATH};
+use hoistway_model::{
+    Error, Result,
+    image::{LAYER_HISTORY, RUNNER_PATH},
+};
 use std::{io, path::Path, time::Duration};
-use tokio::task::spawn_blocking;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 const DOING: &str = "making the runtime layer";
 /// The time that compiling may take: it takes a moment, and this machine may be busy.
@@ -65,10 +71,66 @@ const FILES: &[(&str, &[u8])] = &files![
     "hoistway_runner.py",
 ];
 
+/// The runtime layers, in the blob store.
+#[derive(Debug)]
+pub struct RunnerLayers {
+    blobs: BlobStore,
+    compiled: ImageLayer,
+    /// Made when the first image needs it.
+    plain: OnceCell<ImageLayer>,
+}
+
+impl RunnerLayers {
+    /// Makes the layer with bytecode in `work`, and stores it.
+    pub async fn open(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path, blobs: BlobStore) -> Result<Self> {
+        let compiled = stored(build(interpreter, sandbox, work).await?, &blobs).await?;
+        Ok(Self { blobs, compiled, plain: OnceCell::new() })
+    }
+
+    /// The layer for a target.
+    pub async fn layer(&self, target: &Target) -> Result<&ImageLayer> {
+        if target.compiler().is_some() {
+            return Ok(&self.compiled);
+        }
+        self.plain.get_or_try_init(|| async { stored(plain()?, &self.blobs).await }).await
+    }
+}
+
+async fn stored((layer, bytes): (Layer, Vec<u8>), blobs: &BlobStore) -> Result<ImageLayer> {
+    let into = blobs.clone();
+    let storing = spawn_blocking(move || {
+        let digest = into.put_bytes(&bytes)?;
+        // Every image to come needs it.
+        into.pin(digest);
+        Ok(ImageLayer { layer, created_by: format!("{LAYER_HISTORY}runtime") })
+    });
+    storing.await.map_err(|e| Error::internal("writing the runtime layer", e))?
+}
+
+/// The layer without bytecode, and its bytes.
+fn plain() -> Result<(Layer, Vec<u8>)> {
+    source_layer()?.to_bytes()
+}
+
+/// The runner's files.
+fn source_layer() -> Result<LayerBuilder> {
+    let in_image = directory().trim_start_matches('/');
+    let mut layer = LayerBuilder::new();
+    for (path, bytes) in FILES {
+        layer.file(&format!("{in_image}/{path}"), *bytes)?;
+    }
+    Ok(layer)
+}
+
+/// The runner's directory in the image.
+fn directory() -> &'static str {
+    RUNNER_PATH.rsplit_once('/').map_or("", |(directory, _)| directory)
+}
+
 /// The layer and its bytes, which depend on the runner and the interpreter alone. It is put together in `work`.
-pub async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) -> Result<(Layer, Vec<u8>)> {
+async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) -> Result<(Layer, Vec<u8>)> {
     let failed = |e: io::Error| Error::internal(DOING, e);
-    let in_image = RUNNER_PATH.rsplit_once('/').map_or("", |(directory, _)| directory);
+    let in_image = directory();
     let (work, owner) = (work.to_owned(), sandbox.clone());
     let preparing = spawn_blocking(move || {
         let scratch = tempfile::tempdir_in(work)?;
@@ -89,11 +151,7 @@ pub async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) ->
     let sources = Sources { name: "runner", in_image, root: &root, files: &files, out: &out };
     compile_sources(&sources, 1, interpreter, sandbox, LIMIT).await?;
     let packing = spawn_blocking(move || {
-        let mut layer = LayerBuilder::new();
-        for (path, bytes) in FILES {
-            layer.file(&format!("{}/{path}", in_image.trim_start_matches('/')), *bytes)?;
-        }
-        let made = layer.tree(in_image, &out)?.to_bytes()?;
+        let made = source_layer()?.tree(in_image, &out)?.to_bytes()?;
         drop(scratch);
         Ok(made)
     });

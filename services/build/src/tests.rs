@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::{
+    base_image::BaseImage,
     dependencies::Dependencies,
     image_retention::ImageRetention,
     metrics::BuildMetrics,
     pipeline::Pipeline,
-    python::{Indexes, Interpreter, Sandbox, Uv},
+    python::{Indexes, Interpreter, Sandbox, Target, Uv},
     registry::{BlobStore, Reference, RegistryConfig, RepoName, Space, store::find_manifest},
     service::{Builder, Limits},
     store::Store,
@@ -165,11 +166,23 @@ impl Service {
 
     /// The same with settings of the registry.
     pub async fn with(dir: &Path, indexes: Indexes, python: Interpreter, registry: &RegistryConfig) -> Self {
+        Self::open_with(dir, indexes, python, None, MOST, registry).await
+    }
+
+    /// On a base image, with a limit for unpacked packages in bytes.
+    pub async fn open_with(
+        dir: &Path,
+        indexes: Indexes,
+        python: Interpreter,
+        base: Option<BaseImage>,
+        most: u64,
+        registry: &RegistryConfig,
+    ) -> Self {
         let blobs = BlobStore::open(&dir.join("registry"), Space::keep_free(0)).unwrap();
         let store = Store::open(&database(dir).await).await.unwrap();
         let uv = Arc::new(Uv::new(dir, &indexes, Sandbox::default()).unwrap());
-        let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), MOST).unwrap();
-        let pipeline = Pipeline::open(python, dependencies, None, None, store.clone(), blobs.clone()).await.unwrap();
+        let dependencies = Dependencies::open(dir, uv, python.clone(), blobs.clone(), most).unwrap();
+        let pipeline = Pipeline::open(python, dependencies, base, None, store.clone(), blobs.clone()).await.unwrap();
         let limits = Limits { concurrency: 2, queue: 8, timeout: Duration::from_secs(240) };
         let images = ImageRetention::new(store.clone(), blobs.clone(), registry, &None);
         let builder = Builder::new(
@@ -183,7 +196,7 @@ impl Service {
         Self { builder, store, blobs }
     }
 
-    async fn build(&self, requirements: &str, refresh: bool) -> hoistway_model::Result<BuiltImage> {
+    pub async fn build(&self, requirements: &str, refresh: bool) -> hoistway_model::Result<BuiltImage> {
         self.build_for(Operation::new(), requirements, refresh).await
     }
 
@@ -204,14 +217,20 @@ impl Service {
         manifest["layers"].as_array().unwrap().last().unwrap()["digest"].to_string()
     }
 
-    /// The line in the history for each layer of packages, with its digest.
-    async fn packages(&self, image: &BuiltImage) -> Vec<(String, String)> {
+    /// The manifest and the configuration of an image.
+    pub async fn manifest_and_config(&self, image: &BuiltImage) -> [serde_json::Value; 2] {
         let repository: RepoName = image.repository.parse().unwrap();
         let found = find_manifest(self.store.db().read(), &repository, &Reference::Digest(image.digest)).await.unwrap();
         let manifest: serde_json::Value = serde_json::from_slice(&found.unwrap().bytes).unwrap();
         let digest: Digest = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
         let config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(self.blobs.path(&digest)).unwrap()).unwrap();
+        [manifest, config]
+    }
+
+    /// The line in the history for each layer of packages, with its digest.
+    pub async fn packages(&self, image: &BuiltImage) -> Vec<(String, String)> {
+        let [manifest, config] = self.manifest_and_config(image).await;
         let layers = manifest["layers"].as_array().unwrap().iter().map(|l| l["digest"].as_str().unwrap().to_owned());
         let lines = config["history"].as_array().unwrap().iter().map(|l| l["created_by"].as_str().unwrap());
         let named = lines.zip(layers).filter_map(|(l, d)| Some((l.strip_prefix("hoistway: packages ")?.to_owned(), d)));
@@ -219,7 +238,7 @@ impl Service {
     }
 
     /// The files of a layer of packages.
-    fn files(&self, digest: &str) -> BTreeMap<String, Vec<u8>> {
+    pub fn files(&self, digest: &str) -> BTreeMap<String, Vec<u8>> {
         let blob = std::fs::File::open(self.blobs.path(&digest.parse().unwrap())).unwrap();
         let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(blob));
         let mut files = BTreeMap::new();
@@ -256,7 +275,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-fn names(packages: &[(String, String)]) -> Vec<&str> {
+pub fn names(packages: &[(String, String)]) -> Vec<&str> {
     packages.iter().map(|(name, _)| name.as_str()).collect()
 }
 
@@ -265,7 +284,7 @@ pub async fn with_uv(dir: &Path) -> Option<Interpreter> {
     let python = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
     let plain = Uv::new(dir, &Indexes::default(), Sandbox::default()).unwrap();
     let nothing = Requirements::parse("requirements", "").unwrap();
-    if let Err(e) = plain.resolve(&nothing, None, &python, Duration::from_secs(240), &|_| ()).await {
+    if let Err(e) = plain.resolve(&nothing, None, &Target::host(&python), Duration::from_secs(240), &|_| ()).await {
         hoistway_testing::need("pypi", false, &format!("uv cannot be installed: {e}"));
         return None;
     }

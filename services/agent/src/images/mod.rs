@@ -89,7 +89,11 @@ impl Images {
     /// pins keep its layers on disk. With `patience` for the answers that precede the layers.
     pub async fn pull(&self, image: &ImageRef, patience: Duration) -> Result<(Description, Pins), Failure> {
         let (description, layers) = self.look_up(image, patience).await?;
-        self.interpreter.suits(&description.python).map_err(Failure::Final)?;
+        let suits = match description.has_base {
+            true => self.interpreter.suits_base(&description.python),
+            false => self.interpreter.suits(&description.python),
+        };
+        suits.map_err(Failure::Final)?;
         let pins = self.store.pin(&description.layers);
         let ensured = stream::iter(0..layers.len()).map(|at| self.ensure(image, &layers[at])).buffer_unordered(AT_ONCE);
         ensured.try_collect::<()>().await?;
@@ -151,11 +155,12 @@ impl Images {
             return Err(not_ours(image));
         }
         let platform = get(label::PLATFORM);
-        if platform != self.interpreter.platform {
+        let own = &self.interpreter.platform;
+        if platform != own {
             let text = format!(
-                "{} was built for {platform}, and this machine is {}: deploy its source here again",
-                image.display_tagged(),
-                self.interpreter.platform
+                "{} was built for {platform}, and this machine is {own}: deploy its source here again, on a base image for \
+                 {own} if it has one",
+                image.display_tagged()
             );
             return Err(Error::new(Code::UnsupportedImage, text));
         }

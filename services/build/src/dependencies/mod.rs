@@ -9,7 +9,7 @@ mod staging;
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Interpreter, Lock, Sandbox, Uv, installed},
+    python::{Interpreter, Lock, Sandbox, Target, Uv, installed},
     referrers,
     registry::BlobStore,
     store::{KeptLock, KnownPackage, PackageSet, Store},
@@ -106,16 +106,17 @@ impl Dependencies {
     }
 
     /// The layers of an agent's requirements. They are resolved once and keep their versions until their text changes
-    /// or `refresh` asks for newer ones. Under another interpreter they are resolved again and keep what they can.
+    /// or `refresh` asks for newer ones. For another Python or platform they are resolved again and keep what they can.
     pub async fn layers(
         &self,
         agent: &Name,
         requirements: &Requirements,
         refresh: bool,
+        target: &Target,
         store: &Store,
         log: &BuildLog,
     ) -> Result<Found> {
-        let identity = &self.interpreter.identity;
+        let identity = &target.identity();
         // All programs of the build together have one set of limits.
         let uv = self.uv.for_build().await?;
         let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
@@ -126,18 +127,19 @@ impl Dependencies {
                 log.write_line(format!("resolving {}", lines.join(", ")));
                 let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
                 if former.is_some() {
-                    log.write_line("another Python than before: versions are kept where they still fit");
+                    let what = if target.wheels().is_some() { "another Python or platform" } else { "another Python" };
+                    log.write_line(format!("{what} than before: versions are kept where they still fit"));
                 }
                 let report = |line: &str| log.write_line(line);
-                let wanted = uv.resolve(requirements, former.as_ref(), &self.interpreter, STEP_LIMIT, &report);
+                let wanted = uv.resolve(requirements, former.as_ref(), target, STEP_LIMIT, &report);
                 let lock = wanted.await?;
                 let (requirements, interpreter) = (requirements.digest(), identity.clone());
                 let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
                 (lock, keep)
             }
         };
-        let locked = self.packages(&lock);
-        let set = self.key(lock.digest());
+        let locked = packages(&lock, target);
+        let set = key(lock.digest(), target);
         let one_at_a_time = self.maker(set);
         let _making = one_at_a_time.lock().await;
         let kept = store.layer_set(set).await?;
@@ -152,7 +154,7 @@ impl Dependencies {
             }
             _ => {
                 let made;
-                (made, installed) = self.make(&uv, &locked, store, log).await?;
+                (made, installed) = self.make(&uv, &locked, target, store, log).await?;
                 // Recorded at once, so that a build that waits for the same packages finds them.
                 store.remember_set(set, &made).await?;
                 made
@@ -172,11 +174,12 @@ impl Dependencies {
         &self,
         uv: &Uv,
         locked: &[Locked],
+        target: &Target,
         store: &Store,
         log: &BuildLog,
     ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
-        let mut staging = Staging::new(&self.work, uv, &self.interpreter, log, &self.quota).await?;
+        let mut staging = Staging::new(&self.work, uv, target, log, &self.quota).await?;
         // Grouping depends on the sizes of packages, so those that nobody has seen yet are installed first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         staging.install(&unseen).await?;
@@ -233,27 +236,6 @@ impl Dependencies {
         Ok((PackageSet { layers, clashes }, installed))
     }
 
-    fn packages(&self, lock: &Lock) -> Vec<Locked> {
-        let entries = lock.packages().iter().zip(lock.entries());
-        let locked = entries.map(|((name, version), entry)| Locked {
-            name: installed::normalised(name),
-            version: version.clone(),
-            key: self.key(Digest::of(entry.as_bytes())),
-            entry: entry.to_owned(),
-        });
-        locked.collect()
-    }
-
-    /// A digest of everything that decides the bytes of a locked package.
-    fn key(&self, locked: Digest) -> Digest {
-        let mut inputs = Hasher::new();
-        inputs.member(LAYOUT);
-        inputs.member(locked.to_string().as_bytes());
-        inputs.member(self.interpreter.identity.as_bytes());
-        inputs.member(self.interpreter.platform().as_bytes());
-        inputs.finish()
-    }
-
     fn maker(&self, inputs: Digest) -> Arc<Mutex<()>> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.retain(|_, maker| maker.strong_count() > 0);
@@ -266,6 +248,28 @@ impl Dependencies {
     }
 }
 
+/// The packages of a lock.
+fn packages(lock: &Lock, target: &Target) -> Vec<Locked> {
+    let entries = lock.packages().iter().zip(lock.entries());
+    let locked = entries.map(|((name, version), entry)| Locked {
+        name: installed::normalised(name),
+        version: version.clone(),
+        key: key(Digest::of(entry.as_bytes()), target),
+        entry: entry.to_owned(),
+    });
+    locked.collect()
+}
+
+/// A digest of everything that decides the bytes of a locked package.
+fn key(locked: Digest, target: &Target) -> Digest {
+    let mut inputs = Hasher::new();
+    inputs.member(LAYOUT);
+    inputs.member(locked.to_string().as_bytes());
+    inputs.member(target.layer_identity().as_bytes());
+    inputs.member(target.platform().to_string().as_bytes());
+    inputs.finish()
+}
+
 /// The line about a group in an image's history.
 fn history(group: &[Package]) -> String {
     let mut text = format!("{LAYER_HISTORY}packages");
@@ -276,4 +280,21 @@ fn history(group: &[Package]) -> String {
         text.push_str(&format!("{} {name} {version}", if i > 0 { "," } else { "" }));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::{Interpreter, Libc};
+
+    #[test]
+    fn the_key_of_a_package_for_the_host_never_changes() {
+        let (host, locked) = (Interpreter::example((3, 11)), Digest::of(b"six==1"));
+        let own = key(locked, &Target::host(&host));
+        assert_eq!(own.hex(), "977e1a1f1bf0aa78348ea80c6d63eebf5151a79d880482dc1473f73b163ddc1e");
+        let platform = Target::host(&host).platform();
+        let of = |version| Target::of_base(&host, version, &platform, Some(Libc::Glibc(2, 36)));
+        assert_eq!(of("3.11.9").map(|target| key(locked, &target)), Ok(own));
+        assert!(of("3.12.1").is_ok_and(|target| key(locked, &target) != own));
+    }
 }

@@ -4,7 +4,7 @@ use super::{Locked, STEP_LIMIT, disk_quota::DiskQuota};
 use crate::{
     log::BuildLog,
     python::{
-        Interpreter, Lock, Uv,
+        Lock, Target, Uv,
         installed::{self, Installed},
         sandbox::Role,
     },
@@ -31,7 +31,7 @@ const DOING: &str = "making a directory to install packages in";
 /// A scratch directory with installed packages, each in a directory of its own.
 pub struct Staging<'a> {
     uv: &'a Uv,
-    interpreter: &'a Interpreter,
+    target: &'a Target,
     log: &'a BuildLog,
     quota: &'a DiskQuota,
     scratch: TempDir,
@@ -46,7 +46,7 @@ impl<'a> Staging<'a> {
     pub async fn new(
         work: &Path,
         uv: &'a Uv,
-        interpreter: &'a Interpreter,
+        target: &'a Target,
         log: &'a BuildLog,
         quota: &'a DiskQuota,
     ) -> Result<Self> {
@@ -55,7 +55,7 @@ impl<'a> Staging<'a> {
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
         let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
         let (packages, bytecode, checks) = (BTreeMap::new(), HashMap::new(), Semaphore::new(CHECKS_AT_ONCE));
-        Ok(Self { uv, interpreter, log, quota, scratch, packages, bytecode, checks })
+        Ok(Self { uv, target, log, quota, scratch, packages, bytecode, checks })
     }
 
     /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
@@ -98,15 +98,15 @@ impl<'a> Staging<'a> {
         Locked { name, version, entry, .. }: &Locked,
         deadline: Instant,
     ) -> Result<Option<Installed>> {
-        let target = self.directory("site", name, Role::Installer).await?;
+        let directory = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.write_line(line);
         let left = deadline.saturating_duration_since(Instant::now());
         let lock = Lock::parse(entry)?;
-        let installing = self.uv.install(&lock, &target, self.interpreter, left, &report);
+        let installing = self.uv.install(&lock, &directory, self.target, left, &report);
         installing.await.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
         let package = name.clone();
         let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
-        let taken = spawn_blocking(move || installed::take_stock(&target, &package)).await;
+        let taken = spawn_blocking(move || installed::take_stock(&directory, &package)).await;
         let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {
             self.log.write_line(format!("  {name} {version}"));
@@ -114,8 +114,9 @@ impl<'a> Staging<'a> {
         Ok(installed)
     }
 
-    /// Compiles packages that are here.
+    /// Compiles packages that are here, if this machine can.
     pub async fn compile(&mut self, locked: &[&Locked], limit: Duration) -> Result<()> {
+        let Some(compiler) = self.target.compiler() else { return Ok(()) };
         let mut outs = Vec::new();
         for package in locked {
             if self.packages.contains_key(&package.name) {
@@ -124,7 +125,7 @@ impl<'a> Staging<'a> {
         }
         let todo: Vec<(&Installed, PathBuf)> =
             outs.iter().filter_map(|(name, out)| Some((self.packages.get(name)?, out.clone()))).collect();
-        installed::compile(&todo, self.interpreter, self.uv.sandbox(), limit).await?;
+        installed::compile(&todo, compiler, self.uv.sandbox(), limit).await?;
         drop(todo);
         self.bytecode.extend(outs);
         Ok(())

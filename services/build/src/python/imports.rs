@@ -2,7 +2,7 @@
 //! here. Never a guess: a package of the module's name may be anybody's.
 
 use super::{
-    FileImports,
+    FileImports, Target, Unread,
     known_distributions::distribution,
     reachable_files::roots,
     wheel_alternatives::{self, Versions},
@@ -47,11 +47,15 @@ pub fn requirements_from_imports(
     files: &[FileImports],
     own: &BTreeSet<String>,
     elsewhere: &BTreeSet<&str>,
-    stdlib: &BTreeSet<String>,
+    target: &Target,
 ) -> Result<Requirements> {
+    if let Some((file, unread)) = files.iter().find_map(|one| Some((&one.file, one.unread.as_ref()?))) {
+        return Err(unknown_imports(file, unread, target));
+    }
+    let stdlib = target.standard_library();
     let mut needed = BTreeSet::new();
     let mut undeclared = Vec::new();
-    for FileImports { file, imports, reached } in files {
+    for FileImports { file, imports, reached, unread: _ } in files {
         for import in imports.iter().filter(|import| !import.module.starts_with('.')) {
             let top = import.module.split('.').next().unwrap_or_default();
             if own.contains(top) || stdlib.contains(top) || top == "__main__" {
@@ -71,7 +75,10 @@ pub fn requirements_from_imports(
         Some((module, file, line)) => {
             let message = match wheel_alternatives::distribution_of(module) {
                 Some(package) => {
-                    format!("{file}, line {line}: {}", wheel_alternatives::without_wheel(package, Versions::All))
+                    format!(
+                        "{file}, line {line}: {}",
+                        wheel_alternatives::without_wheel(package, Versions::All, &target.named_for_wheels())
+                    )
                 }
                 None => format!(
                     "{file}, line {line}: no package is known that provides the module \"{module}\"; \
@@ -84,11 +91,22 @@ pub fn requirements_from_imports(
     }
 }
 
+/// The error about a file that this machine's Python cannot read.
+fn unknown_imports(file: &str, Unread { line, message }: &Unread, target: &Target) -> Error {
+    let host = target.interpreter().python();
+    let text = format!(
+        "{file}, line {line}: {message}, says Python {host} of the server, so the file's imports are not known; if it is \
+         right for Python {}, name the packages that the source needs in `requirements`",
+        target.python()
+    );
+    Error::new(Code::SyntaxError, text)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::python::Import;
+    use crate::python::{Import, Interpreter};
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|n| n.to_string()).collect()
@@ -101,9 +119,9 @@ mod tests {
             optional: *optional,
         };
         let imports = modules.iter().enumerate().map(line).collect();
-        let files = [FileImports { file: "agent.py".into(), imports, reached: true }];
-        requirements_from_imports(&files, &set(&["words"]), &["vendored"].into(), &set(&["os", "json"]))
-            .map(|r| r.text().to_owned())
+        let files = [FileImports { file: "agent.py".into(), imports, reached: true, unread: None }];
+        let target = Target::host(&Interpreter::example((3, 11)));
+        requirements_from_imports(&files, &set(&["words"]), &["vendored"].into(), &target).map(|r| r.text().to_owned())
     }
 
     #[test]
@@ -159,6 +177,19 @@ mod tests {
         assert_eq!(modules_anywhere(&files), anywhere.into());
         let own = own_modules(&files, "bot/main.py");
         assert!(own.contains("words") && own.contains("bot") && !own.contains("openai"), "{own:?}");
+    }
+
+    #[test]
+    fn imports_of_a_file_that_cannot_be_read_are_not_guessed() {
+        let unread = Some(Unread { line: 3, message: "invalid syntax".into() });
+        let files = [FileImports { file: "agent.py".into(), imports: [].into(), reached: true, unread }];
+        let host = Interpreter::example((3, 11));
+        let platform = crate::platform::Platform::new("linux", "amd64");
+        let target = Target::of_base(&host, "3.13.1", &platform, host.libc).unwrap();
+        let e = requirements_from_imports(&files, &set(&[]), &BTreeSet::new(), &target).unwrap_err();
+        let want = "agent.py, line 3: invalid syntax, says Python 3.11 of the server, so the file's imports are not known; \
+                    if it is right for Python 3.13, name the packages that the source needs in `requirements`";
+        assert_eq!((e.code, e.message.as_str()), (Code::SyntaxError, want));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The interpreter of this host: the real executable behind shims and virtual environments, and what a build has to
 //! know about it.
 
-use super::process::{self, Finished};
+use super::{
+    Libc,
+    process::{self, Finished},
+};
 use hoistway_confine::python::{LIMIT, OLDEST, oci_architecture};
-use hoistway_model::{Code, Error, Result, source::RequiresPython};
+use hoistway_model::{Code, Error, Result};
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
@@ -37,6 +40,8 @@ pub struct Interpreter {
     pub os: String,
     /// `amd64`, `arm64`.
     pub architecture: String,
+    /// The C library that it is linked with, where that is one of Linux.
+    pub libc: Option<Libc>,
     /// `sys.base_prefix`.
     pub base_prefix: PathBuf,
     /// Where the standard library is.
@@ -58,6 +63,7 @@ struct Described {
     full_version: String,
     soabi: String,
     os: String,
+    libc: Option<String>,
     machine: String,
     base_prefix: PathBuf,
     stdlib: PathBuf,
@@ -92,23 +98,6 @@ impl Interpreter {
     /// `major.minor`.
     pub fn python(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
-    }
-
-    /// Whether a project that asks for certain versions of Python runs on this one.
-    pub fn suits(&self, wanted: &RequiresPython) -> Result<()> {
-        let mut numbers = self.full_version.split('.').skip(2).map(|patch| {
-            let digits: String = patch.chars().take_while(char::is_ascii_digit).collect();
-            digits.parse().unwrap_or_default()
-        });
-        if wanted.admits((self.version.0, self.version.1, numbers.next().unwrap_or_default())) {
-            return Ok(());
-        }
-        let text = format!(
-            "pyproject.toml: the project requires Python {wanted}, and agents are built for Python {}",
-            self.full_version
-        );
-        let remedy = "widen requires-python, or have the operator start the server with another Python (`up --python`)";
-        Err(Error::new(Code::BuildFailed, text).with_details([remedy.to_owned()]))
     }
 
     /// `os/architecture`.
@@ -153,6 +142,7 @@ impl Described {
             full_version: self.full_version,
             os: self.os,
             architecture: architecture.into(),
+            libc: self.libc.and_then(|text| text.parse().ok()),
             base_prefix: self.base_prefix,
             stdlib: self.stdlib,
             pip,
@@ -201,6 +191,26 @@ fn candidates(path: &OsString) -> Vec<PathBuf> {
 }
 
 #[cfg(test)]
+impl Interpreter {
+    /// One that is not there, of a version, on linux/amd64 with glibc 2.36.
+    pub fn example(version: (u32, u32)) -> Self {
+        Self {
+            executable: "/usr/bin/python3".into(),
+            version,
+            full_version: format!("{}.{}.2", version.0, version.1),
+            os: "linux".into(),
+            architecture: "amd64".into(),
+            libc: Some(Libc::Glibc(2, 36)),
+            base_prefix: "/usr".into(),
+            stdlib: "/usr/lib".into(),
+            pip: None,
+            identity: format!("cpython-{}.{}.2-example", version.0, version.1),
+            stdlib_modules: Arc::new(["os", "json"].map(str::to_owned).into()),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
@@ -214,14 +224,6 @@ mod tests {
         assert!(python.stdlib_modules.contains("asyncio") && !python.stdlib_modules.contains("openai"));
         assert!(python.identity.starts_with(&format!("cpython-{}-", python.full_version)), "{}", python.identity);
         assert!(python.platform().starts_with("linux/"));
-        let wanted = |text: &str| python.suits(&RequiresPython::parse(text).unwrap());
-        assert!(wanted(&format!("=={}", python.full_version)).is_ok());
-        let e = wanted(">=3.10,<3.10.1").unwrap_err();
-        assert_eq!(e.code, Code::BuildFailed);
-        assert!(
-            e.message.contains("requires Python >=3.10,<3.10.1") && e.message.contains(&python.full_version),
-            "{e}"
-        );
         let again = Interpreter::probe(Some(&python.executable), "HOISTWAY_PYTHON").await.unwrap();
         assert_eq!(again.executable, python.executable);
     }
@@ -243,6 +245,7 @@ mod tests {
             full_version: "3.9.1".into(),
             soabi: "x".into(),
             os: "linux".into(),
+            libc: None,
             machine: machine.into(),
             base_prefix: "/usr".into(),
             stdlib: "/usr/lib".into(),

@@ -43,12 +43,12 @@ pub enum Versions<'a> {
     One(&'a str),
 }
 
-/// The message about a package without a wheel.
-pub fn without_wheel(package: &str, versions: Versions<'_>) -> String {
+/// The message about a package without a wheel that fits `platform`, such as `this Python and platform`.
+pub fn without_wheel(package: &str, versions: Versions<'_>, platform: &str) -> String {
     let version = if let Versions::One(version) = versions { format!(" {version}") } else { String::new() };
     let place = if versions == Versions::Allowed { " in the versions that the requirements allow" } else { "" };
     let mut text = format!(
-        "{package}{version} has no wheel that fits this Python and platform{place}, and only wheels are installed, because \
+        "{package}{version} has no wheel that fits {platform}{place}, and only wheels are installed, because \
          a source distribution runs its own code while it is built"
     );
     if let Some(alternative) = alternative(package) {
@@ -74,11 +74,15 @@ mod tests {
 
     #[test]
     fn an_alternative_is_named_where_there_is_one() {
-        let text = without_wheel("psycopg2", Versions::One("2.8"));
+        let text = without_wheel("psycopg2", Versions::One("2.8"), "this Python and platform");
         assert!(text.starts_with("psycopg2 2.8 has no wheel that fits this Python"), "{text}");
         assert!(text.ends_with("; psycopg2-binary has wheels and may do instead"), "{text}");
-        let text = without_wheel("other", Versions::All);
-        assert!(text.starts_with("other has no wheel") && text.ends_with("while it is built"), "{text}");
+        let text = without_wheel("other", Versions::All, "Python 3.13 on linux/arm64");
+        assert!(
+            text.starts_with("other has no wheel that fits Python 3.13 on linux/arm64, and")
+                && text.ends_with("while it is built"),
+            "{text}"
+        );
         assert_eq!(distribution_of("MySQLdb"), Some("mysqlclient"));
         assert_eq!((distribution_of("docopt"), distribution_of("other")), (Some("docopt"), None));
         assert!(MODULES.iter().all(|(_, distribution)| alternative(distribution).is_some()));

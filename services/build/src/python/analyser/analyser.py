@@ -140,12 +140,13 @@ def bytes_of(source):
     return source.encode() if isinstance(source, str) else base64.b64decode(source["base64"])
 
 
-def analyse(source):
+def analyse(source, minor=None):
+    """With the minor version of an older Python, as far as the parser tells what that one does not know."""
     if b"\0" in source:
         line = source.count(b"\n", 0, source.index(b"\0")) + 1
         return {"error": {"line": line, "offset": 0, "text": "", "message": "source code cannot contain null bytes"}}
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source, feature_version=minor and (3, minor))
         compile(tree, "<source>", "exec", dont_inherit=True)
         return {"found": {"imports": imports_of(tree), "mentions": mentions_of(tree)}}
     except SyntaxError as e:
@@ -174,7 +175,12 @@ def main():
     for request in iter(requests.readline, b""):
         limit_time()
         request = json.loads(request)
-        answer = offers(**request) if isinstance(request, dict) and "entry" in request else analyse(bytes_of(request))
+        if isinstance(request, dict) and "entry" in request:
+            answer = offers(**request)
+        elif isinstance(request, dict) and "minor" in request:
+            answer = analyse(bytes_of(request["source"]), request["minor"])
+        else:
+            answer = analyse(bytes_of(request))
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 

@@ -3,23 +3,28 @@
 //! One worker is started when the first file comes, takes one file at a time, and ends when it has had nothing to do
 //! for a while or when the service ends. Whatever a file does to the parser hits that process only.
 
+mod remembered;
+mod syntax_errors;
+
 use super::{
-    Interpreter, Sandbox,
+    Interpreter, Sandbox, Target,
     process::Group,
     reachable_files::ReachableFiles,
     sandbox::{self, Role},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hoistway_model::{Code, Digest, Error, Result, digest::Hasher, source::SourceFiles};
+use remembered::Remembered;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
+use syntax_errors::{Fault, syntax_error};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{ChildStdin, ChildStdout},
@@ -37,14 +42,6 @@ const IDLE: Duration = Duration::from_secs(300);
 const MAX_ANSWER: u64 = 4 << 20;
 /// A worker that parsed a larger file is not kept, because it would keep the memory, too.
 const MAX_KEPT: usize = 512 << 10;
-/// The number of files' answers that are remembered.
-const MAX_REMEMBERED: usize = 8_192;
-/// The number of syntax errors that are shown.
-const MAX_ERRORS: usize = 10;
-
-/// The advice for a file that is not in the encoding in which Python reads it.
-const ENCODING_REMEDY: &str =
-    "save the file as UTF-8, or declare its encoding in the first line: # -*- coding: latin-1 -*-";
 
 /// One import statement's module.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -73,38 +70,17 @@ pub struct FileImports {
     pub imports: Arc<[Import]>,
     /// Whether the entry point reaches it by imports. Other files are only mentioned, as programs that it may start.
     pub reached: bool,
+    /// The reason why its imports are not known, if they are not: it may be for a newer Python than the host's.
+    pub unread: Option<Unread>,
 }
 
-/// A place where a file does not compile.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Fault {
-    line: u32,
-    offset: u32,
-    text: String,
-    message: String,
-}
-
-impl Fault {
-    /// The advice, where the text of the error tells.
-    fn remedy(&self) -> Option<&'static str> {
-        let is_about = |words: &[&str]| words.iter().any(|words| self.message.contains(words));
-        if is_about(&["codec can't decode", "encoding", "null bytes"]) {
-            Some(ENCODING_REMEDY)
-        } else if self.text.trim_start().starts_with(['!', '%']) {
-            Some("this is a notebook's command: leave the line out, and name packages in requirements.txt")
-        } else if is_about(&[
-            "'await' outside",
-            "asynchronous comprehension outside",
-            "'async with' outside",
-            "'async for' outside",
-        ]) {
-            Some(
-                "await needs an async function, such as `async def main():`; at a file's top level notebooks alone have it",
-            )
-        } else {
-            None
-        }
-    }
+/// The place at which the host's Python stops reading a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The line.
+    pub line: u32,
+    /// The host's words for it.
+    pub message: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -143,6 +119,13 @@ impl<'a> Content<'a> {
     }
 }
 
+/// A file as an older Python than the host's reads it.
+#[derive(Serialize)]
+struct Older<'a> {
+    source: Content<'a>,
+    minor: u32,
+}
+
 /// Whether an entry file offers anything.
 #[derive(Serialize)]
 struct Offers<'a> {
@@ -170,12 +153,14 @@ enum Failure {
 
 /// Asks the worker. Cheap to clone; the clones share worker and memory.
 #[derive(Debug, Clone)]
-pub struct Analyser(Arc<Inner>);
+pub struct Analyser {
+    shared: Arc<Inner>,
+    target: Target,
+}
 
 #[derive(Debug)]
 struct Inner {
     python: PathBuf,
-    version: String,
     sandbox: Sandbox,
     limit: Duration,
     worker: tokio::sync::Mutex<Option<Worker>>,
@@ -189,14 +174,19 @@ impl Analyser {
     }
 
     fn with_limit(interpreter: &Interpreter, sandbox: Sandbox, limit: Duration) -> Self {
-        Self(Arc::new(Inner {
+        let shared = Arc::new(Inner {
             python: interpreter.executable.clone(),
-            version: interpreter.full_version.clone(),
             sandbox,
             limit,
             worker: tokio::sync::Mutex::default(),
             remembered: Mutex::default(),
-        }))
+        });
+        Self { shared, target: Target::host(interpreter) }
+    }
+
+    /// The same worker, judging files that are to run with another Python.
+    pub fn for_target(&self, target: &Target) -> Self {
+        Self { shared: Arc::clone(&self.shared), target: target.clone() }
     }
 
     /// Starts the worker if it does not run, so that the first build need not wait for it.
@@ -205,7 +195,8 @@ impl Analyser {
     }
 
     /// The imports of the entry file and of the files that it reaches, by file; no others are read. Files that are
-    /// imported and do not compile are [`Code::SyntaxError`], all of them in one answer.
+    /// imported and do not compile are [`Code::SyntaxError`], all of them in one answer, unless they are to run with a
+    /// newer Python than the host's, which may well read them.
     pub async fn analyse(&self, files: &SourceFiles, entry: &str) -> Result<Vec<FileImports>> {
         let reachable = ReachableFiles::new(files, entry);
         let (mut all, mut faults) = (BTreeMap::new(), BTreeMap::new());
@@ -219,8 +210,7 @@ impl Analyser {
             else {
                 continue;
             };
-            let question = Content::of(content);
-            let answer = match self.remembered_or_asked(Digest::of(content), &question, &file).await {
+            let answer = match self.about(content, &file).await {
                 // It may be no program at all.
                 Err(_) if !reached => continue,
                 answer => answer?,
@@ -244,14 +234,40 @@ impl Analyser {
                     }
                     // Answers that are remembered come without a pause, and there may be many.
                     tokio::task::yield_now().await;
-                    all.insert(file.clone(), FileImports { file, imports, reached });
+                    all.insert(file.clone(), FileImports { file, imports, reached, unread: None });
+                }
+                Answer::Error(fault) if reached && self.is_newer() && fault.remedy().is_none() => {
+                    let unread = Some(Unread { line: fault.line, message: fault.message });
+                    all.insert(file.clone(), FileImports { file, imports: Arc::default(), reached, unread });
                 }
                 Answer::Error(fault) if reached => drop(faults.insert(file, fault)),
                 _ => {}
             }
         }
         let faults: Vec<_> = faults.iter().map(|(file, fault)| (file.as_str(), fault.clone())).collect();
-        if faults.is_empty() { Ok(all.into_values().collect()) } else { Err(syntax_error(&faults, &self.0.version)) }
+        if faults.is_empty() {
+            Ok(all.into_values().collect())
+        } else {
+            Err(syntax_error(&faults, self.target.full_version()))
+        }
+    }
+
+    /// Whether files are to run with a newer Python than the one that reads them.
+    fn is_newer(&self) -> bool {
+        self.target.version() > self.target.interpreter().version
+    }
+
+    async fn about(&self, content: &[u8], file: &str) -> Result<Answer> {
+        let (version, host) = (self.target.version(), self.target.interpreter().version);
+        let source = Content::of(content);
+        if version >= host {
+            return self.remembered_or_asked(Digest::of(content), &source, file).await;
+        }
+        let mut identity = Hasher::new();
+        for part in [self.target.python().as_bytes(), content] {
+            identity.member(part);
+        }
+        self.remembered_or_asked(identity.finish(), &Older { source, minor: version.1 }, file).await
     }
 
     /// Refuses an entry file that offers nothing to invoke, as far as its text alone tells: [`Code::NothingToInvoke`].
@@ -269,27 +285,27 @@ impl Analyser {
     }
 
     async fn remembered_or_asked<Q: Serialize>(&self, identity: Digest, question: &Q, file: &str) -> Result<Answer> {
-        let remembered = self.0.remembered().get(&identity);
+        let remembered = self.shared.remembered().get(&identity);
         if let Some(answer) = remembered {
             return Ok(answer);
         }
         let answer = self.ask(question).await.map_err(|e| unparsable(file, e))?;
-        self.0.remembered().put(identity, answer.clone());
+        self.shared.remembered().put(identity, answer.clone());
         Ok(answer)
     }
 
     async fn ask<Q: Serialize>(&self, question: &Q) -> Result<Answer, Failure> {
         let question = serde_json::to_vec(question)?;
         let size = question.len();
-        let mut slot = self.0.worker.lock().await;
+        let mut slot = self.shared.worker.lock().await;
         // Out of its place while it works: if this call is dropped half-way, the worker goes with it instead of
         // answering the next question with this one's answer.
         let mut worker = match slot.take() {
             Some(worker) => worker,
-            None => Worker::start(&self.0).await?,
+            None => Worker::start(&self.shared).await?,
         };
         let answer =
-            tokio::time::timeout(self.0.limit, worker.ask(question)).await.map_err(|_| Failure::TimedOut)??;
+            tokio::time::timeout(self.shared.limit, worker.ask(question)).await.map_err(|_| Failure::TimedOut)??;
         if size <= MAX_KEPT {
             worker.last_used = Instant::now();
             *slot = Some(worker);
@@ -309,33 +325,6 @@ fn unparsable(file: &str, failure: Failure) -> Error {
         Failure::Io(e) => Error::internal("starting the source analyser", e),
         other => Error::new(Code::BuildFailed, format!("{file} cannot be analysed: {other}")),
     }
-}
-
-fn syntax_error(faults: &[(&str, Fault)], version: &str) -> Error {
-    let mut details = Vec::new();
-    for (file, fault) in faults.iter().take(MAX_ERRORS) {
-        details.push(format!("  File \"{file}\", line {}", fault.line));
-        let text = fault.text.trim_start();
-        if !text.is_empty() {
-            let indent = fault.text.chars().count() - text.chars().count();
-            details.push(format!("    {text}"));
-            let column = (fault.offset as usize).saturating_sub(1 + indent).min(text.chars().count());
-            details.push(format!("    {}^", " ".repeat(column)));
-        }
-        details.push(format!("SyntaxError: {}", fault.message));
-        details.extend(fault.remedy().map(str::to_owned));
-    }
-    // Code that is right may be too new.
-    details.push(format!("agents run on Python {version}"));
-    let more = match faults.len() {
-        1 => String::new(),
-        n => format!(" (and {} more file{})", n - 1, if n == 2 { "" } else { "s" }),
-    };
-    let message = match faults.first() {
-        Some((file, fault)) => format!("syntax error in {file}, line {}: {}{more}", fault.line, fault.message),
-        None => String::from("syntax error"),
-    };
-    Error::new(Code::SyntaxError, message).with_details(details)
 }
 
 /// The running process.
@@ -402,33 +391,6 @@ async fn end_when_idle(inner: Weak<Inner>) {
                 return;
             }
         }
-    }
-}
-
-/// Answers by the file's digest. When it is full, the half that was used longest ago is forgotten.
-#[derive(Debug, Default)]
-struct Remembered {
-    answers: HashMap<Digest, (u64, Answer)>,
-    clock: u64,
-}
-
-impl Remembered {
-    fn get(&mut self, digest: &Digest) -> Option<Answer> {
-        self.clock += 1;
-        let (used, answer) = self.answers.get_mut(digest)?;
-        *used = self.clock;
-        Some(answer.clone())
-    }
-
-    fn put(&mut self, digest: Digest, answer: Answer) {
-        if self.answers.len() >= MAX_REMEMBERED {
-            let mut ages: Vec<u64> = self.answers.values().map(|(used, _)| *used).collect();
-            let middle = ages.len() / 2;
-            let (_, &mut limit, _) = ages.select_nth_unstable(middle);
-            self.answers.retain(|_, (used, _)| *used >= limit);
-        }
-        self.clock += 1;
-        self.answers.insert(digest, (self.clock, answer));
     }
 }
 

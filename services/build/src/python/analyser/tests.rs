@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::{remembered::MAX_REMEMBERED, syntax_errors::ENCODING_REMEDY, *};
 use std::collections::BTreeMap;
 
 async fn analyser() -> Analyser {
@@ -218,10 +218,10 @@ async fn an_unchanged_file_is_not_parsed_again() {
     let first = analyser.analyse(&files, "a.py").await.unwrap();
     assert_eq!(first.len(), 2);
     analyser.must_offer(&files, "a.py", &BTreeSet::new()).await.unwrap_err();
-    *analyser.0.worker.lock().await = None;
+    *analyser.shared.worker.lock().await = None;
     assert_eq!(analyser.analyse(&files, "a.py").await.unwrap(), first);
     analyser.must_offer(&files, "a.py", &BTreeSet::new()).await.unwrap_err();
-    assert!(analyser.0.worker.lock().await.is_none());
+    assert!(analyser.shared.worker.lock().await.is_none());
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn a_file_that_takes_too_long_is_given_up_and_the_worker_replaced() {
     let big = "x = [1, 2, 3]\n".repeat(100_000);
     let e = slow.analyse(&source(&[("big.py", &big)]), "big.py").await.unwrap_err();
     assert_eq!((e.code, e.message.as_str()), (Code::BuildFailed, "big.py cannot be analysed: parsing takes too long"));
-    assert!(slow.0.worker.lock().await.is_none());
+    assert!(slow.shared.worker.lock().await.is_none());
 }
 
 #[tokio::test]
@@ -270,4 +270,41 @@ async fn files_are_read_in_the_encoding_that_they_declare() {
         assert!(e.message.contains("agent.py"), "{e}");
         assert!(e.details.iter().any(|line| line == ENCODING_REMEDY), "{:?}", e.details);
     }
+}
+
+/// What is found in a file that is to run with another minor version of Python than the host's.
+async fn judged_for(minor_above_host: i32, text: &str) -> Result<Vec<FileImports>> {
+    let host = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+    let version = format!("3.{}.1", i64::from(host.version.1) + i64::from(minor_above_host));
+    let platform = crate::platform::Platform::new("linux", "amd64");
+    let libc = Some(crate::python::Libc::Glibc(2, 36));
+    let target = Target::of_base(&host, &version, &platform, libc).unwrap();
+    let analyser = Analyser::new(&host, Sandbox::default()).for_target(&target);
+    analyser.analyse(&source(&[("agent.py", text)]), "agent.py").await
+}
+
+#[tokio::test]
+async fn a_file_that_only_a_newer_python_may_read_is_no_error() {
+    let text = "import os\nx = from the future\n";
+    let found = judged_for(1, text).await.unwrap();
+    assert_eq!(found[0].unread.as_ref().map(|unread| unread.line), Some(2), "{found:?}");
+    let found = judged_for(1, "import os\n").await.unwrap();
+    assert_eq!((&found[0].unread, found[0].imports.len()), (&None, 1));
+    for (minor, text) in [(0, text), (1, "%pip install x\n"), (1, "x = 'a\0b'\n")] {
+        assert_eq!(judged_for(minor, text).await.unwrap_err().code, Code::SyntaxError, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_an_older_python_cannot_read_is_an_error() {
+    let host = Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap();
+    let (text, since) = match host.version.1 {
+        10 => return,
+        11 => ("try:\n    pass\nexcept* ValueError:\n    pass\n", 11),
+        _ => ("type X = int\n", 12),
+    };
+    assert!(judged_for(0, text).await.is_ok());
+    let e = judged_for(since - 1 - host.version.1 as i32, text).await.unwrap_err();
+    assert_eq!(e.code, Code::SyntaxError);
+    assert!(e.details.iter().any(|line| *line == format!("agents run on Python 3.{}.1", since - 1)), "{e:?}");
 }

@@ -1,6 +1,7 @@
 //! The cause of a failure, in the resolver's essential words, without credentials and without this machine's paths.
 
 use crate::python::{
+    Target,
     known_distributions::module_named,
     process,
     wheel_alternatives::{Versions, without_wheel},
@@ -45,12 +46,22 @@ impl Doing {
         Error::new(Code::RequirementFailed, format!("{}: uv: {why}", self.subject())).with_details(lines)
     }
 
-    /// The program ended with these lines.
-    pub(super) fn failed(self, stderr: &[String], data: &Path) -> Error {
+    /// The program does not know a platform to install for.
+    pub(super) fn unknown_platform(self, target: &Target) -> Error {
+        let text = format!(
+            "{}: the uv on this machine cannot install for {}: update it, or the base image",
+            self.subject(),
+            target.named_for_wheels()
+        );
+        Error::new(Code::RequirementFailed, text)
+    }
+
+    /// The program ended with these lines; `platform` names what wheels had to fit.
+    pub(super) fn failed(self, stderr: &[String], data: &Path, platform: &str) -> Error {
         let lines: Vec<String> = stderr.iter().map(|line| masked(line, data)).collect();
         let essence = essence(&lines);
         let text = match WithoutWheel::of(&lines) {
-            Some(found) => without_wheel(&found.package, found.versions()),
+            Some(found) => without_wheel(&found.package, found.versions(), platform),
             None => match missing(&essence).and_then(module_named) {
                 Some((module, name)) => format!("{essence}; did you mean \"{name}\", which has the module {module}?"),
                 None => essence,
@@ -186,7 +197,7 @@ mod tests {
 
     fn message(text: &str) -> String {
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        Doing::Resolve.failed(&lines, Path::new("/data")).message
+        Doing::Resolve.failed(&lines, Path::new("/data"), "this Python and platform").message
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub use index::Indexes;
 pub use lock::Lock;
 
 use super::{
-    Interpreter, Sandbox,
+    Interpreter, Sandbox, Target,
     process::{self, Finished},
     sandbox::Role,
 };
@@ -106,13 +106,13 @@ impl Uv {
         Err(Error::new(Code::RequirementFailed, message))
     }
 
-    /// Resolves requirements for an interpreter; versions of a `former` lock are kept where they still fit. `limit` is
+    /// Resolves requirements for a target; versions of a `former` lock are kept where they still fit. `limit` is
     /// for the whole call.
     pub async fn resolve(
         &self,
         requirements: &Requirements,
         former: Option<&Lock>,
-        interpreter: &Interpreter,
+        target: &Target,
         limit: Duration,
         report: Report<'_>,
     ) -> Result<Lock> {
@@ -132,11 +132,11 @@ impl Uv {
         let call =
             Call { doing: Doing::Resolve, arguments, input: input.as_bytes(), writes: dir.as_ref().map(TempDir::path) };
         let began = Instant::now();
-        let done = match self.run(call, interpreter, limit, report).await {
+        let done = match self.run(call, target, limit, report).await {
             Ok(done) => done,
             Err(error) => {
                 let left = limit.saturating_sub(began.elapsed()).min(LOOK);
-                return Err(self.with_other_version(error, requirements, interpreter, left).await);
+                return Err(self.with_other_version(error, requirements, target, left).await);
             }
         };
         // uv resolves without checking the hashes in its input.
@@ -148,14 +148,14 @@ impl Uv {
         &self,
         mut error: Error,
         requirements: &Requirements,
-        interpreter: &Interpreter,
+        target: &Target,
         limit: Duration,
     ) -> Error {
         let found = WithoutWheel::of(&error.details).filter(|found| found.may_have_others);
         let Some(WithoutWheel { package, .. }) = found else { return error };
         let arguments = ["compile", "-", "--no-deps", "--no-header", "--no-annotate"].map(OsStr::new).to_vec();
         let call = Call { doing: Doing::Resolve, arguments, input: package.as_bytes(), writes: None };
-        let Ok(done) = self.run(call, interpreter, limit, &|_| ()).await else { return error };
+        let Ok(done) = self.run(call, target, limit, &|_| ()).await else { return error };
         let answer = String::from_utf8_lossy(&done.stdout);
         let pin = format!("{package}==");
         let Some(version) = answer.lines().find_map(|line| line.strip_prefix(&pin)) else { return error };
@@ -176,8 +176,8 @@ impl Uv {
     pub async fn install(
         &self,
         lock: &Lock,
-        target: &Path,
-        interpreter: &Interpreter,
+        directory: &Path,
+        target: &Target,
         limit: Duration,
         report: Report<'_>,
     ) -> Result<()> {
@@ -186,9 +186,9 @@ impl Uv {
         }
         let options =
             ["install", "--quiet", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
-        let arguments = options.into_iter().map(OsStr::new).chain([target.as_os_str()]).collect();
-        let call = Call { doing: Doing::Install, arguments, input: lock.text().as_bytes(), writes: Some(target) };
-        self.run(call, interpreter, limit, report).await.map(|_| ())
+        let arguments = options.into_iter().map(OsStr::new).chain([directory.as_os_str()]).collect();
+        let call = Call { doing: Doing::Install, arguments, input: lock.text().as_bytes(), writes: Some(directory) };
+        self.run(call, target, limit, report).await.map(|_| ())
     }
 
     fn cache(&self) -> PathBuf {
@@ -228,17 +228,22 @@ impl Uv {
     async fn run(
         &self,
         Call { doing, arguments, input, writes }: Call<'_>,
-        interpreter: &Interpreter,
+        target: &Target,
         limit: Duration,
         report: Report<'_>,
     ) -> Result<Finished> {
         let work = async {
+            let interpreter = target.interpreter();
             let program = self.program(interpreter, report).await?;
             let _cache = self.cache.read().await;
             self.settings.copy_netrc(&self.data, &self.sandbox).await?;
             let mut command =
                 program.command(&self.sandbox, &self.data, writes).map_err(|e| doing.did_not_end(e.into()))?;
             command.arg("pip").args(arguments).arg("--python").arg(&interpreter.executable);
+            if let Some(wheels) = target.wheels() {
+                let platform = program.platform(&wheels).ok_or_else(|| doing.unknown_platform(target))?;
+                command.args(["--python-version", wheels.python, "--python-platform", platform]);
+            }
             command.args(["--only-binary", ":all:", "--no-config", "--no-progress", "--color", "never"]);
             let on_line = |line: &str| report(&failure::masked(&self.masker.text(line), &self.data));
             process::run(command, Some(input), limit, &on_line).await.map_err(|e| doing.did_not_end(e))
@@ -252,7 +257,7 @@ impl Uv {
         let lines: Vec<String> = done.stderr.iter().map(|line| self.masker.text(line)).collect();
         Err(match process::cut_off(done.status, self.sandbox.memory()) {
             Some(why) => doing.cut_off(&why, &lines, &self.data),
-            None => doing.failed(&lines, &self.data),
+            None => doing.failed(&lines, &self.data, &target.named_for_wheels()),
         })
     }
 

@@ -13,8 +13,8 @@ fn requirements(text: &str) -> Requirements {
     Requirements::parse("requirements", text).unwrap()
 }
 
-async fn python() -> Interpreter {
-    Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap()
+async fn python() -> Target {
+    Target::host(&Interpreter::probe(None, "HOISTWAY_PYTHON").await.unwrap())
 }
 
 /// Whether the package index is out of reach, which is a loud skip, or a failure where the operator says that it
@@ -32,7 +32,7 @@ fn unreachable<T: std::fmt::Debug>(outcome: &Result<T>) -> bool {
 async fn a_package_is_locked_and_installed() {
     let dir = tempfile::tempdir().unwrap();
     let (uv, python) = (driver(dir.path(), &[]), python().await);
-    uv.available(&python).unwrap();
+    uv.available(python.interpreter()).unwrap();
     let lines = Mutex::new(Vec::new());
     let report = |line: &str| lines.lock().unwrap().push(line.to_owned());
     let lock = uv.resolve(&requirements("six==1.17.0"), None, &python, LIMIT, &report).await;
@@ -78,7 +78,7 @@ async fn an_index_out_of_reach_is_said_without_its_password() {
     let index = [("UV_DEFAULT_INDEX", "http://user:hush-hush@127.0.0.1:1/simple"), ("UV_HTTP_RETRIES", "0")];
     let (uv, python) = (driver(dir.path(), &index), python().await);
     if tool::on_path().next().is_none()
-        && unreachable(&driver(dir.path(), &[]).program(&python, &|_| ()).await.map(|_| ()))
+        && unreachable(&driver(dir.path(), &[]).program(python.interpreter(), &|_| ()).await.map(|_| ()))
     {
         return;
     }
@@ -91,7 +91,7 @@ async fn an_index_out_of_reach_is_said_without_its_password() {
 #[tokio::test]
 async fn without_uv_and_pip_one_line_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let nothing = Interpreter { pip: None, ..python().await };
+    let nothing = Interpreter { pip: None, ..python().await.interpreter().clone() };
     let e = tool::install(dir.path(), &nothing, &Settings::default()).await.unwrap_err();
     assert!(e.message.contains("neither uv nor pip") && !e.message.contains('\n'), "{e}");
 }

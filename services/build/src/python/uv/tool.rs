@@ -2,8 +2,9 @@
 
 use super::{failure::masked, settings::Settings};
 use crate::python::{
-    Interpreter, Sandbox, process,
+    Interpreter, Libc, Sandbox, process,
     sandbox::{FileAccess, Role},
+    target::Wheels,
 };
 use hoistway_model::{Code, Error, Result};
 use std::{
@@ -34,6 +35,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(20);
 pub(super) struct Program {
     pub path: PathBuf,
     pub env: Vec<(OsString, OsString)>,
+    /// The platforms of Linux that it can install for, by its names.
+    platforms: Vec<String>,
 }
 
 impl Program {
@@ -44,7 +47,7 @@ impl Program {
         sandbox: &Sandbox,
         data: &Path,
     ) -> Option<Self> {
-        let mut found = Self { path, env: env.to_vec() };
+        let mut found = Self { path, env: env.to_vec(), platforms: Vec::new() };
         let mut command = found.command(sandbox, data, None).ok()?;
         command.args(["pip", "compile", "--help", "--color", "never"]);
         let done = process::run(command, None, PROBE_LIMIT, &|_| ()).await.ok()?;
@@ -55,7 +58,27 @@ impl Program {
         // Certificates that the operator installed on the machine count; the switch was renamed.
         let switch = if help.contains("--system-certs") { "UV_SYSTEM_CERTS" } else { "UV_NATIVE_TLS" };
         found.env.push((switch.into(), "true".into()));
+        let words = help.split(|c: char| c.is_whitespace() || matches!(c, ',' | '[' | ']'));
+        let listed = words.filter(|word| word.contains("-manylinux_") || word.ends_with("-linux-musl"));
+        found.platforms = listed.map(str::to_owned).collect();
         Some(found)
+    }
+
+    /// Its name for a platform; of glibc the newest version that is no newer than the platform's.
+    pub(super) fn platform(&self, wheels: &Wheels<'_>) -> Option<&str> {
+        let Wheels { machine, libc, .. } = wheels;
+        let names = self.platforms.iter().map(String::as_str);
+        match libc {
+            Libc::Musl => {
+                let name = format!("{machine}-unknown-linux-musl");
+                names.into_iter().find(|own| *own == name)
+            }
+            Libc::Glibc(major, minor) => {
+                let prefix = format!("{machine}-manylinux_{major}_");
+                let versions = names.filter_map(|name| Some((name.strip_prefix(&prefix)?.parse::<u32>().ok()?, name)));
+                versions.filter(|(own, _)| own <= minor).max().map(|(_, name)| name)
+            }
+        }
     }
 
     /// A command that may read what the environment names, and write the cache and `writes`.
@@ -149,5 +172,28 @@ pub(super) async fn install(data: &Path, interpreter: &Interpreter, settings: &S
     match fs::rename(&target, directory(data)).await {
         Err(e) if !installed(data).is_file() => Err(failed(e)),
         _ => Ok(installed(data)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_is_the_newest_that_is_no_newer_than_the_images() {
+        let names = ["aarch64-manylinux_2_17", "aarch64-manylinux_2_28", "aarch64-manylinux_2_40"];
+        let platforms = names.into_iter().chain(["aarch64-unknown-linux-musl"]).map(str::to_owned).collect();
+        let program = Program { path: PathBuf::new(), env: Vec::new(), platforms };
+        let name = |machine, libc| program.platform(&Wheels { python: "3.13", machine, libc });
+        for (libc, want) in [
+            (Libc::Glibc(2, 12), None),
+            (Libc::Glibc(2, 17), Some("aarch64-manylinux_2_17")),
+            (Libc::Glibc(2, 36), Some("aarch64-manylinux_2_28")),
+            (Libc::Glibc(2, 41), Some("aarch64-manylinux_2_40")),
+            (Libc::Musl, Some("aarch64-unknown-linux-musl")),
+        ] {
+            assert_eq!(name("aarch64", libc), want, "{libc}");
+        }
+        assert_eq!(name("x86_64", Libc::Musl), None);
     }
 }

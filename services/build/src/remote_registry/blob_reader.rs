@@ -1,0 +1,44 @@
+//! Reading a blob of a remote registry from a thread that may block.
+
+use super::{RemoteRegistries, failed};
+use bytes::{Buf, Bytes};
+use futures_util::{StreamExt, stream::BoxStream};
+use hoistway_model::{Digest, Result};
+use oci_client::{Reference, client::LayerDescriptor};
+use std::io::{self, ErrorKind, Read};
+use tokio::runtime::Handle;
+
+/// The bytes of a blob as they come. Dropped before its end, it asks for no more.
+pub struct BlobReader {
+    runtime: Handle,
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl RemoteRegistries {
+    /// Begins to read a blob of `image`. Who does not read to the end does not learn whether it has the digest.
+    pub async fn open_blob(&self, image: &Reference, digest: Digest) -> Result<BlobReader> {
+        let client = self.client(image).await?;
+        let doing = format!("reading {digest} of {image}");
+        let text = digest.to_string();
+        let layer = LayerDescriptor { digest: &text, urls: &None };
+        let stream = client.pull_blob_stream(image, &layer).await.map_err(|e| failed(image, &doing, e))?.stream;
+        Ok(BlobReader { runtime: Handle::current(), stream, chunk: Bytes::new() })
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.runtime.block_on(self.stream.next()) {
+                Some(Ok(chunk)) => self.chunk = chunk,
+                // A kind that no reader of archives has for what it reads.
+                Some(Err(e)) => return Err(io::Error::new(ErrorKind::ConnectionAborted, e)),
+                None => return Ok(0),
+            }
+        }
+        let length = self.chunk.len().min(into.len());
+        self.chunk.copy_to_slice(&mut into[..length]);
+        Ok(length)
+    }
+}

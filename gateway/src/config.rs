@@ -39,9 +39,11 @@ pub struct Config {
     pub agent: String,
     /// The gRPC address of egress.
     pub egress: String,
-    /// `HOST[:PORT][/PREFIX]` at which the API's users reach the images; part of every `image_uri`. Where images are
-    /// pushed to another registry, it is that one: `image_registry` of the build service.
+    /// `host:port` at which the API's users reach the platform's registry; part of every `image_uri`.
     pub public_registry: String,
+    /// The registry that the build service pushes images to besides, `HOST[:PORT][/PREFIX]`; it is part of every
+    /// `image_uri` then.
+    pub image_registry: Option<String>,
     /// The file with the API key; created at the first start. Default: `api-key` in `data_dir`.
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
@@ -114,6 +116,7 @@ impl Default for Config {
             agent: "http://127.0.0.1:8097".into(),
             egress: "http://127.0.0.1:8099".into(),
             public_registry: "127.0.0.1:5000".into(),
+            image_registry: None,
             api_key_file: None,
             service_token_file: None,
             master_key_file: None,

@@ -212,7 +212,7 @@ impl Settings {
             gateway: config::load_part(
                 gateway::config::SERVICE,
                 file,
-                &decided(&["listen", "tool_registry", "build", "agent", "egress", "public_registry"]),
+                &decided(&["listen", "tool_registry", "build", "agent", "egress", "public_registry", "image_registry"]),
             )?,
         })
     }
@@ -325,7 +325,8 @@ pub async fn run(args: UpArgs) -> Result<()> {
 
     let gateway_config = gateway::Config {
         data_dir: data_dir.clone(),
-        public_registry: settings.image_registry.unwrap_or_else(|| registry.clone()),
+        public_registry: registry.clone(),
+        image_registry: settings.image_registry,
         database,
         ..settings.gateway
     };

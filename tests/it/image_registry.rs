@@ -100,7 +100,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
         assert_eq!(of_layer("GET /v2/library/python/blobs"), 0, "{requests}");
     }
 
-    // The deployed image, by the name that users see, is an image of the platform's.
+    // The deployed image, by the name that users see, is like any other of that registry.
     stack.deployed(json!({"agent_name": "named", "image": image}));
     assert_eq!(stack.answer("named", "x"), "from the registry");
 
@@ -142,7 +142,7 @@ fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
 
     let missing = base.replace("python:3", "python:4");
     let stack = start(dir.path(), &missing, &logins, &[]);
-    assert!(message(&stack).contains(&format!("the registry {host} ")), "{}", message(&stack));
+    assert!(message(&stack).contains(&format!("the registry {host} does not have")), "{}", message(&stack));
     stack.stop();
     drop(registry);
     let stack = start(dir.path(), &base, &logins, &[]);

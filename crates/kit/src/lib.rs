@@ -21,6 +21,7 @@ pub mod exit;
 pub mod fs;
 pub mod grpc;
 pub mod idempotency;
+pub mod image_registry;
 pub mod installation_identity;
 pub mod invoke_statement;
 pub mod log_collect;

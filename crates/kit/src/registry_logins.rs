@@ -4,14 +4,18 @@
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use hoistway_model::{Code, Error, Result, Secret};
 use std::{
+    collections::HashMap,
     fs::File,
     io::{BufReader, ErrorKind},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// The time that a credential helper may take.
 const HELPER_LIMIT: Duration = Duration::from_secs(30);
+/// The time for which a login is used again.
+const KEPT: Duration = Duration::from_secs(30);
 /// Docker Hub has two names, and its logins have a third.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -30,31 +34,67 @@ pub enum Login {
     IdentityToken(Secret),
 }
 
-/// The logins of a configuration file of Docker. It is read anew for each login, because tokens in it expire and are replaced.
+/// The logins of a configuration file of Docker. It is read anew when it changes, and after [`KEPT`], because tokens
+/// expire and credential helpers give others then.
 #[derive(Debug, Clone)]
 pub struct RegistryLogins {
     file: Option<PathBuf>,
     /// Whether somebody has named the file, so that it must be there.
     is_required: bool,
+    /// By host, so that a helper does not run for each layer.
+    kept: Arc<Mutex<HashMap<String, Kept>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    login: Option<Login>,
+    changed: Option<SystemTime>,
+    read: Instant,
 }
 
 impl RegistryLogins {
     /// The file that an operator has named, else `$DOCKER_CONFIG/config.json` or `~/.docker/config.json` if it is there.
     pub fn new(file: Option<PathBuf>) -> Self {
         let is_required = file.is_some();
-        Self { file: file.or_else(default_file), is_required }
+        Self { file: file.or_else(default_file), is_required, kept: Arc::default() }
     }
 
-    /// The login of the registry at `host` (`HOST` or `HOST:PORT`); none if the file has none.
+    /// Those of a named file, and none if no file is named.
+    pub fn named(file: Option<PathBuf>) -> Self {
+        let is_required = file.is_some();
+        Self { file, is_required, kept: Arc::default() }
+    }
+
+    /// The login of the registry at `host` (`HOST` or `HOST:PORT`); none if the file has none. The reason why one cannot
+    /// be read is in the log, since it names files of the machine.
     pub async fn login(&self, host: &str) -> Result<Option<Login>> {
         let Some(file) = self.file.clone() else { return Ok(None) };
-        let (is_required, host) = (self.is_required, host.to_owned());
-        let reading = tokio::task::spawn_blocking(move || read(&file, is_required, &host));
-        let read = tokio::time::timeout(HELPER_LIMIT, reading).await.map_err(|_| {
-            let text = format!("the credential helper of Docker did not answer within {} s", HELPER_LIMIT.as_secs());
+        let changed = tokio::fs::metadata(&file).await.and_then(|metadata| metadata.modified()).ok();
+        if let Some(kept) = self.kept().get(host)
+            && kept.changed == changed
+            && kept.read.elapsed() < KEPT
+        {
+            return Ok(kept.login.clone());
+        }
+        let (is_required, key) = (self.is_required, host.to_owned());
+        let reading = tokio::task::spawn_blocking(move || read(&file, is_required, &key));
+        let read = tokio::time::timeout(HELPER_LIMIT, reading).await;
+        let login = match read {
+            Ok(Ok(read)) => read,
+            Ok(Err(e)) => return Err(Error::internal("reading the configuration of Docker", e)),
+            Err(_) => Err(format!("the credential helper did not answer within {} s", HELPER_LIMIT.as_secs())),
+        };
+        let login = login.map_err(|why| {
+            tracing::warn!("the login of the registry {host} cannot be read: {why}");
+            let text = format!("the login of the registry {host} cannot be read; the log of the service says why");
             Error::new(Code::Unavailable, text)
         })?;
-        read.map_err(|e| Error::internal("reading the configuration of Docker", e))?
+        self.kept().insert(host.to_owned(), Kept { login: login.clone(), changed, read: Instant::now() });
+        Ok(login)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -64,14 +104,16 @@ fn default_file() -> Option<PathBuf> {
     Some(dir.join("config.json"))
 }
 
-fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>> {
+/// The login, or the reason why there is none, for the log.
+fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>, String> {
     let opened = match File::open(file) {
         Ok(opened) => opened,
         Err(e) if e.kind() == ErrorKind::NotFound && !is_required => return Ok(None),
-        Err(e) => {
-            let text = format!("{} (setting docker_config) cannot be read: {e}", file.display());
-            return Err(Error::new(Code::Unavailable, text).with_source(e));
+        Err(e) if !is_required => {
+            tracing::info!("the logins of {} are not used, it cannot be read: {e}", file.display());
+            return Ok(None);
         }
+        Err(e) => return Err(format!("{} (setting docker_config) cannot be read: {e}", file.display())),
     };
     let key = if DOCKER_HUB.contains(&host) { DOCKER_HUB_KEY } else { host };
     match get_credential_from_reader(BufReader::new(opened), key) {
@@ -79,11 +121,19 @@ fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>> {
             Ok(Some(Login::Password { user, password: Secret::new(password) }))
         }
         Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Login::IdentityToken(Secret::new(token)))),
-        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
-        Err(e) => {
-            let text = format!("{} has no usable login for {host}: {}", file.display(), reason(&e));
-            Err(Error::new(Code::Unavailable, text))
+        Err(e) if is_no_login(&e) => Ok(None),
+        Err(e) => Err(format!("{}: {}", file.display(), reason(&e))),
+    }
+}
+
+/// Whether nobody has logged in to a registry. Docker's helpers are asked for every host, and say it with a failure.
+fn is_no_login(e: &CredentialRetrievalError) -> bool {
+    match e {
+        CredentialRetrievalError::NoCredentialConfigured => true,
+        CredentialRetrievalError::HelperFailure { stdout, stderr, .. } => {
+            [stdout, stderr].iter().any(|text| text.contains("credentials not found"))
         }
+        _ => false,
     }
 }
 
@@ -127,16 +177,35 @@ mod tests {
 
         fs::write(&file, r#"{"auths": {"registry.example:5000": {"auth": "%%%"}}}"#).unwrap();
         let refused = config.login("registry.example:5000").await.unwrap_err().message;
-        assert!(refused.ends_with("has no usable login for registry.example:5000: Unable to decode credential"));
+        assert_eq!(
+            refused,
+            "the login of the registry registry.example:5000 cannot be read; the log of the service says why"
+        );
+        assert!(read(&file, true, "registry.example:5000").unwrap_err().ends_with("Unable to decode credential"));
     }
 
     #[tokio::test]
     async fn a_named_file_must_be_there_and_the_default_one_need_not() {
         let missing = PathBuf::from("/nowhere/config.json");
-        let refused = RegistryLogins::new(Some(missing.clone())).login("registry.example").await.unwrap_err();
-        assert!(refused.message.contains("(setting docker_config) cannot be read"), "{refused}");
-        let default = RegistryLogins { file: Some(missing), is_required: false };
-        assert_eq!(default.login("registry.example").await.unwrap(), None);
+        RegistryLogins::new(Some(missing.clone())).login("registry.example").await.unwrap_err();
+        assert!(read(&missing, true, "x").unwrap_err().contains("(setting docker_config) cannot be read"));
+        let default = |file: &Path| RegistryLogins { file: Some(file.to_owned()), ..RegistryLogins::named(None) };
+        assert_eq!(default(&missing).login("registry.example").await.unwrap(), None);
+        assert_eq!(default(Path::new("/proc/1/mem")).login("registry.example").await.ok(), Some(None));
+    }
+
+    #[test]
+    fn a_helper_that_has_no_login_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        fs::write(&file, r#"{"credsStore": "absent-in-this-test"}"#).unwrap();
+        assert!(read(&file, true, "r.example").unwrap_err().ends_with("its credential helper cannot be run"));
+        let none = CredentialRetrievalError::HelperFailure {
+            helper: "docker-credential-x".to_owned(),
+            stdout: "credentials not found in native keychain".to_owned(),
+            stderr: String::new(),
+        };
+        assert!(is_no_login(&none));
     }
 
     #[test]

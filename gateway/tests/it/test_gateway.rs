@@ -133,7 +133,7 @@ impl TestGateway {
             access: Access::open(&database(dir.path()).await, key.clone(), access).await.unwrap(),
             callers: Callers::new(tools.clone(), callers),
             invoke_statements: InvokeStatementKey::new(&ServiceToken::generate().unwrap()).unwrap(),
-            public_registry: PublicRegistry::new("127.0.0.1:5005"),
+            public_registry: PublicRegistry::new("127.0.0.1:5005", None),
             bodies: request_body::budget(limits.max_body),
             lists: Lists::default(),
             scraped: Default::default(),

@@ -43,8 +43,8 @@ pub struct Config {
     /// The registry that built images are pushed to besides, `HOST[:PORT][/PREFIX]`: the runtime docker pulls them from
     /// there. Default: none, it pulls from the platform's own.
     pub image_registry: Option<String>,
-    /// Docker's `config.json` with the logins of other registries. Default: `$DOCKER_CONFIG/config.json` or
-    /// `~/.docker/config.json`, if it is there.
+    /// Docker's `config.json` with the logins of `image_registry`, by default `$DOCKER_CONFIG/config.json` or
+    /// `~/.docker/config.json`, and of the registries whose images deploys name, by default none.
     pub docker_config: Option<PathBuf>,
     /// The registries, `HOST` or `HOST:PORT`, that are asked without TLS, besides those on this machine. A Docker daemon
     /// has a setting of its own for that.

@@ -30,6 +30,7 @@ use hoistway_kit::{
     fs::DirLock,
     grpc::Server,
     idempotency,
+    image_registry::ImageRegistry,
     ports::{Listeners, listen_as_configured},
     registry_logins::RegistryLogins,
     secrets::MasterKey,
@@ -106,7 +107,8 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         Some(runtime) => Arc::clone(runtime),
         None => configured_runtime(config, &interpreter, &deps.token).await?,
     };
-    let logins = RegistryLogins::new(config.docker_config.clone());
+    // Users name these images, so the operator's logins are shown only if the operator says so.
+    let logins = RegistryLogins::named(config.docker_config.clone());
     let insecure = config.insecure_registries.clone();
     let registries = Registries::new(&config.registry_address, deps.token.secret(), logins, insecure)?;
     let EgressRoute { url, has_identity } =
@@ -202,12 +204,11 @@ fn docker_config(config: &Config, token: &ServiceToken) -> Result<DockerConfig> 
         socket: config.docker.socket.clone(),
         dir: config.docker.dir.clone().unwrap_or_else(|| config.service_dir().join("sockets")),
         data_dir: config.service_dir(),
-        registry: match &config.image_registry {
-            Some(registry) => registry.trim_end_matches('/').to_owned(),
-            None => config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
-        },
-        registry_password: config.image_registry.is_none().then(|| token.secret().clone()),
-        logins: RegistryLogins::new(config.docker_config.clone()),
+        registry: config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
+        registry_password: token.secret().clone(),
+        image_registry: ImageRegistry::of_setting(config.image_registry.as_deref())?,
+        image_registry_logins: RegistryLogins::new(config.docker_config.clone()),
+        logins: RegistryLogins::named(config.docker_config.clone()),
         bind: config.agents_bind,
         advertise: config.agents_host.clone(),
         egress: config.egress_address(),

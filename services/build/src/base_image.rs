@@ -8,7 +8,7 @@ use crate::{
     platform::{ImageIndex, Platform},
     python::{Interpreter, Libc, Target},
     registry::{BlobStore, Reference, RepoName, store::find_manifest},
-    remote_registry::RemoteRegistries,
+    remote_registry::{RemoteRegistries, is_away},
     store::Store,
 };
 use bytes::Bytes;
@@ -122,12 +122,13 @@ impl BaseImage {
         }
         let (digest, manifest) = match (self.manifest(store, host).await, known.clone()) {
             (Ok(found), _) => found,
-            (Err(e), Some((base, _))) if base.remote.is_some() => {
+            (Err(e), Some((base, _))) if is_away(&e) => {
                 tracing::warn!(
                     cause = e.chain(),
                     "builds go on with the base image {} that was there last: {e}",
                     base.digest
                 );
+                *self.known() = Some((base.clone(), Instant::now()));
                 return Ok(base);
             }
             (Err(e), _) => return Err(e),

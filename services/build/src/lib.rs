@@ -37,6 +37,7 @@ use hoistway_kit::{
     connection_limits::Limits as ConnectionLimits,
     fs,
     grpc::Server,
+    image_registry::ImageRegistry,
     ports::Listeners,
     registry_logins::RegistryLogins,
     shutdown::part,
@@ -49,7 +50,7 @@ use metrics::BuildMetrics;
 use pipeline::Pipeline;
 use python::{Interpreter, Sandbox, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
-use remote_registry::{ImageRegistry, RemoteRegistries};
+use remote_registry::{ImagePusher, RemoteRegistries};
 use service::Limits;
 use std::{sync::Arc, time::Duration};
 use store::{Bounds, Store};
@@ -127,10 +128,11 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));
     let base = base_image(config, &interpreter, &remotes)?;
     let base_place = base.as_ref().and_then(BaseImage::embedded_place);
-    let push_to = config.image_registry.as_deref().map(|text| ImageRegistry::parse(text, remotes)).transpose()?;
+    let image_registry = ImageRegistry::of_setting(config.image_registry.as_deref())?;
+    let pusher = image_registry.map(|registry| ImagePusher::new(registry, remotes));
     let images = ImageRetention::new(store.clone(), blobs.clone(), &config.registry, &base_place);
     let pipeline =
-        Pipeline::open(interpreter.clone(), dependencies, base, push_to, store.clone(), blobs.clone()).await?;
+        Pipeline::open(interpreter.clone(), dependencies, base, pusher, store.clone(), blobs.clone()).await?;
     let limits = Limits {
         concurrency: config.concurrency,
         queue: config.queue,

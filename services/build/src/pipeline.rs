@@ -9,7 +9,7 @@ use crate::{
     python::{Analyser, Interpreter, Target, imports},
     referrers::{self, Contents, Invocation, Referrer},
     registry::{BlobStore, Manifest, NewTag, Reference, RepoName, store::find_manifest},
-    remote_registry::{ImageRegistry, Push},
+    remote_registry::{ImagePusher, Push},
     runner_layer::RunnerLayers,
     source_recovery,
     store::{Attempt, Finished, Store},
@@ -37,7 +37,7 @@ struct Inner {
     dependencies: Dependencies,
     base: Option<BaseImage>,
     /// Where images are pushed to besides the embedded registry.
-    image_registry: Option<ImageRegistry>,
+    pusher: Option<ImagePusher>,
     store: Store,
     blobs: BlobStore,
     runner: RunnerLayers,
@@ -55,14 +55,14 @@ impl Pipeline {
         interpreter: Interpreter,
         dependencies: Dependencies,
         base: Option<BaseImage>,
-        image_registry: Option<ImageRegistry>,
+        pusher: Option<ImagePusher>,
         store: Store,
         blobs: BlobStore,
     ) -> Result<Self> {
         let sandbox = dependencies.sandbox().clone();
         let runner = RunnerLayers::open(&interpreter, &sandbox, dependencies.work(), blobs.clone()).await?;
         let analyser = Analyser::new(&interpreter, sandbox);
-        Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, image_registry, store, blobs, runner })))
+        Ok(Self(Arc::new(Inner { interpreter, analyser, dependencies, base, pusher, store, blobs, runner })))
     }
 
     /// The digest of everything that decides what a build makes, but for what package indexes answer.
@@ -99,9 +99,9 @@ impl Pipeline {
         let whole = move || needed.iter().all(|digest| blobs.contains(digest));
         let whole = tokio::task::spawn_blocking(whole).await;
         let whole = whole.map_err(|e| Error::internal("looking for an image's blobs", e))?;
-        let Some(registry) = inner.image_registry.as_ref().filter(|_| whole) else { return Ok(whole) };
+        let Some(pusher) = inner.pusher.as_ref().filter(|_| whole) else { return Ok(whole) };
         // A registry that does not answer is no reason to build the same again.
-        Ok(registry.has(repository.as_str(), image.digest).await.unwrap_or_else(|e| {
+        Ok(pusher.has(repository.as_str(), image.digest).await.unwrap_or_else(|e| {
             tracing::warn!(cause = e.chain(), "whether {} is still in its registry is not known: {e}", image.digest);
             true
         }))
@@ -167,11 +167,11 @@ impl Pipeline {
                 digest: image.digest,
                 entry_point: source.entry_point.clone(),
             };
-            match &inner.image_registry {
-                Some(registry) => {
+            match &inner.pusher {
+                Some(pusher) => {
                     let base = base.as_ref().and_then(|base| base.remote.as_ref());
                     let (repository, tag, blobs) = (built.repository.as_str(), built.tag.as_str(), &inner.blobs);
-                    registry.push(Push { repository, tag, manifest: &manifest, blobs, base }, log).await?;
+                    pusher.push(Push { repository, tag, manifest: &manifest, blobs, base }, log).await?;
                 }
                 None => log.write_line(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest)),
             }
@@ -227,9 +227,7 @@ impl Inner {
     /// Has the layers of a remote base where images are pulled from: here, unless they are pushed.
     async fn copy_base(&self, found: Option<&FoundBase>, log: &BuildLog) -> Result<()> {
         match (&self.base, found) {
-            (Some(base), Some(found)) if self.image_registry.is_none() => {
-                base.copy_layers(found, &self.blobs, log).await
-            }
+            (Some(base), Some(found)) if self.pusher.is_none() => base.copy_layers(found, &self.blobs, log).await,
             _ => Ok(()),
         }
     }
@@ -237,7 +235,7 @@ impl Inner {
     /// The blobs of an image that must be in the embedded registry: all, but for the layers of a remote base where
     /// images are pushed, because these go from one registry to the other.
     fn blobs_here(&self, manifest: &Manifest, base: Option<&FoundBase>) -> Vec<Digest> {
-        let elsewhere = base.filter(|base| self.image_registry.is_some() && base.remote.is_some());
+        let elsewhere = base.filter(|base| self.pusher.is_some() && base.remote.is_some());
         let elsewhere: Vec<Digest> =
             elsewhere.map(|base| base.image.layers().map(|(digest, _)| digest).collect()).unwrap_or_default();
         manifest.blobs().iter().filter(|digest| !elsewhere.contains(digest)).copied().collect()

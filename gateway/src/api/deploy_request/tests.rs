@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 fn parse(body: Value) -> Result<(DeployRequest, Vec<String>)> {
-    super::parse(body.to_string().as_bytes(), &PublicRegistry::new("127.0.0.1:5005"))
+    super::parse(body.to_string().as_bytes(), &PublicRegistry::new("127.0.0.1:5005", None))
 }
 
 fn ok(body: Value) -> DeployRequest {

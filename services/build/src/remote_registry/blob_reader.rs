@@ -18,7 +18,7 @@ pub struct BlobReader {
 impl RemoteRegistries {
     /// Begins to read a blob of `image`. Who does not read to the end does not learn whether it has the digest.
     pub async fn open_blob(&self, image: &Reference, digest: Digest) -> Result<BlobReader> {
-        let client = self.client(image).await?;
+        let client = self.clients_of(image).await?.ask;
         let doing = format!("reading {digest} of {image}");
         let text = digest.to_string();
         let layer = LayerDescriptor { digest: &text, urls: &None };

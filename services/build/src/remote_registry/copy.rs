@@ -15,7 +15,7 @@ const CHUNKS: usize = 16;
 impl RemoteRegistries {
     /// The bytes of a small blob of `image`, of which there are at most `limit`.
     pub async fn blob(&self, image: &Reference, digest: Digest, limit: u64) -> Result<Vec<u8>> {
-        let client = self.client(image).await?;
+        let client = self.clients_of(image).await?.ask;
         let doing = format!("reading {digest} of {image}");
         let text = digest.to_string();
         let layer = LayerDescriptor { digest: &text, urls: &None };
@@ -37,7 +37,7 @@ impl RemoteRegistries {
 
     /// Has a blob of `image` in the embedded registry. It is stored once all of it has come and has the digest.
     pub async fn copy_blob(&self, image: &Reference, digest: Digest, size: u64, into: &BlobStore) -> Result<()> {
-        let client = self.client(image).await?;
+        let client = self.clients_of(image).await?.ask;
         let doing = format!("reading {digest} of {image}");
         let text = digest.to_string();
         let layer = LayerDescriptor { digest: &text, urls: &None };

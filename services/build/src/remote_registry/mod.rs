@@ -4,7 +4,7 @@ mod blob_reader;
 mod copy;
 mod push;
 
-pub use push::{ImageRegistry, Push};
+pub use push::{ImagePusher, Push};
 
 use bytes::Bytes;
 use hoistway_kit::{
@@ -32,13 +32,29 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The time that a registry may stay silent in the middle of an answer.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
+/// The time that a small question may take, from its beginning to the end of its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// Every name and every address, as exceptions of a proxy are written.
+const EVERYTHING: &str = "*,0.0.0.0/0,::/0";
+/// The characters of a registry's own words in an error.
+const MAX_WORDS: usize = 200;
+
 /// The clients of the registries that an operator has named. Their addresses come from settings, never from a deploy.
 pub struct RemoteRegistries {
     /// Registries that are asked without TLS, besides those on this machine.
     insecure: Vec<String>,
     logins: RegistryLogins,
     /// By host, with the login that each was made for: a client keeps the tokens that it was given.
-    clients: Mutex<HashMap<String, (Option<Login>, Client)>>,
+    clients: Mutex<HashMap<String, (Option<Login>, Clients)>>,
+}
+
+/// The clients of one registry.
+#[derive(Clone)]
+struct Clients {
+    /// For questions, and for what comes from there.
+    ask: Client,
+    /// For blobs that go there: the other one counts the time of an upload as silence.
+    upload: Client,
 }
 
 impl fmt::Debug for RemoteRegistries {
@@ -57,34 +73,24 @@ impl RemoteRegistries {
 
     /// The manifest or index that a reference names now, with its digest.
     pub async fn manifest(&self, image: &Reference, accept: &[&str]) -> Result<(Digest, Bytes)> {
-        let client = self.client(image).await?;
+        let client = self.clients_of(image).await?.ask;
         // The login is stored in the client already.
-        let asked = client.pull_manifest_raw(image, &RegistryAuth::Anonymous, accept).await;
+        let asked = within(ANSWER_LIMIT, client.pull_manifest_raw(image, &RegistryAuth::Anonymous, accept)).await;
         let (bytes, _) = asked.map_err(|e| failed(image, &format!("asking for {image}"), e))?;
         Ok((Digest::of(&bytes), bytes))
     }
 
-    /// A client with the present login of an image's registry.
-    async fn client(&self, image: &Reference) -> Result<Client> {
+    /// The clients with the present login of an image's registry.
+    async fn clients_of(&self, image: &Reference) -> Result<Clients> {
         let host = image.registry();
-        let login = self
-            .logins
-            .login(host)
-            .await
-            .map_err(|e| Error::new(Code::BuildFailed, e.message.clone()).with_source(e))?;
-        if let Some((with, client)) = self.clients().get(host)
+        let login = self.logins.login(host).await;
+        let login = login.map_err(|e| Error::new(Code::BuildFailed, e.message.clone()).with_source(e))?;
+        if let Some((with, clients)) = self.known().get(host)
             && *with == login
         {
-            return Ok(client.clone());
+            return Ok(clients.clone());
         }
-        let client = self.connect(image, &login).await?;
-        self.clients().insert(host.to_owned(), (login, client.clone()));
-        Ok(client)
-    }
-
-    async fn connect(&self, image: &Reference, login: &Option<Login>) -> Result<Client> {
-        let host = image.registry();
-        let auth = match login {
+        let auth = match &login {
             None => RegistryAuth::Anonymous,
             Some(Login::Password { user, password }) => RegistryAuth::Basic(user.clone(), password.expose().to_owned()),
             Some(Login::IdentityToken(_)) => {
@@ -94,28 +100,88 @@ impl RemoteRegistries {
                 return Err(Error::new(Code::BuildFailed, text));
             }
         };
-        let protocol = if is_this_machine(host) || self.insecure.iter().any(|insecure| insecure == host) {
-            ClientProtocol::Http
-        } else {
-            ClientProtocol::Https
+        if login.is_some() {
+            self.check_token_server(image).await?;
+        }
+        let clients = Clients {
+            ask: self.connect(image, &auth, Some(READ_LIMIT)).await?,
+            upload: self.connect(image, &auth, None).await?,
+        };
+        self.known().insert(host.to_owned(), (login, clients.clone()));
+        Ok(clients)
+    }
+
+    /// Refuses a registry with TLS whose token server has none: the login would go there readable.
+    async fn check_token_server(&self, image: &Reference) -> Result<()> {
+        let host = image.registry();
+        if self.is_plain(host) {
+            return Ok(());
+        }
+        let asked = async {
+            let client = reqwest::Client::builder().user_agent(USER_AGENT).timeout(ANSWER_LIMIT).build()?;
+            client.get(format!("https://{}/v2/", image.resolve_registry())).send().await
+        };
+        // One that does not answer is reported by the request that follows.
+        let Ok(answer) = asked.await else { return Ok(()) };
+        let challenges = answer.headers().get_all(http::header::WWW_AUTHENTICATE).iter();
+        let mut challenges = challenges.filter_map(|challenge| challenge.to_str().ok());
+        if challenges.any(|challenge| challenge.to_ascii_lowercase().contains("realm=\"http://")) {
+            let text = format!("the registry {host} has a token server without TLS, to which no login is sent");
+            return Err(Error::new(Code::BuildFailed, text));
+        }
+        Ok(())
+    }
+
+    fn is_plain(&self, host: &str) -> bool {
+        is_this_machine(host) || self.insecure.iter().any(|insecure| insecure == host)
+    }
+
+    async fn connect(&self, image: &Reference, auth: &RegistryAuth, silence: Option<Duration>) -> Result<Client> {
+        let host = image.registry();
+        let is_plain = self.is_plain(host);
+        // What is not encrypted goes through no proxy; any setting keeps those of the environment out.
+        let (http_proxy, no_proxy) = match is_plain {
+            true => (Some("http://127.0.0.1:9".to_owned()), Some(EVERYTHING.to_owned())),
+            false => (None, None),
         };
         let client = Client::try_from(ClientConfig {
-            protocol,
+            protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
             // One request for each blob, which every registry takes.
             use_monolithic_push: true,
             connect_timeout: Some(CONNECT_LIMIT),
-            read_timeout: Some(READ_LIMIT),
+            read_timeout: silence,
             user_agent: USER_AGENT,
+            http_proxy,
+            no_proxy,
             ..ClientConfig::default()
         });
         let client = client.map_err(|e| failed(image, "making an HTTP client", e))?;
-        client.store_auth_if_needed(image.resolve_registry(), &auth).await;
+        client.store_auth_if_needed(image.resolve_registry(), auth).await;
         Ok(client)
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<String, (Option<Login>, Client)>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, (Option<Login>, Clients)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An answer that must come within `limit`.
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = std::result::Result<T, OciDistributionError>>,
+) -> std::result::Result<T, OciDistributionError> {
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(silent(limit)))
+}
+
+fn silent(limit: Duration) -> OciDistributionError {
+    let text = format!("nothing came for {} s", limit.as_secs());
+    OciDistributionError::IoError(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+}
+
+/// Whether the registry could not be asked, so that what it said last may still be right.
+pub fn is_away(e: &Error) -> bool {
+    let cause = std::error::Error::source(e).and_then(|source| source.downcast_ref::<OciDistributionError>());
+    cause.is_some_and(is_transient)
 }
 
 /// Whether a registry is on this machine, where nobody listens in between.
@@ -136,7 +202,7 @@ fn failed(image: &Reference, doing: &str, e: OciDistributionError) -> Error {
     let text = match &e {
         E::AuthenticationFailure(_) | E::UnauthorizedError { .. } => format!(
             "the registry {host} refuses {doing}: check the login in Docker's config.json (`docker login {host}`, setting \
-             docker_config) and what it may do"
+             docker_config), what it may do, and that its token server answers"
         ),
         E::ServerError { code: 401 | 403, .. } => {
             format!("the registry {host} refuses {doing}: its login may not do that")
@@ -145,13 +211,16 @@ fn failed(image: &Reference, doing: &str, e: OciDistributionError) -> Error {
         E::ServerError { code, .. } => format!("the registry {host} failed {doing}: status {code}"),
         E::RegistryError { envelope, .. } => {
             let said: Vec<&str> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
-            format!("the registry {host} failed {doing}: {}", said.join("; "))
+            let words: String = said.join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("the registry {host} failed {doing}: {}", words.chars().take(MAX_WORDS).collect::<String>())
         }
         E::RequestError(cause) => match cause.status() {
             Some(status) => format!("the registry {host} failed {doing}: status {status}"),
             None => format!("the registry {host} cannot be reached ({}), so {doing} failed", innermost(cause)),
         },
-        other => format!("the registry {host} failed {doing}: {other}"),
+        E::IoError(cause) => format!("the registry {host} failed {doing}: {cause}"),
+        // The texts of others may have anything in them that the registry sent.
+        _ => format!("the registry {host} failed {doing}: it does not answer as a registry"),
     };
     Error::new(Code::BuildFailed, text).with_source(e)
 }

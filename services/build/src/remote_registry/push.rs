@@ -1,32 +1,34 @@
 //! Pushing a built image to the registry that the installation's images are pulled from.
 
-use super::{RemoteRegistries, failed, is_missing, is_transient};
+use super::{ANSWER_LIMIT, Clients, RemoteRegistries, failed, is_missing, is_transient, silent, within};
 use crate::{
     log::BuildLog,
     registry::{BlobStore, Manifest},
 };
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use hoistway_kit::backoff::Backoff;
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use hoistway_kit::{backoff::Backoff, image_registry::ImageRegistry};
 use hoistway_model::{Digest, Error, Result};
 use http::HeaderValue;
-use oci_client::{
-    Client, Reference, client::LayerDescriptor, errors::OciDistributionError as E, secrets::RegistryAuth,
-};
-use std::{future::Future, sync::Arc, time::Duration};
+use oci_client::{Reference, client::LayerDescriptor, errors::OciDistributionError as E, secrets::RegistryAuth};
+use std::{future::Future, io, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::io::ReaderStream;
 
 /// Blobs that are pushed at the same time.
 const AT_ONCE: usize = 4;
 /// Tries for each blob and manifest.
 const TRIES: u32 = 3;
+/// The time for which a registry may take nothing of a blob, or not answer once it has all of it.
+const STALL_LIMIT: Duration = Duration::from_secs(120);
+/// The bytes of a blob that are read from the disk at a time.
+const CHUNK: usize = 256 << 10;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(2));
 
-/// The registry that the installation's images are pushed to, and the part of it that is the installation's.
+/// Pushes to the registry that the installation's images are pulled from.
 #[derive(Debug, Clone)]
-pub struct ImageRegistry {
-    host: String,
-    /// In front of each repository, without a slash at its end; may be empty.
-    prefix: String,
+pub struct ImagePusher {
+    registry: ImageRegistry,
     remotes: Arc<RemoteRegistries>,
 }
 
@@ -44,23 +46,15 @@ pub struct Push<'a> {
     pub base: Option<&'a Reference>,
 }
 
-impl ImageRegistry {
-    /// Reads `HOST[:PORT][/PREFIX]`.
-    pub fn parse(text: &str, remotes: Arc<RemoteRegistries>) -> Result<Self> {
-        let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
-        let registry = Self { host: host.to_owned(), prefix: prefix.trim_end_matches('/').to_owned(), remotes };
-        let is_host = host == "localhost" || host.contains(['.', ':']);
-        if !is_host || registry.reference("agent", ":tag").is_err() {
-            let text = format!("\"{text}\" is not HOST[:PORT][/PREFIX], such as registry.example.com/agents");
-            return Err(Error::field("image_registry", text));
-        }
-        Ok(registry)
+impl ImagePusher {
+    /// To `registry`, as one of `remotes`.
+    pub fn new(registry: ImageRegistry, remotes: Arc<RemoteRegistries>) -> Self {
+        Self { registry, remotes }
     }
 
     /// The name of an image there; `selector` is `:TAG` or `@DIGEST`.
     fn reference(&self, repository: &str, selector: &str) -> Result<Reference> {
-        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
-        let text = format!("{}/{prefix}{repository}{selector}", self.host);
+        let text = format!("{}{selector}", self.registry.repository(repository));
         text.parse().map_err(|e| Error::internal("naming an image", format!("{text}: {e}")))
     }
 
@@ -68,14 +62,14 @@ impl ImageRegistry {
     /// registry is the same, and streamed from one to the other where it is not.
     pub async fn push(&self, push: Push<'_>, log: &BuildLog) -> Result<()> {
         let image = self.reference(push.repository, &format!(":{}", push.tag))?;
-        let client = self.remotes.client(&image).await?;
+        let clients = self.remotes.clients_of(&image).await?;
         let pushing =
-            push.manifest.blobs().iter().map(|digest| self.push_blob(&client, &image, &push, *digest).boxed());
+            push.manifest.blobs().iter().map(|digest| self.push_blob(&clients, &image, &push, *digest).boxed());
         let pushing: Vec<_> = pushing.collect();
         let pushed: Vec<Option<u64>> = stream::iter(pushing).buffer_unordered(AT_ONCE).try_collect().await?;
         let doing = format!("pushing {image}");
         let media_type = HeaderValue::from_static(push.manifest.media_type());
-        retry(|| client.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()))
+        retry(|| clients.ask.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()))
             .await
             .map_err(|e| failed(&image, &doing, e))?;
         let new: Vec<u64> = pushed.into_iter().flatten().collect();
@@ -90,18 +84,19 @@ impl ImageRegistry {
     /// Whether the image is there.
     pub async fn has(&self, repository: &str, digest: Digest) -> Result<bool> {
         let image = self.reference(repository, &format!("@{digest}"))?;
-        let client = self.remotes.client(&image).await?;
-        match client.fetch_manifest_digest(&image, &RegistryAuth::Anonymous).await {
+        let client = self.remotes.clients_of(&image).await?.ask;
+        let doing = format!("asking for {image}");
+        match within(ANSWER_LIMIT, client.fetch_manifest_digest(&image, &RegistryAuth::Anonymous)).await {
             Ok(_) => Ok(true),
             Err(e) if is_missing(&e) => Ok(false),
-            Err(e) => Err(failed(&image, &format!("asking for {image}"), e)),
+            Err(e) => Err(failed(&image, &doing, e)),
         }
     }
 
     /// Has a blob there; its size if it was not there.
     async fn push_blob(
         &self,
-        client: &Client,
+        clients: &Clients,
         image: &Reference,
         push: &Push<'_>,
         digest: Digest,
@@ -109,16 +104,17 @@ impl ImageRegistry {
         let doing = format!("pushing {digest} of {image}");
         let text = digest.to_string();
         let refused = |e| failed(image, &doing, e);
-        if retry(|| client.blob_exists(image, &text)).await.map_err(refused)? {
+        if retry(|| clients.ask.blob_exists(image, &text)).await.map_err(refused)? {
             return Ok(None);
         }
         let size = push.manifest.size_of(&digest).unwrap_or_default();
-        let here = push.blobs.path(&digest);
-        if tokio::fs::try_exists(&here).await.map_err(|e| Error::internal("reading a layer", e))? {
+        let (blobs, wanted) = (push.blobs.clone(), digest);
+        // One that is here stays while the build runs.
+        let here = tokio::task::spawn_blocking(move || blobs.contains(&wanted).then(|| blobs.path(&wanted)));
+        if let Some(here) = here.await.map_err(|e| Error::internal("reading a layer", e))? {
             let from_disk = || async {
                 let file = tokio::fs::File::open(&here).await?;
-                let bytes = ReaderStream::new(file).map(|chunk| chunk.map_err(E::IoError));
-                client.push_blob_stream(image, bytes, &text, Some(size)).await
+                clients.upload(image, ReaderStream::with_capacity(file, CHUNK), &text, size).await
             };
             retry(from_disk).await.map_err(refused)?;
             return Ok(Some(size));
@@ -126,18 +122,52 @@ impl ImageRegistry {
         let Some(base) = push.base else {
             return Err(Error::internal("pushing an image", format!("the blob {digest} is not here")));
         };
-        if base.registry() == image.registry() && client.mount_blob(image, base, &text).await.is_ok() {
+        if base.registry() == image.registry() && clients.ask.mount_blob(image, base, &text).await.is_ok() {
             return Ok(Some(0));
         }
-        let source = self.remotes.client(base).await?;
-        let between = || async {
+        let source = self.remotes.clients_of(base).await?.ask;
+        let mut backoff = BACKOFF;
+        for tries_left in (0..TRIES).rev() {
             let layer = LayerDescriptor { digest: &text, urls: &None };
-            let bytes = source.pull_blob_stream(base, &layer).await?;
-            let bytes = bytes.map(|chunk| chunk.map_err(E::IoError));
-            client.push_blob_stream(image, bytes, &text, Some(size)).await
-        };
-        retry(between).await.map_err(refused)?;
+            let reading = source.pull_blob_stream(base, &layer).await;
+            let bytes = reading.map_err(|e| failed(base, &format!("reading {digest} of {base}"), e))?;
+            match clients.upload(image, bytes, &text, size).await {
+                Err(e) if tries_left > 0 && is_transient(&e) => tokio::time::sleep(backoff.jittered_pause()).await,
+                pushed => return pushed.map(|_| Some(size)).map_err(refused),
+            }
+        }
         Ok(Some(size))
+    }
+}
+
+impl Clients {
+    /// Sends a blob in one request. It ends once the registry has taken nothing for [`STALL_LIMIT`].
+    async fn upload(
+        &self,
+        image: &Reference,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        digest: &str,
+        size: u64,
+    ) -> Result<String, E> {
+        let (taken, mut progress) = watch::channel(());
+        let bytes = bytes.map(move |chunk| {
+            taken.send_replace(());
+            chunk.map_err(E::IoError)
+        });
+        let stalled = async {
+            loop {
+                match timeout(STALL_LIMIT, progress.changed()).await {
+                    Ok(Ok(())) => {}
+                    // Behind the last chunk comes the answer.
+                    Ok(Err(_)) => break tokio::time::sleep(STALL_LIMIT).await,
+                    Err(_) => break,
+                }
+            }
+        };
+        tokio::select! {
+            pushed = self.upload.push_blob_stream(image, bytes, digest, Some(size)) => pushed,
+            () = stalled => Err(silent(STALL_LIMIT)),
+        }
     }
 }
 
@@ -155,24 +185,4 @@ where
         tokio::time::sleep(backoff.jittered_pause()).await;
     }
     attempt().await
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use hoistway_kit::registry_logins::RegistryLogins;
-
-    #[test]
-    fn a_registry_to_push_to_is_a_host_with_or_without_a_prefix() {
-        let remotes = Arc::new(RemoteRegistries::new(RegistryLogins::new(None), Vec::new()));
-        let parse = |text: &str| ImageRegistry::parse(text, remotes.clone());
-        let place = |text: &str| parse(text).unwrap().reference("team/agent", ":1").unwrap().whole();
-        assert_eq!(place("registry.example.com"), "registry.example.com/team/agent:1");
-        assert_eq!(place("127.0.0.1:5000/a/b/"), "127.0.0.1:5000/a/b/team/agent:1");
-        for wrong in ["", "agents", "registry/agents", "https://registry.example.com", "registry.example.com/A"] {
-            let refused = parse(wrong).unwrap_err();
-            assert!(refused.message.contains("HOST[:PORT][/PREFIX]"), "{wrong}: {refused}");
-        }
-    }
 }

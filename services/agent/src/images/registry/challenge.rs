@@ -18,8 +18,9 @@ pub(super) fn token_url(headers: &HeaderMap, registry: &Url, repository: &str) -
     let get = |name: &str| parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
     let mut url: Url = get("realm")?.parse().ok()?;
     // Whoever could change a token on its way could have the image changed too.
-    let is_there = is_this_machine(&url) || !is_this_machine(registry) && url.host_str() == registry.host_str();
-    let plain = url.scheme() == "http" && registry.scheme() == "http" && is_there;
+    let both_are_here = is_this_machine(&url) && is_this_machine(registry);
+    let is_as_plain = both_are_here || url.host_str() == registry.host_str();
+    let plain = url.scheme() == "http" && registry.scheme() == "http" && is_as_plain;
     if url.scheme() != "https" && !plain {
         return None;
     }
@@ -122,6 +123,13 @@ mod tests {
             // A registry of others has no token server on this machine, and nobody has one without TLS.
             (r#"Bearer realm="http://127.0.0.1:9/t""#, tls, None),
             (r#"Bearer realm="http://a.example/t""#, plain, None),
+            // One that is asked without TLS has its token server beside it, and none on this machine.
+            (
+                r#"Bearer realm="http://10.0.0.5:9/t""#,
+                "http://10.0.0.5:5000/v2/",
+                Some("http://10.0.0.5:9/t?scope=repository%3Ateam%2Fagent%3Apull"),
+            ),
+            (r#"Bearer realm="http://127.0.0.1:9/t""#, "http://10.0.0.5:5000/v2/", None),
             (r#"Bearer realm="file:///etc/passwd""#, plain, None),
             (r#"Basic realm="https://a.example/t""#, tls, None),
             ("Bearer", tls, None),

@@ -1,8 +1,12 @@
 //! The images of an installation's agents, as the daemon has them.
 
+use super::DockerConfig;
 use super::daemon::{Daemon, is_conflict, is_missing};
 use bollard::errors::Error;
-use hoistway_kit::registry_logins::{Login, RegistryLogins};
+use hoistway_kit::{
+    image_registry::ImageRegistry,
+    registry_logins::{Login, RegistryLogins},
+};
 use hoistway_model::{
     Digest, Secret,
     image::{ImageRef, StoredImage},
@@ -29,19 +33,28 @@ pub(super) enum PullError {
 /// installation's own, by which they are known: a registry may move.
 pub(super) struct Images {
     daemon: Arc<Daemon>,
+    /// The platform's own registry, and its password.
     registry: String,
-    /// The login of the platform's registry, where it is the embedded one.
-    password: Option<Secret>,
-    /// Those of all others.
+    password: Secret,
+    /// The one that built images are pulled from before, and its login.
+    image_registry: Option<(ImageRegistry, RegistryLogins)>,
+    /// The logins of all others.
     logins: RegistryLogins,
     pulled: Mutex<HashMap<String, Instant>>,
 }
 
 impl Images {
-    /// Images from the platform's registry at `registry` (`HOST[:PORT][/PREFIX]`), where `password` opens, if it is the
-    /// embedded one, and from others, where `logins` do.
-    pub fn new(daemon: Arc<Daemon>, registry: &str, password: Option<Secret>, logins: RegistryLogins) -> Self {
-        Self { daemon, registry: registry.to_owned(), password, logins, pulled: Mutex::default() }
+    /// Images from the registries of a configuration, and from others.
+    pub fn new(daemon: Arc<Daemon>, config: &DockerConfig) -> Self {
+        let DockerConfig { registry, registry_password, image_registry, image_registry_logins, logins, .. } = config;
+        Self {
+            daemon,
+            registry: registry.clone(),
+            password: registry_password.clone(),
+            image_registry: image_registry.clone().map(|registry| (registry, image_registry_logins.clone())),
+            logins: logins.clone(),
+            pulled: Mutex::default(),
+        }
     }
 
     /// Has the image at the daemon, and returns its name there. Its registry is asked only for what is missing.
@@ -51,7 +64,7 @@ impl Images {
             let place = format!("{}/{repository}", image.host);
             let reference = format!("{place}@{digest}");
             if !self.daemon.has_image(&reference).await? {
-                let login = self.login(&image.host).await?;
+                let login = self.logins.login(&image.host).await.map_err(PullError::Login)?;
                 self.daemon.pull(&place, &digest.to_string(), login).await?;
             }
             return Ok(reference);
@@ -59,13 +72,7 @@ impl Images {
         let name = self.name(repository, digest);
         self.pulled().insert(name.clone(), Instant::now());
         if !self.daemon.has_image(&name).await? {
-            let place = format!("{}/{repository}", self.registry);
-            let login = match &self.password {
-                // The embedded registry takes any user's name.
-                Some(password) => Some(Login::Password { user: "hoistway".to_owned(), password: password.clone() }),
-                None => self.login(self.registry.split('/').next().unwrap_or_default()).await?,
-            };
-            self.daemon.pull(&place, &digest.to_string(), login).await?;
+            let place = self.pull_built(repository, digest).await?;
             self.daemon.tag(&format!("{place}@{digest}"), &self.own(repository), &digest.hex()).await?;
         }
         Ok(name)
@@ -91,8 +98,23 @@ impl Images {
         Ok(())
     }
 
-    async fn login(&self, host: &str) -> Result<Option<Login>, PullError> {
-        self.logins.login(host).await.map_err(PullError::Login)
+    /// Pulls an image that was built here, and returns the name of its repository there. What was built before there was
+    /// an image registry is in the platform's own only.
+    async fn pull_built(&self, repository: &str, digest: &Digest) -> Result<String, PullError> {
+        let reference = digest.to_string();
+        if let Some((registry, logins)) = &self.image_registry {
+            let place = registry.repository(repository);
+            let login = logins.login(registry.host()).await.map_err(PullError::Login)?;
+            match self.daemon.pull(&place, &reference, login).await {
+                Err(e) if is_missing(&e) => tracing::debug!("{place}@{digest} is not there, the own registry is asked"),
+                pulled => return Ok(pulled.map(|()| place)?),
+            }
+        }
+        let place = format!("{}/{repository}", self.registry);
+        // It takes any user's name.
+        let login = Login::Password { user: "hoistway".to_owned(), password: self.password.clone() };
+        self.daemon.pull(&place, &reference, Some(login)).await?;
+        Ok(place)
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {

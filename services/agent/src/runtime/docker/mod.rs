@@ -29,7 +29,7 @@ use crate::sandbox::PROXY;
 use async_trait::async_trait;
 use container_launcher::ContainerLauncher;
 use daemon::{Daemon, brief};
-use hoistway_kit::registry_logins::RegistryLogins;
+use hoistway_kit::{image_registry::ImageRegistry, registry_logins::RegistryLogins};
 use hoistway_model::{
     Code, Digest, Error, Name, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
@@ -54,11 +54,15 @@ pub struct DockerConfig {
     pub dir: PathBuf,
     /// The service's own directory: agents' logs, and which installation this is.
     pub data_dir: PathBuf,
-    /// `HOST[:PORT][/PREFIX]` of the registry that built images are pulled from, as the daemon reaches it.
+    /// `host:port` of the platform's own registry as the daemon reaches it.
     pub registry: String,
-    /// Its password, where it is the embedded one.
-    pub registry_password: Option<Secret>,
-    /// The logins of other registries.
+    /// The password for that registry.
+    pub registry_password: Secret,
+    /// The registry that built images are pushed to besides, and pulled from.
+    pub image_registry: Option<ImageRegistry>,
+    /// Its login.
+    pub image_registry_logins: RegistryLogins,
+    /// The logins of the registries whose images deploys name.
     pub logins: RegistryLogins,
     /// The address on which callers reach agents.
     pub bind: IpAddr,
@@ -117,12 +121,7 @@ impl DockerRuntime {
         let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
         Ok(Self {
             instances: Instances::new(callers, Starts::new(config.starts), config.limits.memory, logs.clone()),
-            images: Images::new(
-                daemon.clone(),
-                &config.registry,
-                config.registry_password.clone(),
-                config.logins.clone(),
-            ),
+            images: Images::new(daemon.clone(), &config),
             config: Arc::new(config),
             daemon,
             runs,

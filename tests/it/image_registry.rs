@@ -3,10 +3,13 @@
 
 use crate::{
     containers::{self, BASE, Installation, docker},
-    prerequisites,
+    http, prerequisites,
     test_installation::{Stack, log_of, says},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use hoistway_testing::{Access, DockerRegistry, REGISTRY_PASSWORD, REGISTRY_USER};
 use ring::{
     rand::SystemRandom,
@@ -48,6 +51,51 @@ fn inspect(image: &str, logins: &Path) -> Value {
     let out = command.output().unwrap();
     assert!(out.status.success(), "{image}: {}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Reads a manifest as it is.
+fn raw(image: &str, logins: &Path) -> Value {
+    let mut command = Command::new("skopeo");
+    command.args(["inspect", "--raw", "--tls-verify=false", "--authfile"]).arg(logins).arg(format!("docker://{image}"));
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{image}: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// The kinds of documents that an image has.
+const DOCUMENTS: [&str; 2] = ["application/vnd.cyclonedx+json", "application/vnd.in-toto+json"];
+
+#[test]
+fn the_registry_of_another_installation_is_one_too() {
+    if !containers::is_possible() {
+        return;
+    }
+    let owner = Installation::new();
+    let shared = Stack::start_with(owner.path(), |command| {
+        command.args(["--python", "/usr/bin/python3"]);
+    });
+    owner.push_base(&shared);
+    let dir = Installation::new();
+    let logins = dir.path().join("config.json");
+    let auth = STANDARD.encode(format!("any:{}", shared.key));
+    std::fs::write(&logins, json!({"auths": {&shared.registry: {"auth": auth}}}).to_string()).unwrap();
+    let (base, place) = (format!("{}/base/python:1", shared.registry), format!("{}/second", shared.registry));
+    let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", &place]);
+    dir.registry_is(&shared.registry);
+    let deployed = stack.deployed(json!({"agent_name": "guest", "source_files": says("from the other one")}));
+    assert!(deployed["image_uri"].as_str().unwrap().starts_with(&format!("{place}/guest:")), "{deployed}");
+    assert_eq!(stack.answer("guest", "x"), "from the other one");
+    let digest = stack.get("/api/agents/guest")["status"]["imageDigest"].as_str().unwrap().to_owned();
+    let key = format!("Bearer {}", shared.key);
+    let path = format!("/v2/second/guest/referrers/{digest}");
+    let listed = http::send(&shared.registry, "GET", &path, &[("Authorization", &key)], b"").unwrap().json();
+    let mut kinds: Vec<&str> =
+        listed["manifests"].as_array().unwrap().iter().map(|m| m["artifactType"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, DOCUMENTS);
+    let tags =
+        http::send(&shared.registry, "GET", "/v2/second/guest/tags/list", &[("Authorization", &key)], b"").unwrap();
+    assert_eq!(tags.json()["tags"].as_array().unwrap().len(), 1, "no tag but the image's");
 }
 
 #[test]
@@ -99,6 +147,17 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
         assert!(requests.contains(&format!("mount={}", digest.replace(':', "%3A"))), "{requests}");
         assert_eq!(of_layer("GET /v2/library/python/blobs"), 0, "{requests}");
     }
+
+    // Its SBOM and provenance are there too; this registry has no list of referrers, so that they are in an index.
+    let digest = inspect(&image, &logins)["Digest"].as_str().unwrap().replace(':', "-");
+    let index = raw(&format!("{place}/pushed:{digest}"), &logins);
+    let mut kinds: Vec<&str> =
+        index["manifests"].as_array().unwrap().iter().map(|m| m["artifactType"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, DOCUMENTS);
+    let sbom = index["manifests"].as_array().unwrap().iter().find(|m| m["artifactType"] == DOCUMENTS[0]).unwrap();
+    let manifest = raw(&format!("{place}/pushed@{}", sbom["digest"].as_str().unwrap()), &logins);
+    assert_eq!(manifest["subject"]["digest"].as_str().unwrap().replace(':', "-"), digest);
 
     // The deployed image, by the name that users see, is like any other of that registry.
     stack.deployed(json!({"agent_name": "named", "image": image}));
@@ -178,7 +237,7 @@ impl TokenServer {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let signed = rcgen::CertificateParams::new(vec!["tokens.test".to_owned()]).unwrap().self_signed(&key).unwrap();
         std::fs::write(certificate, signed.pem()).unwrap();
-        let der = base64::engine::general_purpose::STANDARD.encode(signed.der());
+        let der = STANDARD.encode(signed.der());
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random).unwrap();
         let key = Arc::new(key);
@@ -199,7 +258,7 @@ impl TokenServer {
 }
 
 fn answer(head: &[String], key: &EcdsaKeyPair, certificate: &str) -> (&'static str, String) {
-    let login = base64::engine::general_purpose::STANDARD.encode(format!("{REGISTRY_USER}:{REGISTRY_PASSWORD}"));
+    let login = STANDARD.encode(format!("{REGISTRY_USER}:{REGISTRY_PASSWORD}"));
     if !head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Basic {login}"))) {
         return ("401 Unauthorized", "{}".to_owned());
     }

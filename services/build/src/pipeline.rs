@@ -172,6 +172,12 @@ impl Pipeline {
                     let base = base.as_ref().and_then(|base| base.remote.as_ref());
                     let (repository, tag, blobs) = (built.repository.as_str(), built.tag.as_str(), &inner.blobs);
                     pusher.push(Push { repository, tag, manifest: &manifest, blobs, base }, log).await?;
+                    // The image runs without them.
+                    match pusher.attach(repository, built.digest, &referrers, blobs).await {
+                        Ok(0) => {}
+                        Ok(_) => log.write_line("attached its SBOM and provenance"),
+                        Err(e) => log.write_line(format!("its SBOM and provenance are not attached there: {e}")),
+                    }
                 }
                 None => log.write_line(format!("pushed {}:{} ({})", built.repository, built.tag, built.digest)),
             }

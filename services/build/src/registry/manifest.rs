@@ -25,7 +25,7 @@ pub struct Manifest {
     media_type: &'static str,
     bytes: Bytes,
     blobs: Vec<Digest>,
-    sandbox: Vec<Digest>,
+    manifests: Vec<Digest>,
     /// The sizes of both, as it states them.
     sizes: BTreeMap<Digest, u64>,
     subject: Option<Digest>,
@@ -50,7 +50,7 @@ impl Manifest {
         let subject = document.subject.as_ref().map(|subject| subject.digest.parse()).transpose()?;
         let said_type = document.artifact_type.clone().filter(|kind| !kind.is_empty());
         let mut sizes = BTreeMap::new();
-        let (blobs, sandbox, artifact_type) = match (media_type, document) {
+        let (blobs, manifests, artifact_type) = match (media_type, document) {
             (
                 OCI_MANIFEST | DOCKER_MANIFEST,
                 Document { config: Some(config), layers: Some(layers), manifests: None, .. },
@@ -68,10 +68,10 @@ impl Manifest {
             // Both shapes in one document would mean one thing to one client and another to the next.
             _ => return Err(invalid(format!("the members are not those of {media_type}"))),
         };
-        if blobs.len() + sandbox.len() > MAX_REFERENCES {
+        if blobs.len() + manifests.len() > MAX_REFERENCES {
             return Err(invalid(format!("more than {MAX_REFERENCES} references")));
         }
-        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, sandbox, sizes, subject, artifact_type })
+        Ok(Self { digest: Digest::of(&bytes), media_type, bytes, blobs, manifests, sizes, subject, artifact_type })
     }
 
     /// The digest of its bytes.
@@ -95,8 +95,8 @@ impl Manifest {
     }
 
     /// The manifests it lists, each once.
-    pub fn sandbox(&self) -> &[Digest] {
-        &self.sandbox
+    pub fn manifests(&self) -> &[Digest] {
+        &self.manifests
     }
 
     /// The size that it states for one of its blobs or manifests.
@@ -192,11 +192,11 @@ mod tests {
             "digest": Digest::of(b"c"), "size": 1, "urls": ["https://elsewhere.example/"]});
         let m = json!({"schemaVersion": 2, "config": layer(&a), "layers": [layer(&b), layer(&b), foreign]});
         let m = parse(Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), &m).unwrap();
-        assert_eq!((m.blobs().len(), m.sandbox().len(), m.media_type()), (2, 0, OCI_MANIFEST));
+        assert_eq!((m.blobs().len(), m.manifests().len(), m.media_type()), (2, 0, OCI_MANIFEST));
         let entry = json!({"mediaType": OCI_MANIFEST, "digest": a, "size": 1});
         let m = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry, layer(&b)]});
         let m = parse(None, &m).unwrap();
-        assert_eq!((m.sandbox(), m.blobs()), (&[a][..], &[b][..]), "build caches list plain blobs");
+        assert_eq!((m.manifests(), m.blobs()), (&[a][..], &[b][..]), "build caches list plain blobs");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Registries outside of the installation: where base images come from, and where built images are pushed to.
 
+mod attach;
 mod blob_reader;
 mod copy;
 mod push;

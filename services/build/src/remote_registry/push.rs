@@ -10,7 +10,9 @@ use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use hoistway_kit::{backoff::Backoff, image_registry::ImageRegistry};
 use hoistway_model::{Digest, Error, Result};
 use http::HeaderValue;
-use oci_client::{Reference, client::LayerDescriptor, errors::OciDistributionError as E, secrets::RegistryAuth};
+use oci_client::{
+    Client, Reference, client::LayerDescriptor, errors::OciDistributionError as E, secrets::RegistryAuth,
+};
 use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::io::ReaderStream;
@@ -36,7 +38,7 @@ pub struct ImagePusher {
 pub struct Push<'a> {
     /// The repository, without the registry's prefix.
     pub repository: &'a str,
-    /// The tag, which is never moved.
+    /// The tag, which is never moved, or the manifest's digest.
     pub tag: &'a str,
     /// The image.
     pub manifest: &'a Manifest,
@@ -53,7 +55,7 @@ impl ImagePusher {
     }
 
     /// The name of an image there; `selector` is `:TAG` or `@DIGEST`.
-    fn reference(&self, repository: &str, selector: &str) -> Result<Reference> {
+    pub(super) fn reference(&self, repository: &str, selector: &str) -> Result<Reference> {
         let text = format!("{}{selector}", self.registry.repository(repository));
         text.parse().map_err(|e| Error::internal("naming an image", format!("{text}: {e}")))
     }
@@ -61,10 +63,21 @@ impl ImagePusher {
     /// Pushes an image: the blobs that are not there, and then its manifest. A base's layers are mounted where its
     /// registry is the same, and streamed from one to the other where it is not.
     pub async fn push(&self, push: Push<'_>, log: &BuildLog) -> Result<()> {
-        let image = self.reference(push.repository, &format!(":{}", push.tag))?;
+        let new = self.push_manifest(&push).await?;
+        let place = self.registry.repository(push.repository);
+        let (count, bytes) = (new.len(), new.iter().sum::<u64>());
+        log.write_line(format!("pushed {place}:{}: {count} of its blobs were new, {bytes} bytes", push.tag));
+        Ok(())
+    }
+
+    /// Pushes a manifest and the blobs that it needs; the sizes of those that were not there.
+    pub(super) async fn push_manifest(&self, push: &Push<'_>) -> Result<Vec<u64>> {
+        let at = self.reference(push.repository, ":tag")?;
+        // A digest may take the place of the tag.
+        let image = Reference::with_tag(at.registry().to_owned(), at.repository().to_owned(), push.tag.to_owned());
         let clients = self.remotes.clients_of(&image).await?;
         let pushing =
-            push.manifest.blobs().iter().map(|digest| self.push_blob(&clients, &image, &push, *digest).boxed());
+            push.manifest.blobs().iter().map(|digest| self.push_blob(&clients, &image, push, *digest).boxed());
         let pushing: Vec<_> = pushing.collect();
         let pushed: Vec<Option<u64>> = stream::iter(pushing).buffer_unordered(AT_ONCE).try_collect().await?;
         let doing = format!("pushing {image}");
@@ -72,13 +85,11 @@ impl ImagePusher {
         retry(|| clients.ask.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()))
             .await
             .map_err(|e| failed(&image, &doing, e))?;
-        let new: Vec<u64> = pushed.into_iter().flatten().collect();
-        log.write_line(format!(
-            "pushed {image}: {} of its blobs were new, {} bytes",
-            new.len(),
-            new.iter().sum::<u64>()
-        ));
-        Ok(())
+        Ok(pushed.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn client(&self, image: &Reference) -> Result<Client> {
+        Ok(self.remotes.clients_of(image).await?.ask)
     }
 
     /// Whether the image is there.

@@ -210,10 +210,10 @@ async fn missing<C: ConnectionTrait>(
         let query = query.select_only().column(blobs::Column::Digest).into_tuple();
         found = query.all(conn).await.map_err(db_error("looking for blobs"))?;
     }
-    if !manifest.sandbox().is_empty() {
+    if !manifest.manifests().is_empty() {
         let query = manifests::Entity::find()
             .filter(manifests::Column::Repo.eq(repo.as_str()))
-            .filter(manifests::Column::Digest.is_in(texts(manifest.sandbox())));
+            .filter(manifests::Column::Digest.is_in(texts(manifest.manifests())));
         let size = Expr::cust("CAST(length(bytes) AS BIGINT)");
         let query = query.select_only().column(manifests::Column::Digest).column_as(size, "size").into_tuple();
         let rows: Vec<(String, i64)> = query.all(conn).await.map_err(db_error("looking for manifests"))?;
@@ -226,7 +226,7 @@ async fn missing<C: ConnectionTrait>(
         }
     }
     let found: HashSet<String> = found.into_iter().collect();
-    let needed = manifest.blobs().iter().chain(manifest.sandbox()).copied();
+    let needed = manifest.blobs().iter().chain(manifest.manifests()).copied();
     Ok((needed.filter(|digest| !found.contains(&digest.to_string())).collect(), wrong))
 }
 
@@ -277,7 +277,7 @@ async fn write_manifests<C: ConnectionTrait>(
     };
     let stated = |manifest: &&Manifest| {
         let of = manifest.digest();
-        manifest.blobs().iter().chain(manifest.sandbox()).map(move |digest| (of, *digest)).collect::<Vec<_>>()
+        manifest.blobs().iter().chain(manifest.manifests()).map(move |digest| (of, *digest)).collect::<Vec<_>>()
     };
     let needed: Vec<_> = manifests.iter().flat_map(stated).chain(more).map(|(of, digest)| needs(of, digest)).collect();
     if !needed.is_empty() {

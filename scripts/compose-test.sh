@@ -169,4 +169,9 @@ answer=$(call "$api/api/deploy" -d '{"agent_name": "process", "source_files": {"
 expect "$answer" 201 '"build_id"'
 expect "$(call "$api/api/agents/process/invoke" -d '{"message": "no container"}')" 200 'no container'
 "${processes[@]}" exec -T agent test ! -S /var/run/docker.sock || fail "the agent service has Docker's socket"
+
+# Its images cannot be pulled everywhere, so that they are not started.
+services=$("${compose[@]}" --env-file deploy/telemetry.env config --services | sort | tr '\n' ' ')
+expect "$services" 'jaeger' 'otel-collector'
+expect "$("${compose[@]}" --env-file deploy/telemetry.env config)" 'OTEL_EXPORTER_OTLP_ENDPOINT: http://otel-collector:4318'
 log "passed"

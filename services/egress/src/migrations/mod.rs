@@ -1,6 +1,6 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0006_….sql`, for both engines.
+//! A file has the name that databases record. The next one is `m0007_….sql`, for both engines.
 
 use hoistway_kit::{db::Migrations, migrations};
 
@@ -12,9 +12,11 @@ pub(crate) const ALL: &Migrations = &migrations! {
         "m0003_usage",
         "m0004_budgets",
         "m0005_call_ids",
+        "m0006_usage_batch",
     ],
     postgres: [
         "m0001_tables",
+        "m0006_usage_batch",
     ],
 };
 

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::{
         store::tests::store,
-        usage::{KeepsUsage, Sums, UsageKey},
+        usage::{Batch, KeepsUsage, Sums, UsageKey},
     };
     use hoistway_model::usage::UsageSums;
 
@@ -145,7 +145,7 @@ mod tests {
             ..UsageSums::default()
         };
         for (start, tokens, priced) in [(today, 10, 1), (this_month, 100, 0), (this_month - 1, 1_000, 1)] {
-            opened.add_usage(&Sums::from([((start, key.clone()), sums(tokens, priced))])).await.unwrap();
+            opened.add_usage(&Batch::new(Sums::from([((start, key.clone()), sums(tokens, priced))]))).await.unwrap();
         }
         opened.close().await;
         let store = store(dir.path(), 10).await;

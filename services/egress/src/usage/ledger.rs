@@ -21,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// The time that an answer waits for its count being committed.
 const PATIENCE: Duration = SLOW;
@@ -30,11 +31,25 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// More sums than this are those of too many users: they go on without a user.
 const MANY: usize = 16_384;
 
+/// Sums that are committed together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// By which a commit is recognised whose answer was lost.
+    pub(crate) id: Uuid,
+    pub(crate) sums: Sums,
+}
+
+impl Batch {
+    pub(crate) fn new(sums: Sums) -> Self {
+        Self { id: Uuid::now_v7(), sums }
+    }
+}
+
 /// Whoever keeps sums.
 #[async_trait]
 pub(crate) trait KeepsUsage: fmt::Debug + Send + Sync + 'static {
-    /// Adds to what is kept, all of it or nothing.
-    async fn add_usage(&self, sums: &Sums) -> Result<()>;
+    /// Adds to what is kept, all of it or nothing. The batch that was added last is not added again.
+    async fn add_usage(&self, batch: &Batch) -> Result<()>;
 }
 
 /// The end at which counts go in. Cheap to clone; [`keep`] ends when every one is dropped.
@@ -54,8 +69,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     sums: Sums,
-    /// Those that are being committed.
-    writing: Arc<Sums>,
+    /// Those that are being committed, and the number of the last count among them. They stay together until that has
+    /// succeeded: a failure does not say that they are not committed.
+    writing: Option<(Arc<Batch>, u64)>,
     /// The number of the last count.
     last: u64,
     /// Whether the database fails or is slow.
@@ -65,8 +81,17 @@ struct Waiting {
 impl Waiting {
     fn total(&self) -> UsageSums {
         let mut total = UsageSums::default();
-        self.sums.values().chain(self.writing.values()).for_each(|sums| total += *sums);
+        let writing = self.writing.iter().flat_map(|(batch, _)| batch.sums.values());
+        self.sums.values().chain(writing).for_each(|sums| total += *sums);
         total
+    }
+
+    /// What is to be committed next: again what was not, before what is new; nothing if nothing waits.
+    fn begin(&mut self) -> Option<(Arc<Batch>, u64)> {
+        if self.writing.is_none() && !self.sums.is_empty() {
+            self.writing = Some((Arc::new(Batch::new(std::mem::take(&mut self.sums))), self.last));
+        }
+        self.writing.clone()
     }
 }
 
@@ -77,15 +102,23 @@ pub(crate) struct Uncommitted(Arc<Shared>);
 impl Uncommitted {
     /// The sums that wait while the database cannot be written; none while it can, since a count is then in the
     /// database before the answer ends.
-    pub(crate) fn sums(&self) -> Sums {
+    pub(crate) fn sums(&self) -> UncommittedSums {
         let waiting = self.0.waiting();
         if !waiting.is_late {
-            return Sums::new();
+            return UncommittedSums::default();
         }
-        let mut all = waiting.sums.clone();
-        waiting.writing.iter().for_each(|(key, sums)| *all.entry(key.clone()).or_default() += *sums);
-        all
+        let writing = waiting.writing.as_ref().map(|(batch, _)| Arc::clone(batch));
+        UncommittedSums { waiting: waiting.sums.clone(), writing }
     }
+}
+
+/// Sums that wait.
+#[derive(Debug, Default)]
+pub(crate) struct UncommittedSums {
+    /// Those that are not in the database.
+    pub(crate) waiting: Sums,
+    /// Those that may be in it already.
+    pub(crate) writing: Option<Arc<Batch>>,
 }
 
 /// Done when a count is committed, or that has taken too long.
@@ -196,38 +229,28 @@ struct Uncommittable;
 
 /// Commits what waits.
 async fn commit(shared: &Shared, store: &dyn KeepsUsage, outage: &mut Outage) -> Result<(), Uncommittable> {
-    let (sums, last) = {
-        let mut waiting = shared.waiting();
-        waiting.writing = Arc::new(std::mem::take(&mut waiting.sums));
-        (Arc::clone(&waiting.writing), waiting.last)
-    };
-    let mut adding = store.add_usage(&sums);
-    let outcome = loop {
-        match timeout(outage.patience(), &mut adding).await {
-            Ok(outcome) => break outcome,
-            Err(_) => outage.report(&shared.late()),
+    loop {
+        let Some((batch, last)) = shared.waiting().begin() else { return Ok(()) };
+        let mut adding = store.add_usage(&batch);
+        let outcome = loop {
+            match timeout(outage.patience(), &mut adding).await {
+                Ok(outcome) => break outcome,
+                Err(_) => outage.report(&shared.late()),
+            }
+        };
+        if let Err(e) = outcome {
+            outage.failed(e, &shared.late());
+            return Err(Uncommittable);
         }
-    };
-    let Err(e) = outcome else {
         let mut total = UsageSums::default();
-        sums.values().for_each(|sums| total += *sums);
+        batch.sums.values().for_each(|sums| total += *sums);
         {
             let mut waiting = shared.waiting();
-            (waiting.writing, waiting.is_late) = (Arc::default(), false);
+            (waiting.writing, waiting.is_late) = (None, false);
         }
         shared.committed.send_replace(last);
         outage.over(&total);
-        return Ok(());
-    };
-    {
-        let mut waiting = shared.waiting();
-        waiting.writing = Arc::default();
-        for (key, sums) in sums.iter() {
-            add(&mut waiting.sums, key.clone(), *sums);
-        }
     }
-    outage.failed(e, &shared.late());
-    Err(Uncommittable)
 }
 
 #[cfg(test)]
@@ -241,19 +264,27 @@ mod tests {
     #[derive(Debug, Default)]
     struct Kept {
         fails: AtomicBool,
+        /// Whether what is committed gets no answer.
+        loses_answers: AtomicBool,
+        last: Mutex<Option<Uuid>>,
         sums: Mutex<Sums>,
         commits: Mutex<u32>,
     }
 
     #[async_trait]
     impl KeepsUsage for Kept {
-        async fn add_usage(&self, sums: &Sums) -> Result<()> {
+        async fn add_usage(&self, batch: &Batch) -> Result<()> {
             *self.commits.lock().unwrap() += 1;
             if self.fails.load(Ordering::SeqCst) {
                 return Err(Error::new(Code::Unavailable, "the disk is full"));
             }
-            let mut kept = self.sums.lock().unwrap();
-            sums.iter().for_each(|(key, sums)| add(&mut kept, key.clone(), *sums));
+            if self.last.lock().unwrap().replace(batch.id) != Some(batch.id) {
+                let mut kept = self.sums.lock().unwrap();
+                batch.sums.iter().for_each(|(key, sums)| add(&mut kept, key.clone(), *sums));
+            }
+            if self.loses_answers.load(Ordering::SeqCst) {
+                return Err(Error::new(Code::Unavailable, "the connection was closed"));
+            }
             Ok(())
         }
     }
@@ -313,13 +344,35 @@ mod tests {
         keeping.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn a_commit_whose_answer_is_lost_is_not_counted_twice() {
+        let (ledger, counts) = Ledger::new();
+        let kept = Arc::new(Kept { loses_answers: true.into(), ..Kept::default() });
+        let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));
+        ledger.count(key("ada"), ONE).await;
+        ledger.count(key("ada"), ONE).await;
+        assert_eq!(kept.requests(), 1, "the second count waits for the first one's answer");
+        kept.loses_answers.store(false, Ordering::SeqCst);
+        let mut committed = ledger.shared.committed.subscribe();
+        committed.wait_for(|number| *number == 2).await.unwrap();
+        assert_eq!(kept.requests(), 2);
+        drop(ledger);
+        keeping.await.unwrap();
+    }
+
+    fn requests(uncommitted: &Uncommitted) -> u64 {
+        let UncommittedSums { waiting, writing } = uncommitted.sums();
+        let writing = writing.iter().flat_map(|batch| batch.sums.values());
+        waiting.values().chain(writing).map(|sums| sums.requests).sum()
+    }
+
     /// A database that another process has locked for good.
     #[derive(Debug)]
     struct Locked;
 
     #[async_trait]
     impl KeepsUsage for Locked {
-        async fn add_usage(&self, _: &Sums) -> Result<()> {
+        async fn add_usage(&self, _: &Batch) -> Result<()> {
             std::future::pending().await
         }
     }
@@ -330,7 +383,7 @@ mod tests {
         let kept = Arc::new(Kept { fails: true.into(), ..Kept::default() });
         let keeping = tokio::spawn(keep(counts, kept.clone(), CancellationToken::new()));
         let uncommitted = ledger.uncommitted();
-        let waits = || uncommitted.sums().values().map(|sums| sums.requests).sum::<u64>();
+        let waits = || requests(&uncommitted);
         assert_eq!(waits(), 0);
         ledger.count(key("ada"), ONE).await;
         ledger.count(key(""), ONE).await;
@@ -349,7 +402,7 @@ mod tests {
         let uncommitted = ledger.uncommitted();
         ledger.count(key("ada"), ONE).await;
         ledger.count(key("ada"), ONE).await;
-        assert_eq!(uncommitted.sums().values().map(|sums| sums.requests).sum::<u64>(), 2);
+        assert_eq!(requests(&uncommitted), 2);
         drop(ledger);
         out_of_time.cancel();
         keeping.await.unwrap();

@@ -6,7 +6,7 @@ mod metrics;
 mod outage;
 
 pub(crate) use budgets::Budgets;
-pub(crate) use ledger::{Commit, Counts, KeepsUsage, Ledger, Uncommitted, keep};
+pub(crate) use ledger::{Batch, Commit, Counts, KeepsUsage, Ledger, Uncommitted, UncommittedSums, keep};
 pub(crate) use metrics::UsageMetrics;
 
 use hoistway_kit::time::now_ms;

@@ -1,7 +1,7 @@
-//! The tables `usage_hours` and `usage_days`.
+//! The tables `usage_hours`, `usage_days` and `usage_batch`.
 
 use super::Store;
-use crate::usage::{DAY, HOUR, KeepsUsage, Sums, UsageKey};
+use crate::usage::{Batch, DAY, HOUR, KeepsUsage, UncommittedSums, UsageKey};
 use async_trait::async_trait;
 use hoistway_kit::{
     db::{db_error, execute_raw, query_raw, storable},
@@ -29,6 +29,11 @@ const ADDED: [&str; 7] = [
     "output_tokens",
 ];
 
+/// Changes nothing if the batch is the one that was added last.
+const NOTE_BATCH: &str = "INSERT INTO usage_batch VALUES (1, $1)
+    ON CONFLICT (id) DO UPDATE SET batch = excluded.batch WHERE usage_batch.batch <> excluded.batch";
+const LAST_BATCH: &str = "SELECT batch FROM usage_batch WHERE batch = $1";
+
 /// The primary key of both tables.
 const KEY: &str = "start, agent, provider, model, end_user";
 
@@ -37,12 +42,16 @@ const TABLES: [(&str, i64); 2] = [("usage_hours", HOUR), ("usage_days", DAY)];
 
 #[async_trait]
 impl KeepsUsage for Store {
-    async fn add_usage(&self, sums: &Sums) -> Result<()> {
-        if sums.is_empty() {
+    async fn add_usage(&self, batch: &Batch) -> Result<()> {
+        if batch.sums.is_empty() {
             return Ok(());
         }
         let txn = self.db.begin().await?;
-        for ((hour, key), sums) in sums {
+        let id = batch.id.to_string();
+        if execute_raw(&txn, NOTE_BATCH, [id.into()]).await.map_err(db_error(WRITING))? == 0 {
+            return Ok(());
+        }
+        for ((hour, key), sums) in &batch.sums {
             for (table, length) in TABLES {
                 add(&txn, table, hour - hour.rem_euclid(length), key, sums).await.map_err(db_error(WRITING))?;
             }
@@ -53,7 +62,7 @@ impl KeepsUsage for Store {
 
 impl Store {
     /// Sums, at most so many that they fit into an answer; with those that are not committed yet.
-    pub(crate) async fn usage(&self, query: UsageQuery, uncommitted: &Sums) -> Result<UsageReport> {
+    pub(crate) async fn usage(&self, query: UsageQuery, uncommitted: &UncommittedSums) -> Result<UsageReport> {
         let (table, length) = match query.per {
             UsagePeriod::Hour => TABLES[0],
             UsagePeriod::Day => TABLES[1],
@@ -64,11 +73,21 @@ impl Store {
         let from = query.from - query.from.rem_euclid(length);
         let to = query.to + (-query.to).rem_euclid(length);
         let (text, values) = select(table, from, to, &query);
-        let found = query_raw(self.db.read(), text, values).await.map_err(db_error(READING))?;
+        let snapshot = self.db.snapshot().await?;
+        let found = query_raw(&snapshot, text, values).await.map_err(db_error(READING))?;
+        // A commit may have succeeded whose answer has not come.
+        let writing = match &uncommitted.writing {
+            Some(batch) => {
+                let committed = query_raw(&snapshot, LAST_BATCH, [batch.id.to_string().into()]).await;
+                Some(batch).filter(|_| committed.is_ok_and(|rows| rows.is_empty()))
+            }
+            None => None,
+        };
         let rows = found.iter().map(row).collect::<Result<Vec<_>, _>>().map_err(db_error(READING))?;
         // Without a group there is one sum, of nothing too, in the answer of the database.
         let kept = rows.into_iter().filter(|row| row.sums.requests > 0);
-        let waits = uncommitted.iter().filter_map(|((hour, key), sums)| {
+        let waits = uncommitted.waiting.iter().chain(writing.iter().flat_map(|batch| &batch.sums));
+        let waits = waits.filter_map(|((hour, key), sums)| {
             let start = hour - hour.rem_euclid(length);
             ((from..to).contains(&start) && is_asked_for(&query, key)).then(|| shown(&query, start, key, *sums))
         });

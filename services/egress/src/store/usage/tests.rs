@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::store::tests::store;
+use crate::{store::tests::store, usage::Sums};
 use hoistway_kit::time::now_ms;
 use hoistway_model::{Name, usage::UsageGroups};
 
@@ -30,7 +30,7 @@ async fn rows(
 ) -> Vec<String> {
     let mut query = UsageQuery { from: today() - DAY, to: today() + DAY, per, group_by, ..UsageQuery::default() };
     narrow(&mut query);
-    let report = store.usage(query, &Sums::new()).await.unwrap();
+    let report = store.usage(query, &UncommittedSums::default()).await.unwrap();
     texts(&report)
 }
 
@@ -53,7 +53,7 @@ async fn sums_of_hours_and_days_add_up_and_survive() {
             ((today() + HOUR, key("a", "m", "ada")), sums(20, "0.000000000001")),
             ((today() + HOUR, key("b", "n", "")), sums(30, "7")),
         ]);
-        opened.add_usage(&kept).await.unwrap();
+        opened.add_usage(&Batch::new(kept)).await.unwrap();
     }
     opened.close().await;
     let store = store(dir.path(), 10).await;
@@ -84,13 +84,14 @@ async fn sums_of_hours_and_days_add_up_and_survive() {
 async fn sums_that_wait_are_added_to_those_that_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 10).await;
-    store.add_usage(&Sums::from([((today(), key("a", "m", "")), sums(10, "1"))])).await.unwrap();
+    store.add_usage(&Batch::new(Sums::from([((today(), key("a", "m", "")), sums(10, "1"))]))).await.unwrap();
     let waits = Sums::from([
         ((today(), key("a", "m", "")), sums(20, "2")),
         ((today() + HOUR, key("a", "m", "ada")), sums(30, "3")),
         ((today(), key("b", "m", "")), sums(40, "4")),
         ((today() - 3 * DAY, key("a", "m", "")), sums(50, "5")),
     ]);
+    let waits = UncommittedSums { waiting: waits, writing: None };
     let asked = async |per, group_by, agent: Option<&str>| {
         let agent = agent.map(|agent| key(agent, "", "").agent);
         let query =
@@ -104,12 +105,34 @@ async fn sums_that_wait_are_added_to_those_that_are_kept() {
 }
 
 #[tokio::test]
+async fn a_batch_is_added_once_and_shown_once_before_and_after_its_commit_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), 10).await;
+    let batch =
+        |tokens| std::sync::Arc::new(Batch::new(Sums::from([((today(), key("a", "m", "")), sums(tokens, "1"))])));
+    let (first, second) = (batch(10), batch(20));
+    let shown = async |writing: &std::sync::Arc<Batch>| {
+        let query = UsageQuery { from: today(), to: today() + DAY, per: UsagePeriod::Day, ..UsageQuery::default() };
+        let uncommitted = UncommittedSums { waiting: Sums::new(), writing: Some(writing.clone()) };
+        texts(&store.usage(query, &uncommitted).await.unwrap())
+    };
+    assert_eq!(shown(&first).await, ["0 /// 1 11 1"]);
+    for _ in 0..2 {
+        store.add_usage(&first).await.unwrap();
+        assert_eq!(shown(&first).await, ["0 /// 1 11 1"]);
+    }
+    assert_eq!(shown(&second).await, ["0 /// 2 32 2"]);
+    store.add_usage(&second).await.unwrap();
+    assert_eq!(shown(&second).await, ["0 /// 2 32 2"]);
+}
+
+#[tokio::test]
 async fn old_sums_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 10).await;
     let old = today() - 100 * DAY;
     let kept = Sums::from([((old, key("a", "m", "")), sums(1, "0")), ((today(), key("a", "m", "")), sums(1, "0"))]);
-    store.add_usage(&kept).await.unwrap();
+    store.add_usage(&Batch::new(kept)).await.unwrap();
     store.tidy().await.unwrap();
     for per in [UsagePeriod::Hour, UsagePeriod::Day] {
         assert_eq!(rows(&store, per, ALL, |q| q.from = old).await, ["0 a/p/m/ 1 2 0"]);
@@ -120,10 +143,10 @@ async fn old_sums_are_removed() {
 async fn an_answer_that_would_be_too_long_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 10).await;
-    let many = (0..=MAX_ROWS).map(|n| ((today(), key("a", "m", &n.to_string())), sums(1, "0"))).collect();
-    store.add_usage(&many).await.unwrap();
+    let many: Sums = (0..=MAX_ROWS).map(|n| ((today(), key("a", "m", &n.to_string())), sums(1, "0"))).collect();
+    store.add_usage(&Batch::new(many)).await.unwrap();
     let query = UsageQuery { from: today(), to: today() + DAY, group_by: ALL, ..UsageQuery::default() };
-    let e = store.usage(query, &Sums::new()).await.map(|report| report.rows.len()).unwrap_err();
+    let e = store.usage(query, &UncommittedSums::default()).await.map(|report| report.rows.len()).unwrap_err();
     assert_eq!((e.code, e.message.contains("more than 10000 sums")), (Code::InvalidArgument, true));
 }
 
@@ -133,7 +156,7 @@ async fn a_user_whose_name_cannot_be_stored_stops_nobody_from_being_counted() {
     let store = store(dir.path(), 10).await;
     let kept =
         Sums::from([((today(), key("a", "m", "x\0y")), sums(1, "1")), ((today(), key("b", "m", "")), sums(1, "1"))]);
-    store.add_usage(&kept).await.unwrap();
+    store.add_usage(&Batch::new(kept)).await.unwrap();
     let shown = rows(&store, UsagePeriod::Day, ALL, |_| ()).await;
     assert_eq!(shown, ["0 a/p/m/x\u{fffd}y 1 2 1", "0 b/p/m/ 1 2 1"]);
 }

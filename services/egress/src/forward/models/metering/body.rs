@@ -112,7 +112,7 @@ mod tests {
         calls::Recorder,
         calls::call_entry::CallEntry,
         config::Limits,
-        usage::{Budgets, KeepsUsage, Ledger, Sums, UsageKey, keep},
+        usage::{Batch, Budgets, KeepsUsage, Ledger, UsageKey, keep},
     };
     use hoistway_model::{Name, Result, RevisionId};
     use http::{Method, StatusCode};
@@ -126,7 +126,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl KeepsUsage for Kept {
-        async fn add_usage(&self, _: &Sums) -> Result<()> {
+        async fn add_usage(&self, _: &Batch) -> Result<()> {
             Ok(())
         }
     }

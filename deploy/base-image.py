@@ -13,12 +13,15 @@ import sys
 from urllib.parse import quote
 
 
-class Docker(http.client.HTTPConnection):
+class DockerConnection(http.client.HTTPConnection):
     """Docker's API behind its Unix socket."""
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect("/var/run/docker.sock")
+        try:
+            self.sock.connect("/var/run/docker.sock")
+        except OSError as e:
+            sys.exit(f"Docker does not answer at its socket ({e}): set DOCKER_SOCKET, or see deploy/processes.env")
 
     def post(self, path, headers={}):
         self.request("POST", path, headers={"Content-Length": "0", **headers})
@@ -31,13 +34,14 @@ class Docker(http.client.HTTPConnection):
 
 
 image, registry, base = os.environ["IMAGE"], os.environ["REGISTRY"], os.environ["BASE_IMAGE"]
-if os.environ["RUNTIME"] != "docker" or base.split("/")[0] != "base":
+# Another base is the operator's, who has pushed it.
+if os.environ["RUNTIME"] != "docker" or not base.startswith("hoistway/python:"):
     sys.exit(0)
 repository, tag = base.rsplit(":", 1)
 with open("/keys/api/api-key") as file:
     login = {"username": "hoistway", "password": file.read().strip(), "serveraddress": registry}
 name = quote(f"{registry}/{repository}", safe="")
-Docker("docker").post(f"/images/{quote(image, safe='')}/tag?repo={name}&tag={tag}")
+DockerConnection("docker").post(f"/images/{quote(image, safe='')}/tag?repo={name}&tag={tag}")
 auth = base64.urlsafe_b64encode(json.dumps(login).encode()).decode()
-Docker("docker").post(f"/images/{registry}/{repository}/push?tag={tag}", {"X-Registry-Auth": auth})
+DockerConnection("docker").post(f"/images/{registry}/{repository}/push?tag={tag}", {"X-Registry-Auth": auth})
 print(f"the base image of agents is {base}")

@@ -136,7 +136,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
     assert!(image.starts_with(&format!("{place}/pushed:")), "{deployed}");
     assert_eq!(stack.answer("pushed", "x"), "from the registry");
 
-    // Its layers are those of the base and ours; the base's were mounted, and came through nobody.
+    // Its layers are those of the base and ours. The base's were mounted; they were read once, for the C library.
     let layers = inspect(&image, &logins)["Layers"].as_array().unwrap().clone();
     for layer in inspect(&base, &logins)["Layers"].as_array().unwrap() {
         assert!(layers.contains(layer), "{layer} is not among {layers:?}");
@@ -145,7 +145,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
         let of_layer =
             |part: &str| requests.lines().filter(|line| line.contains(part) && line.contains(digest)).count();
         assert!(requests.contains(&format!("mount={}", digest.replace(':', "%3A"))), "{requests}");
-        assert_eq!(of_layer("GET /v2/library/python/blobs"), 0, "{requests}");
+        assert!(of_layer("GET /v2/library/python/blobs") <= 1, "{requests}");
     }
 
     // Its SBOM and provenance are there too; this registry has no list of referrers, so that they are in an index.

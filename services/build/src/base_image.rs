@@ -42,6 +42,7 @@ pub struct BaseImage {
     platform: Option<Platform>,
     remotes: Arc<RemoteRegistries>,
     known: Mutex<Option<(FoundBase, Instant)>>,
+    reading: tokio::sync::Mutex<()>,
     copying: tokio::sync::Mutex<()>,
 }
 
@@ -91,6 +92,7 @@ impl BaseImage {
             platform: platform.map(str::parse).transpose()?,
             remotes,
             known: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             copying: tokio::sync::Mutex::default(),
         })
     }
@@ -133,6 +135,9 @@ impl BaseImage {
             }
             (Err(e), _) => return Err(e),
         };
+        // One deploy reads it, and others find what it has read.
+        let _alone = self.reading.lock().await;
+        let known = self.known().clone();
         let base = match known {
             Some((base, _)) if base.digest == digest => base,
             _ => self.read(digest, &manifest, blobs, host).await?,
@@ -189,13 +194,8 @@ impl BaseImage {
             }
         };
         let image = ExistingImage::parse(manifest, &config).map_err(|why| self.unusable(why))?;
-        // The layers of a remote base go from registry to registry, so they are read only where much depends on it.
-        let assumed =
-            remote.as_ref().filter(|_| !image.names_musl()).and_then(|_| self.target(&image, None, host).ok());
-        let target = match assumed {
-            Some(target) => target,
-            None => self.target(&image, self.libc(&image, remote.as_ref(), blobs).await?, host)?,
-        };
+        // Packages for another C library would fail when they are imported, so it is not assumed.
+        let target = self.target(&image, self.libc(&image, remote.as_ref(), blobs).await?, host)?;
         Ok(FoundBase { digest, image: Arc::new(image), target, remote })
     }
 

@@ -126,12 +126,6 @@ impl ExistingImage {
         self.config.config.env.iter().find_map(|e| e.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// Whether its history names Alpine, its package manager or musl: its C library may be musl.
-    pub fn names_musl(&self) -> bool {
-        let lines = self.config.history.iter().filter_map(|line| line.created_by.as_deref());
-        lines.into_iter().any(|line| ["alpine", "apk add", "musl"].iter().any(|word| line.contains(word)))
-    }
-
     /// Digests and sizes of the layers, which the registry must have.
     pub fn layers(&self) -> impl Iterator<Item = (Digest, u64)> {
         self.manifest.layers.iter().map(|l| (l.digest, l.size))

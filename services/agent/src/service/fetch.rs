@@ -97,7 +97,7 @@ impl Service {
         Ok((facts(description), self.unpacked(tree)))
     }
 
-    /// Lets the runtime pull the image. Of a known one the registry is asked only for what the runtime does not have.
+    /// Lets the runtime pull the image. A known one needs no registry that answers.
     async fn pull_whole(
         &self,
         supervisor: &RevisionSupervisor,
@@ -105,20 +105,18 @@ impl Service {
         patience: Duration,
     ) -> Result<(ImageFacts, Program), Failure> {
         let Revision { image: known, .. } = &supervisor.revision;
-        let facts = match known {
-            Some(known) => known.clone(),
-            None => {
-                let description = self.images.describe(image, patience).await?;
-                if !description.has_base {
-                    let text = format!(
-                        "{} was built without a base image, so it has no Python, and the docker runtime runs it as it is: \
-                         set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
-                        image.display_tagged()
-                    );
-                    return Err(Failure::Final(Error::new(Code::UnsupportedImage, text)));
-                }
-                facts(description)
+        let facts = match (self.images.describe(image, patience).await, known) {
+            // One that ran as a process before is known too.
+            (Ok(description), _) if !description.has_base => {
+                let text = format!(
+                    "{} was built without a base image, so it has no Python, and the docker runtime runs it as it is: \
+                     set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
+                    image.display_tagged()
+                );
+                return Err(Failure::Final(Error::new(Code::UnsupportedImage, text)));
             }
+            (_, Some(known)) => known.clone(),
+            (described, None) => facts(described?),
         };
         let program = self.runtime.pull(image, &facts.digest).await?;
         Ok((facts, program))

@@ -5,14 +5,25 @@ use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
 use hoistway_model::{Digest, Result};
 use oci_client::{Reference, client::LayerDescriptor};
-use std::io::{self, ErrorKind, Read};
-use tokio::runtime::Handle;
+use std::{
+    io::{self, ErrorKind, Read},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+
+/// The time that one blob may take.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// The bytes of a blob as they come. Dropped before its end, it asks for no more.
 pub struct BlobReader {
     runtime: Handle,
     stream: BoxStream<'static, io::Result<Bytes>>,
     chunk: Bytes,
+    /// When it ends whether or not there is more.
+    due: Instant,
 }
 
 impl RemoteRegistries {
@@ -23,16 +34,17 @@ impl RemoteRegistries {
         let text = digest.to_string();
         let layer = LayerDescriptor { digest: &text, urls: &None };
         let stream = client.pull_blob_stream(image, &layer).await.map_err(|e| failed(image, &doing, e))?.stream;
-        Ok(BlobReader { runtime: Handle::current(), stream, chunk: Bytes::new() })
+        Ok(BlobReader { runtime: Handle::current(), stream, chunk: Bytes::new(), due: Instant::now() + LIMIT })
     }
 }
 
 impl Read for BlobReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            match self.runtime.block_on(self.stream.next()) {
+            let next = self.runtime.block_on(async { timeout_at(self.due, self.stream.next()).await });
+            match next.map_err(|_| io::Error::from(ErrorKind::TimedOut))? {
                 Some(Ok(chunk)) => self.chunk = chunk,
-                // A kind that no reader of archives has for what it reads.
+                // Readers of archives use other kinds for what is wrong with an archive.
                 Some(Err(e)) => return Err(io::Error::new(ErrorKind::ConnectionAborted, e)),
                 None => return Ok(0),
             }

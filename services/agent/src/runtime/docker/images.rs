@@ -1,7 +1,7 @@
 //! The images of an installation's agents, as the daemon has them.
 
 use super::DockerConfig;
-use super::daemon::{Daemon, is_conflict, is_missing};
+use super::daemon::{Daemon, brief, is_conflict, is_missing};
 use bollard::errors::Error;
 use hoistway_kit::{
     image_registry::ImageRegistry,
@@ -102,19 +102,26 @@ impl Images {
     /// an image registry is in the platform's own only.
     async fn pull_built(&self, repository: &str, digest: &Digest) -> Result<String, PullError> {
         let reference = digest.to_string();
+        let mut refused = None;
         if let Some((registry, logins)) = &self.image_registry {
             let place = registry.repository(repository);
             let login = logins.login(registry.host()).await.map_err(PullError::Login)?;
             match self.daemon.pull(&place, &reference, login).await {
-                Err(e) if is_missing(&e) => tracing::debug!("{place}@{digest} is not there, the own registry is asked"),
+                Err(e) if is_missing(&e) => {
+                    tracing::warn!("{place}@{digest} cannot be pulled, so the own registry is asked: {}", brief(&e));
+                    refused = Some(e);
+                }
                 pulled => return Ok(pulled.map(|()| place)?),
             }
         }
         let place = format!("{}/{repository}", self.registry);
         // It takes any user's name.
         let login = Login::Password { user: "hoistway".to_owned(), password: self.password.clone() };
-        self.daemon.pull(&place, &reference, Some(login)).await?;
-        Ok(place)
+        match (self.daemon.pull(&place, &reference, Some(login)).await, refused) {
+            // Docker says that an image is missing where a login is refused, too.
+            (Err(_), Some(first)) => Err(first.into()),
+            (pulled, _) => Ok(pulled.map(|()| place)?),
+        }
     }
 
     async fn remove(&self, name: &str) -> Result<(), Error> {

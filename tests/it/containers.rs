@@ -184,6 +184,17 @@ fn a_killed_installation_starts_its_containers_anew() {
     let dir = Installation::new();
     let stack = dir.start();
     stack.deployed(json!({"agent_name": "kept", "source_files": says("still here")}));
+    // Its image is not there any more when its container ends.
+    for name in dir.images().iter().filter(|name| name.contains("/kept")) {
+        docker(&["rmi", "-f", name]);
+    }
+    let ended = dir.containers().into_iter().find(|name| name.ends_with("-agent")).unwrap();
+    docker(&["kill", &ended]);
+    stack.wait_for("/api/agents/kept", "running again", |shown| {
+        shown["status"]["phase"] == "Running" && !dir.containers().contains(&ended)
+    });
+    assert_eq!(stack.answer("kept", "x"), "still here");
+
     let before = dir.containers();
     stack.kill();
     let agent = before.iter().find(|name| name.ends_with("-agent")).unwrap();

@@ -62,6 +62,14 @@ fn raw(image: &str, logins: &Path) -> Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
+/// The kinds of the documents in an index, sorted.
+fn kinds(index: &Value) -> Vec<&str> {
+    let documents = index["manifests"].as_array().unwrap();
+    let mut kinds: Vec<&str> = documents.iter().map(|document| document["artifactType"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
 /// The kinds of documents that an image has.
 const DOCUMENTS: [&str; 2] = ["application/vnd.cyclonedx+json", "application/vnd.in-toto+json"];
 
@@ -89,10 +97,7 @@ fn the_registry_of_another_installation_is_one_too() {
     let key = format!("Bearer {}", shared.key);
     let path = format!("/v2/second/guest/referrers/{digest}");
     let listed = http::send(&shared.registry, "GET", &path, &[("Authorization", &key)], b"").unwrap().json();
-    let mut kinds: Vec<&str> =
-        listed["manifests"].as_array().unwrap().iter().map(|m| m["artifactType"].as_str().unwrap()).collect();
-    kinds.sort_unstable();
-    assert_eq!(kinds, DOCUMENTS);
+    assert_eq!(kinds(&listed), DOCUMENTS);
     let tags =
         http::send(&shared.registry, "GET", "/v2/second/guest/tags/list", &[("Authorization", &key)], b"").unwrap();
     assert_eq!(tags.json()["tags"].as_array().unwrap().len(), 1, "no tag but the image's");
@@ -151,10 +156,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
     // Its SBOM and provenance are there too; this registry has no list of referrers, so that they are in an index.
     let digest = inspect(&image, &logins)["Digest"].as_str().unwrap().replace(':', "-");
     let index = raw(&format!("{place}/pushed:{digest}"), &logins);
-    let mut kinds: Vec<&str> =
-        index["manifests"].as_array().unwrap().iter().map(|m| m["artifactType"].as_str().unwrap()).collect();
-    kinds.sort_unstable();
-    assert_eq!(kinds, DOCUMENTS);
+    assert_eq!(kinds(&index), DOCUMENTS);
     let sbom = index["manifests"].as_array().unwrap().iter().find(|m| m["artifactType"] == DOCUMENTS[0]).unwrap();
     let manifest = raw(&format!("{place}/pushed@{}", sbom["digest"].as_str().unwrap()), &logins);
     assert_eq!(manifest["subject"]["digest"].as_str().unwrap().replace(':', "-"), digest);

@@ -2,6 +2,7 @@
 
 use super::containers::{self, Addresses, AgentContainer};
 use super::daemon::{Daemon, Death, brief};
+use super::images::Images;
 use super::network_socket::{JoinedNetwork, NetworkSocket};
 use super::run::ContainerRun;
 use super::runs::{RunPlace, Runs};
@@ -31,6 +32,7 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// The largest source that an agent gets a copy of, at each start.
 const MAX_COPY: copy_tree::Size = copy_tree::Size { bytes: 64 << 20, entries: 10_000 };
 
+const NO_IMAGE: &str = "the agent's image is not at Docker and cannot be pulled";
 const NO_NETWORK: &str = "the agent's network cannot be made";
 const NO_CONTAINER: &str = "the agent's container cannot be started";
 
@@ -38,6 +40,7 @@ const NO_CONTAINER: &str = "the agent's container cannot be started";
 pub(super) struct ContainerLauncher {
     pub config: Arc<DockerConfig>,
     pub daemon: Arc<Daemon>,
+    pub images: Arc<Images>,
     pub runs: Arc<Runs>,
     pub instance: Instance,
     pub sink: Sink,
@@ -60,6 +63,7 @@ impl Launcher for ContainerLauncher {
         let Program::Image { reference } = self.instance.program.clone() else {
             return Err(Unable::new(NO_CONTAINER, "its image is not one of Docker's"));
         };
+        self.images.ensure(&reference).await.map_err(|e| Unable::new(NO_IMAGE, e.brief()))?;
         let mut place = self.runs.begin(&self.instance);
         let joined = self.join_network(&reference, &mut place).await?;
         self.start_agent(&reference, joined, place, limit).await

@@ -9,6 +9,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+/// The time, in microseconds, in which a container has its quota of the processors, as Linux has it by default.
+const CPU_PERIOD: i64 = 100_000;
+/// The microseconds of each period that are a thousandth of a processor.
+const QUOTA_PER_MILLICORE: u64 = 100;
+
 /// The programs of the containers, which need Python's standard library only.
 const NETWORK: &str = include_str!("network.py");
 const BOOTSTRAP: &str = include_str!("bootstrap.py");
@@ -107,7 +112,9 @@ impl AgentContainer<'_> {
             shm_size: bytes(limits.disk),
             memory: bytes(limits.memory),
             memory_swap: bytes(limits.memory),
-            nano_cpus: bytes(limits.cpu_millicores.map(|millicores| millicores.saturating_mul(1_000_000))),
+            // A quota may be more than the machine has, as for processes; the daemon refuses that of its own `NanoCpus`.
+            cpu_period: limits.cpu_millicores.map(|_| CPU_PERIOD),
+            cpu_quota: bytes(limits.cpu_millicores.map(|millicores| millicores.saturating_mul(QUOTA_PER_MILLICORE))),
             pids_limit: bytes(limits.processes),
             ulimits: Some(ulimits(&limits)),
             // Its output goes to the agent service, which keeps, limits and masks it.

@@ -29,6 +29,16 @@ pub(super) enum PullError {
     Login(hoistway_model::Error),
 }
 
+impl PullError {
+    /// The reason, in short and for everybody.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Daemon(e) => brief(e),
+            Self::Login(e) => e.message.clone(),
+        }
+    }
+}
+
 /// Pulls images, and removes those from the platform's registry that nobody uses any more. They have a tag of the
 /// installation's own, by which they are known: a registry may move.
 pub(super) struct Images {
@@ -57,25 +67,41 @@ impl Images {
         }
     }
 
-    /// Has the image at the daemon, and returns its name there. Its registry is asked only for what is missing.
+    /// Has the image at the daemon, and returns its name there.
     pub async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<String, PullError> {
         let repository = &image.repository;
         if !image.is_platform() {
-            let place = format!("{}/{repository}", image.host);
-            let reference = format!("{place}@{digest}");
-            if !self.daemon.has_image(&reference).await? {
-                let login = self.logins.login(&image.host).await.map_err(PullError::Login)?;
-                self.daemon.pull(&place, &digest.to_string(), login).await?;
-            }
-            return Ok(reference);
+            let name = format!("{}/{repository}@{digest}", image.host);
+            self.ensure(&name).await?;
+            return Ok(name);
         }
         let name = self.name(repository, digest);
         self.pulled().insert(name.clone(), Instant::now());
-        if !self.daemon.has_image(&name).await? {
-            let place = self.pull_built(repository, digest).await?;
-            self.daemon.tag(&format!("{place}@{digest}"), &self.own(repository), &digest.hex()).await?;
-        }
+        self.ensure(&name).await?;
         Ok(name)
+    }
+
+    /// Has the image of a name that [`Images::pull`] returned, which somebody may have removed from the daemon. Its
+    /// registry is asked only for what is missing.
+    pub async fn ensure(&self, name: &str) -> Result<(), PullError> {
+        if self.daemon.has_image(name).await? {
+            return Ok(());
+        }
+        match name.strip_prefix(&self.own("")).and_then(|rest| rest.rsplit_once(':')) {
+            Some((repository, hex)) => {
+                let digest = format!("sha256:{hex}");
+                let place = self.pull_built(repository, &digest).await?;
+                self.daemon.tag(&format!("{place}@{digest}"), &self.own(repository), hex).await?;
+            }
+            None => {
+                // A name without a digest is not one of ours, and says nothing about where it comes from.
+                let Some((place, digest)) = name.split_once('@') else { return Ok(()) };
+                let host = place.split('/').next().unwrap_or_default();
+                let login = self.logins.login(host).await.map_err(PullError::Login)?;
+                self.daemon.pull(place, digest, login).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is neither kept nor new. An image that a container uses is removed the next time.
@@ -100,13 +126,12 @@ impl Images {
 
     /// Pulls an image that was built here, and returns the name of its repository there. What was built before there was
     /// an image registry is in the platform's own only.
-    async fn pull_built(&self, repository: &str, digest: &Digest) -> Result<String, PullError> {
-        let reference = digest.to_string();
+    async fn pull_built(&self, repository: &str, digest: &str) -> Result<String, PullError> {
         let mut refused = None;
         if let Some((registry, logins)) = &self.image_registry {
             let place = registry.repository(repository);
             let login = logins.login(registry.host()).await.map_err(PullError::Login)?;
-            match self.daemon.pull(&place, &reference, login).await {
+            match self.daemon.pull(&place, digest, login).await {
                 Err(e) if is_missing(&e) => {
                     tracing::warn!("{place}@{digest} cannot be pulled, so the own registry is asked: {}", brief(&e));
                     refused = Some(e);
@@ -117,7 +142,7 @@ impl Images {
         let place = format!("{}/{repository}", self.registry);
         // It takes any user's name.
         let login = Login::Password { user: "hoistway".to_owned(), password: self.password.clone() };
-        match (self.daemon.pull(&place, &reference, Some(login)).await, refused) {
+        match (self.daemon.pull(&place, digest, Some(login)).await, refused) {
             // Docker says that an image is missing where a login is refused, too.
             (Err(_), Some(first)) => Err(first.into()),
             (pulled, _) => Ok(pulled.map(|()| place)?),

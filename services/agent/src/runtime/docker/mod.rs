@@ -36,7 +36,7 @@ use hoistway_model::{
     log::{LogPieces, LogQuery},
     metric::Family,
 };
-use images::{Images, PullError};
+use images::Images;
 use labels::Labels;
 use runs::Runs;
 use std::net::IpAddr;
@@ -85,7 +85,7 @@ pub struct DockerRuntime {
     config: Arc<DockerConfig>,
     daemon: Arc<Daemon>,
     runs: Arc<Runs>,
-    images: Images,
+    images: Arc<Images>,
     logs: Arc<LogBook>,
     instances: Instances,
     isolation: Isolation,
@@ -121,7 +121,7 @@ impl DockerRuntime {
         let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
         Ok(Self {
             instances: Instances::new(callers, Starts::new(config.starts), config.limits.memory, logs.clone()),
-            images: Images::new(daemon.clone(), &config),
+            images: Arc::new(Images::new(daemon.clone(), &config)),
             config: Arc::new(config),
             daemon,
             runs,
@@ -135,6 +135,7 @@ impl DockerRuntime {
         ContainerLauncher {
             config: self.config.clone(),
             daemon: self.daemon.clone(),
+            images: self.images.clone(),
             runs: self.runs.clone(),
             instance: instance.clone(),
             sink,
@@ -174,11 +175,7 @@ impl Runtime for DockerRuntime {
 
     async fn pull(&self, image: &ImageRef, digest: &Digest) -> Result<Program, Failure> {
         let reference = self.images.pull(image, digest).await.map_err(|e| {
-            let why = match &e {
-                PullError::Daemon(e) => brief(e),
-                PullError::Login(e) => e.message.clone(),
-            };
-            Failure::Unreachable(format!("Docker cannot pull {}: {why}", image.display_tagged()))
+            Failure::Unreachable(format!("Docker cannot pull {}: {}", image.display_tagged(), e.brief()))
         })?;
         Ok(Program::Image { reference })
     }

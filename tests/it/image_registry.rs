@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -34,14 +34,16 @@ fn start(dir: &Path, base: &str, logins: &Path, more: &[&str]) -> Stack {
     })
 }
 
-/// Pushes the base image to a registry, and returns its name there.
-fn push_base(registry: &DockerRegistry, logins: &Path) -> String {
+/// Starts a registry with the base image in it; with the file of its user's login, and the image's name.
+fn registry_with_base(dir: &Path, access: Access<'_>) -> Option<(DockerRegistry, PathBuf, String)> {
+    let registry = DockerRegistry::start(&dir.join("registry"), access)?;
+    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
     let base = format!("{}/library/python:3", registry.host());
     let config = logins.parent().unwrap().to_str().unwrap();
     docker(&["tag", BASE, &base]);
     docker(&["--config", config, "push", "-q", &base]);
     docker(&["rmi", &base]);
-    base
+    Some((registry, logins, base))
 }
 
 /// Reads what an image is, as any client would.
@@ -109,9 +111,7 @@ fn the_layers_of_a_remote_base_are_copied_once_and_an_image_on_it_runs_in_a_cont
         return;
     }
     let dir = Installation::new();
-    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
-    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
-    let base = push_base(&registry, &logins);
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
     let stack = start(dir.path(), &base, &logins, &["--runtime", "docker"]);
     dir.registry_is(&stack.registry);
     let first = stack.deployed(json!({"agent_name": "based", "source_files": says("one")}));
@@ -130,9 +130,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
         return;
     }
     let dir = Installation::new();
-    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
-    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
-    let base = push_base(&registry, &logins);
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
     let place = format!("{}/team/agents", registry.host());
     let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", &place]);
     dir.registry_is(registry.host());
@@ -178,9 +176,7 @@ fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
         return;
     }
     let dir = Installation::new();
-    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), Access::Password) else { return };
-    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
-    let base = push_base(&registry, &logins);
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
     let host = registry.host().to_owned();
     let body = json!({"agent_name": "refused", "source_files": says("x")});
     let message = |stack: &Stack| {
@@ -218,9 +214,7 @@ fn registries_with_a_token_server_are_pulled_from_and_pushed_to() {
     let dir = Installation::new();
     let tokens = TokenServer::start(&dir.path().join("certificate.pem"));
     let access = Access::Token { realm: &tokens.url, certificate: &dir.path().join("certificate.pem") };
-    let Some(registry) = DockerRegistry::start(&dir.path().join("registry"), access) else { return };
-    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
-    let base = push_base(&registry, &logins);
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), access) else { return };
     let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", registry.host()]);
     dir.registry_is(registry.host());
     let deployed = stack.deployed(json!({"agent_name": "tokens", "source_files": says("with a token")}));

@@ -1,6 +1,9 @@
 //! The registry that an operator has named for the images that Hoistway builds.
 
-use hoistway_model::{Error, Result};
+use hoistway_model::{
+    Error, Result,
+    image::{ImageRef, names_host},
+};
 use std::{fmt, str::FromStr};
 
 /// `HOST[:PORT][/PREFIX]`: a registry, and the part of it that is the installation's.
@@ -23,7 +26,15 @@ impl ImageRegistry {
 
     /// The full name of a repository: with host and prefix.
     pub fn repository(&self, repository: &str) -> String {
-        format!("{self}/{repository}")
+        format!("{}/{}", self.host, self.path(repository))
+    }
+
+    /// The name of a repository within the registry: with the prefix.
+    pub fn path(&self, repository: &str) -> String {
+        match self.prefix.as_str() {
+            "" => repository.to_owned(),
+            prefix => format!("{prefix}/{repository}"),
+        }
     }
 }
 
@@ -31,25 +42,17 @@ impl FromStr for ImageRegistry {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-        let is_host = host == "localhost" || host.contains(['.', ':']);
-        let is_word = |part: &str| {
-            let may_be = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
-            !part.is_empty() && part.bytes().all(may_be)
-        };
-        let is_port = |port: &str| port.parse::<u16>().is_ok();
-        let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
-        let is_name = name.split('.').all(|part| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
-        if !is_host
-            || name.is_empty()
-            || !is_name
-            || !port.is_none_or(is_port)
-            || !(prefix.is_empty() || prefix.split('/').all(is_word))
-        {
+        let named = text.strip_suffix('/').unwrap_or(text);
+        let host = named.split('/').next().unwrap_or_default();
+        // What may be in front of a repository is what an image's name may begin with.
+        let image: Option<ImageRef> = format!("{named}/image").parse().ok();
+        // Neither Docker nor every client of registries reads addresses of IPv6.
+        let image = image.filter(|image| image.host == host && names_host(host) && !host.starts_with('['));
+        let Some(image) = image else {
             let text = format!("\"{text}\" is not HOST[:PORT][/PREFIX], such as registry.example.com/agents");
             return Err(Error::field("image_registry", text));
-        }
+        };
+        let prefix = image.repository.strip_suffix("image").unwrap_or_default().trim_end_matches('/');
         Ok(Self { host: host.to_owned(), prefix: prefix.to_owned() })
     }
 }

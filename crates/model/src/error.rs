@@ -275,6 +275,15 @@ impl Error {
     }
 }
 
+/// Returns the text of the innermost cause of an error of a library, which is the informative one.
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
 /// The most characters of a request's text that an error repeats.
 pub const MAX_EXCERPT: usize = 100;
 

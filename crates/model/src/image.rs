@@ -122,9 +122,7 @@ impl FromStr for ImageRef {
             _ => (rest, None),
         };
         let (host, repository) = match rest.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
-                (host.to_owned(), path.to_owned())
-            }
+            Some((host, path)) if names_host(host) => (host.to_owned(), path.to_owned()),
             Some(_) => ("docker.io".to_owned(), rest.to_owned()),
             None => ("docker.io".to_owned(), format!("library/{rest}")),
         };
@@ -138,6 +136,11 @@ impl FromStr for ImageRef {
         }
         Ok(Self { host, repository, tag, digest })
     }
+}
+
+/// Whether the part of an image's name before the first `/` is the host of its registry, by Docker's rule.
+pub fn names_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost"
 }
 
 /// Whether a text is a DNS name or an address of IPv4 or, in brackets, IPv6; with or without a port.

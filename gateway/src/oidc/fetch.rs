@@ -6,6 +6,7 @@ use hoistway_kit::{
     address_scope::{AddressScope, Lookup, check_url},
     web::USER_AGENT,
 };
+use hoistway_model::error::innermost;
 use reqwest::{Client, Response, redirect::Policy};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -122,7 +123,7 @@ impl Fetcher {
         let (here, elsewhere) = self.clients.get_or_try_init(clients).await?;
         let client = if is_loopback(&url) { here } else { elsewhere };
         let sent = client.get(url).header(http::header::ACCEPT, "application/json").send().await;
-        let answer = sent.map_err(|e| format!("{at} cannot be fetched: {}", cause(&e)))?;
+        let answer = sent.map_err(|e| format!("{at} cannot be fetched: {}", innermost(&e)))?;
         if answer.status() != http::StatusCode::OK {
             return Err(format!("{at} answered with HTTP status {}", answer.status().as_u16()));
         }
@@ -140,12 +141,12 @@ async fn clients() -> Result<(Client, Client), String> {
         Ok::<_, reqwest::Error>((client().no_proxy().build()?, client().build()?))
     };
     let made = tokio::task::spawn_blocking(make).await;
-    made.map_err(|e| e.to_string())?.map_err(|e| format!("the HTTP client cannot be made: {}", cause(&e)))
+    made.map_err(|e| e.to_string())?.map_err(|e| format!("the HTTP client cannot be made: {}", innermost(&e)))
 }
 
 async fn body(mut answer: Response, at: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(|e| format!("{at} broke off: {}", cause(&e)))? {
+    while let Some(chunk) = answer.chunk().await.map_err(|e| format!("{at} broke off: {}", innermost(&e)))? {
         if bytes.len() + chunk.len() > MAX_BYTES {
             return Err(format!("{at} answered with more than {} KiB", MAX_BYTES >> 10));
         }
@@ -168,15 +169,6 @@ fn max_age(answer: &Response) -> Option<Duration> {
     })?;
     let age = text(http::header::AGE).and_then(|age| age.trim().parse().ok()).unwrap_or(0);
     Some(Duration::from_secs(seconds.saturating_sub(age)))
-}
-
-/// Returns the innermost cause, which is the informative one.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@ use crate::{
     log::BuildLog,
     platform::{ImageIndex, Platform},
     python::{Interpreter, Libc, Target},
-    registry::{BlobStore, Reference, RepoName, store::find_manifest},
+    registry::{BlobStore, MANIFEST_TYPES, Reference, RepoName, store::find_manifest},
     remote_registry::{RemoteRegistries, is_away},
     store::Store,
 };
 use bytes::Bytes;
-use hoistway_model::{Code, Digest, Error, Result, image::label};
+use hoistway_model::{
+    Code, Digest, Error, Result,
+    image::{label, names_host},
+};
 use oci_client::Reference as RemoteReference;
 use std::{
     io::{ErrorKind, Read},
@@ -25,14 +28,6 @@ use std::{
 const ASKED_RECENTLY: Duration = Duration::from_secs(60);
 /// The largest configuration of a base that is read, in bytes: those of real images have a few kilobytes.
 const MAX_CONFIG: u64 = 4 << 20;
-/// The kinds of manifests that a remote registry may answer with.
-const MANIFESTS: [&str; 4] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
-
 /// Looks the configured base up anew for every build, because its tag may move; each image is read once.
 #[derive(Debug)]
 pub struct BaseImage {
@@ -78,7 +73,7 @@ impl BaseImage {
             Error::new(Code::InvalidArgument, text)
         };
         let (repo, reference) = text.split_once('@').or_else(|| text.rsplit_once(':')).ok_or_else(wrong)?;
-        let is_remote = repo.split_once('/').is_some_and(|(host, _)| host == "localhost" || host.contains(['.', ':']));
+        let is_remote = repo.split_once('/').is_some_and(|(first, _)| names_host(first));
         let place = match is_remote {
             true => Place::Remote(text.parse().map_err(|_| wrong())?),
             false => Place::Embedded(
@@ -166,7 +161,7 @@ impl BaseImage {
         match &self.place {
             Place::Remote(image) => {
                 let other = other.map(|digest| image.clone_with_digest(digest.to_string()));
-                self.remotes.manifest(other.as_ref().unwrap_or(image), &MANIFESTS).await
+                self.remotes.manifest(other.as_ref().unwrap_or(image), &MANIFEST_TYPES).await
             }
             Place::Embedded(repo, reference) => {
                 let other = other.map(Reference::Digest);

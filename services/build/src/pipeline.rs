@@ -93,7 +93,11 @@ impl Pipeline {
         let found = find_manifest(inner.store.db().read(), &repository, &Reference::Digest(image.digest)).await?;
         let Some(stored) = found else { return Ok(false) };
         let manifest = read_manifest(stored.bytes)?;
-        let (base, _) = inner.base_and_target().await?;
+        // The base matters only where its layers are elsewhere.
+        let base = match &inner.pusher {
+            Some(_) => inner.base_and_target().await?.0,
+            None => None,
+        };
         let needed = inner.blobs_here(&manifest, base.as_ref());
         let blobs = inner.blobs.clone();
         let whole = move || needed.iter().all(|digest| blobs.contains(digest));

@@ -63,6 +63,11 @@ fn scope_of_v4(ip: Ipv4Addr) -> AddressScope {
     }
 }
 
+/// Whether a host, by name or by address, with or without brackets, is this machine, where nobody listens in between.
+pub fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 fn scope_of_v6(ip: Ipv6Addr) -> AddressScope {
     let s = ip.segments();
     if let Some(v4) = embedded(ip) {

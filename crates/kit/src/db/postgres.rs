@@ -8,6 +8,7 @@ use super::{
     migrate::{Migration, apply},
     query_raw,
 };
+use crate::address_scope::is_this_machine;
 use hoistway_model::{Code, Error, Result, Secret};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait,
@@ -16,7 +17,7 @@ use sea_orm::{
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode},
     },
 };
-use std::{env, fmt, net::IpAddr, time::Duration};
+use std::{env, fmt, time::Duration};
 use url::Url;
 use uuid::Uuid;
 
@@ -342,10 +343,7 @@ fn is_known(key: &str) -> bool {
 /// Whether nobody else can listen on the way to the server.
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
-    options.get_socket().is_some()
-        || host.starts_with('/')
-        || host == "localhost"
-        || host.trim_matches(['[', ']']).parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host)
 }
 
 fn milliseconds(time: Duration) -> String {

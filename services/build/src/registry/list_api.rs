@@ -1,7 +1,7 @@
 //! Lists over HTTP: tags, repositories, and what refers to a manifest, page by page.
 
 use super::{
-    Inner, Params,
+    Inner, OCI_INDEX, Params,
     error::{ErrorCode, Refusal},
     name::RepoName,
     response::header_value,
@@ -21,7 +21,6 @@ const REFERRERS_AT_ONCE: u64 = 8;
 /// A page of referrers ends behind the one that makes it as large as this.
 const REFERRERS_BYTES: usize = 2 << 20;
 const FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl Inner {
     /// `GET` of a repository's tags.

@@ -14,9 +14,12 @@ const MAX_REFERENCES: usize = 4096;
 
 /// The media type of an OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of an OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// The media types of the manifests that are known: of images and of indexes.
+pub const MANIFEST_TYPES: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 
 /// A manifest that was read and found well-formed.
 #[derive(Debug, Clone)]
@@ -146,7 +149,7 @@ impl Descriptor {
 }
 
 fn known(text: &str) -> Result<&'static str> {
-    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST]
+    MANIFEST_TYPES
         .into_iter()
         .find(|known| *known == text)
         .ok_or_else(|| invalid(format!("media type \"{}\" is not supported", text.escape_debug())))

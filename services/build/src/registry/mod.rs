@@ -40,7 +40,7 @@ use auth::authenticate;
 pub use auth::{Holder, VerifyKey};
 pub(crate) use blobs::storing;
 pub use blobs::{Batch, BlobStore, BlobWriter, Lease, Space, StagedBlob};
-pub use manifest::{MAX_MANIFEST_BYTES, Manifest, OCI_MANIFEST};
+pub use manifest::{MANIFEST_TYPES, MAX_MANIFEST_BYTES, Manifest, OCI_INDEX, OCI_MANIFEST};
 pub use name::{Reference, RepoName, Tag};
 pub use store::{ManifestStore, NewTag, PutOutcome, StoredManifest};
 pub use sweep::{Swept, sweep};

@@ -2,14 +2,11 @@
 //! whose tag follows from the image's digest, which the distribution specification has for that.
 
 use super::{ANSWER_LIMIT, ImagePusher, failed, push::Push, within};
-use crate::registry::{BlobStore, Manifest};
+use crate::registry::{BlobStore, Manifest, OCI_INDEX};
 use hoistway_model::{Digest, Error, Result};
 use http::HeaderValue;
 use oci_client::{Client, Reference, manifest::OciImageIndex};
 use serde_json::{Value, json};
-
-/// The media type of an index.
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl ImagePusher {
     /// Attaches documents to an image of `repository`, but for those of a kind that the image has already. Returns how
@@ -21,7 +18,7 @@ impl ImagePusher {
         documents: &[Manifest],
         blobs: &BlobStore,
     ) -> Result<usize> {
-        let subject = self.reference(repository, &format!("@{image}"))?;
+        let subject = self.digested(repository, image);
         let client = self.client(&subject).await?;
         let there = referrers(&client, &subject).await?;
         let has = |index: &OciImageIndex, document: &Manifest| {
@@ -44,9 +41,9 @@ impl ImagePusher {
             for document in &new {
                 entries.push(entry(document)?);
             }
-            let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
-            let at = self.reference(repository, &format!(":{}", image.to_string().replace(':', "-")))?;
-            let pushed = client.push_manifest_raw(&at, index.to_string(), HeaderValue::from_static(INDEX)).await;
+            let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
+            let at = self.tagged(repository, &image.to_string().replace(':', "-"));
+            let pushed = client.push_manifest_raw(&at, index.to_string(), HeaderValue::from_static(OCI_INDEX)).await;
             pushed.map_err(|e| failed(&at, &format!("pushing {at}"), e))?;
         }
         Ok(new.len())

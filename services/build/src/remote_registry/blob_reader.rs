@@ -1,10 +1,10 @@
 //! Reading a blob of a remote registry from a thread that may block.
 
-use super::{RemoteRegistries, failed};
+use super::RemoteRegistries;
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream::BoxStream};
 use hoistway_model::{Digest, Result};
-use oci_client::{Reference, client::LayerDescriptor};
+use oci_client::Reference;
 use std::{
     io::{self, ErrorKind, Read},
     time::Duration,
@@ -29,11 +29,7 @@ pub struct BlobReader {
 impl RemoteRegistries {
     /// Begins to read a blob of `image`. Who does not read to the end does not learn whether it has the digest.
     pub async fn open_blob(&self, image: &Reference, digest: Digest) -> Result<BlobReader> {
-        let client = self.clients_of(image).await?.ask;
-        let doing = format!("reading {digest} of {image}");
-        let text = digest.to_string();
-        let layer = LayerDescriptor { digest: &text, urls: &None };
-        let stream = client.pull_blob_stream(image, &layer).await.map_err(|e| failed(image, &doing, e))?.stream;
+        let stream = self.read(image, digest).await?;
         Ok(BlobReader { runtime: Handle::current(), stream, chunk: Bytes::new(), due: Instant::now() + LIMIT })
     }
 }

@@ -1,12 +1,12 @@
 //! Copying blobs of a remote registry into the embedded one, as they are.
 
-use super::{RemoteRegistries, failed};
+use super::{RemoteRegistries, failed, reading_of};
 use crate::registry::{BlobStore, StagedBlob, storing};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use hoistway_model::{Code, Digest, Error, Result};
-use oci_client::{Reference, client::LayerDescriptor, errors::OciDistributionError};
-use std::io::Write;
+use oci_client::{Reference, errors::OciDistributionError};
+use std::io::{self, Write};
 use tokio::sync::mpsc;
 
 /// Chunks of a blob that wait to be written.
@@ -15,15 +15,10 @@ const CHUNKS: usize = 16;
 impl RemoteRegistries {
     /// The bytes of a small blob of `image`, of which there are at most `limit`.
     pub async fn blob(&self, image: &Reference, digest: Digest, limit: u64) -> Result<Vec<u8>> {
-        let client = self.clients_of(image).await?.ask;
-        let doing = format!("reading {digest} of {image}");
-        let text = digest.to_string();
-        let layer = LayerDescriptor { digest: &text, urls: &None };
-        let stream = client.pull_blob_stream(image, &layer).await.map_err(|e| failed(image, &doing, e))?;
-        let mut stream = std::pin::pin!(stream);
+        let mut stream = self.read(image, digest).await?;
         let mut bytes = Vec::new();
         while let Some(chunk) = stream.next().await {
-            bytes.extend_from_slice(&chunk.map_err(|e| failed(image, &doing, OciDistributionError::IoError(e)))?);
+            bytes.extend_from_slice(&chunk.map_err(|e| broken(image, digest, e))?);
             if bytes.len() as u64 > limit {
                 let text = format!("{digest} of {image} has more than the {limit} bytes that are read");
                 return Err(Error::new(Code::BuildFailed, text));
@@ -37,16 +32,11 @@ impl RemoteRegistries {
 
     /// Has a blob of `image` in the embedded registry. It is stored once all of it has come and has the digest.
     pub async fn copy_blob(&self, image: &Reference, digest: Digest, size: u64, into: &BlobStore) -> Result<()> {
-        let client = self.clients_of(image).await?.ask;
-        let doing = format!("reading {digest} of {image}");
-        let text = digest.to_string();
-        let layer = LayerDescriptor { digest: &text, urls: &None };
-        let stream = client.pull_blob_stream(image, &layer).await.map_err(|e| failed(image, &doing, e))?;
+        let mut stream = self.read(image, digest).await?;
         let (chunks, written) = write(into.clone());
-        let mut stream = std::pin::pin!(stream);
         let mut came = 0;
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|e| failed(image, &doing, OciDistributionError::IoError(e)))?;
+            let chunk = chunk.map_err(|e| broken(image, digest, e))?;
             came += chunk.len() as u64;
             if came > size {
                 break;
@@ -69,6 +59,10 @@ impl RemoteRegistries {
         });
         storing.await.map_err(|e| Error::internal("storing a layer of the base image", e))?
     }
+}
+
+fn broken(image: &Reference, digest: Digest, e: io::Error) -> Error {
+    failed(image, &reading_of(image, digest), OciDistributionError::IoError(e))
 }
 
 fn other_bytes(image: &Reference, wanted: Digest, came: Digest) -> Error {

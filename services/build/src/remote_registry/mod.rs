@@ -8,22 +8,22 @@ mod push;
 pub use push::{ImagePusher, Push};
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use hoistway_kit::{
+    address_scope::is_this_machine,
     registry_logins::{Login, RegistryLogins},
     web::USER_AGENT,
 };
-use hoistway_model::{Code, Digest, Error, Result};
+use hoistway_model::{Code, Digest, Error, Result, error::innermost};
 use oci_client::{
     Client, Reference,
-    client::{ClientConfig, ClientProtocol},
+    client::{ClientConfig, ClientProtocol, LayerDescriptor},
     errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
 use std::{
     collections::HashMap,
-    error::Error as StdError,
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    fmt, io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -81,6 +81,15 @@ impl RemoteRegistries {
         Ok((Digest::of(&bytes), bytes))
     }
 
+    /// The bytes of a blob of `image` as they come.
+    async fn read(&self, image: &Reference, digest: Digest) -> Result<BoxStream<'static, io::Result<Bytes>>> {
+        let client = self.clients_of(image).await?.ask;
+        let text = digest.to_string();
+        let layer = LayerDescriptor { digest: &text, urls: &None };
+        let reading = client.pull_blob_stream(image, &layer).await;
+        Ok(reading.map_err(|e| failed(image, &reading_of(image, digest), e))?.stream)
+    }
+
     /// The clients with the present login of an image's registry.
     async fn clients_of(&self, image: &Reference) -> Result<Clients> {
         let host = image.registry();
@@ -134,7 +143,7 @@ impl RemoteRegistries {
     }
 
     fn is_plain(&self, host: &str) -> bool {
-        is_this_machine(host) || self.insecure.iter().any(|insecure| insecure == host)
+        is_on_this_machine(host) || self.insecure.iter().any(|insecure| insecure == host)
     }
 
     async fn connect(&self, image: &Reference, auth: &RegistryAuth, silence: Option<Duration>) -> Result<Client> {
@@ -176,7 +185,12 @@ async fn within<T>(
 
 fn silent(limit: Duration) -> OciDistributionError {
     let text = format!("nothing came for {} s", limit.as_secs());
-    OciDistributionError::IoError(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+    OciDistributionError::IoError(io::Error::new(io::ErrorKind::TimedOut, text))
+}
+
+/// The activity of reading a blob, in an error.
+fn reading_of(image: &Reference, digest: Digest) -> String {
+    format!("reading {digest} of {image}")
 }
 
 /// Whether the registry could not be asked, so that what it said last may still be right.
@@ -185,15 +199,13 @@ pub fn is_away(e: &Error) -> bool {
     cause.is_some_and(is_transient)
 }
 
-/// Whether a registry is on this machine, where nobody listens in between.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
+/// Whether a registry, `HOST` or `HOST:PORT`, is on this machine.
+fn is_on_this_machine(host: &str) -> bool {
+    let name = match host.split_once(']') {
+        Some((address, _)) => address,
         None => host.split(':').next().unwrap_or_default(),
     };
-    name == "localhost"
-        || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
-        || name.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
+    is_this_machine(name)
 }
 
 /// The meaning of a registry's failure to the one who deploys, and what to do about it.
@@ -250,14 +262,6 @@ fn is_transient(e: &OciDistributionError) -> bool {
     }
 }
 
-fn innermost(e: &dyn StdError) -> String {
-    let mut e = e;
-    while let Some(source) = e.source() {
-        e = source;
-    }
-    e.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -266,10 +270,10 @@ mod tests {
     #[test]
     fn registries_of_this_machine_are_asked_without_tls() {
         for here in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.8.8.8", "[::1]:5000"] {
-            assert!(is_this_machine(here), "{here}");
+            assert!(is_on_this_machine(here), "{here}");
         }
         for other in ["registry.example", "127.0.0.1.example:5000", "10.0.0.1:5000", "localhost.example"] {
-            assert!(!is_this_machine(other), "{other}");
+            assert!(!is_on_this_machine(other), "{other}");
         }
     }
 }

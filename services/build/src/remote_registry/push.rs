@@ -1,6 +1,6 @@
 //! Pushing a built image to the registry that the installation's images are pulled from.
 
-use super::{ANSWER_LIMIT, Clients, RemoteRegistries, failed, is_missing, is_transient, silent, within};
+use super::{ANSWER_LIMIT, Clients, RemoteRegistries, failed, is_away, is_missing, silent, within};
 use crate::{
     log::BuildLog,
     registry::{BlobStore, Manifest},
@@ -10,10 +10,8 @@ use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use hoistway_kit::{backoff::Backoff, image_registry::ImageRegistry};
 use hoistway_model::{Digest, Error, Result};
 use http::HeaderValue;
-use oci_client::{
-    Client, Reference, client::LayerDescriptor, errors::OciDistributionError as E, secrets::RegistryAuth,
-};
-use std::{future::Future, io, sync::Arc, time::Duration};
+use oci_client::{Client, Reference, errors::OciDistributionError as E, secrets::RegistryAuth};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::io::ReaderStream;
 
@@ -54,10 +52,14 @@ impl ImagePusher {
         Self { registry, remotes }
     }
 
-    /// The name of an image there; `selector` is `:TAG` or `@DIGEST`.
-    pub(super) fn reference(&self, repository: &str, selector: &str) -> Result<Reference> {
-        let text = format!("{}{selector}", self.registry.repository(repository));
-        text.parse().map_err(|e| Error::internal("naming an image", format!("{text}: {e}")))
+    /// The name of a manifest there by its tag, or by its digest in the place of one.
+    pub(super) fn tagged(&self, repository: &str, tag: &str) -> Reference {
+        Reference::with_tag(self.registry.host().to_owned(), self.registry.path(repository), tag.to_owned())
+    }
+
+    /// The name of an image there by its digest.
+    pub(super) fn digested(&self, repository: &str, digest: Digest) -> Reference {
+        Reference::with_digest(self.registry.host().to_owned(), self.registry.path(repository), digest.to_string())
     }
 
     /// Pushes an image: the blobs that are not there, and then its manifest. A base's layers are mounted where its
@@ -72,19 +74,18 @@ impl ImagePusher {
 
     /// Pushes a manifest and the blobs that it needs; the sizes of those that were not there.
     pub(super) async fn push_manifest(&self, push: &Push<'_>) -> Result<Vec<u64>> {
-        let at = self.reference(push.repository, ":tag")?;
-        // A digest may take the place of the tag.
-        let image = Reference::with_tag(at.registry().to_owned(), at.repository().to_owned(), push.tag.to_owned());
+        let image = self.tagged(push.repository, push.tag);
         let clients = self.remotes.clients_of(&image).await?;
         let pushing =
             push.manifest.blobs().iter().map(|digest| self.push_blob(&clients, &image, push, *digest).boxed());
         let pushing: Vec<_> = pushing.collect();
         let pushed: Vec<Option<u64>> = stream::iter(pushing).buffer_unordered(AT_ONCE).try_collect().await?;
-        let doing = format!("pushing {image}");
         let media_type = HeaderValue::from_static(push.manifest.media_type());
-        retry(|| clients.ask.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()))
-            .await
-            .map_err(|e| failed(&image, &doing, e))?;
+        retry(|| async {
+            let pushed = clients.ask.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()).await;
+            pushed.map_err(|e| failed(&image, &format!("pushing {image}"), e))
+        })
+        .await?;
         Ok(pushed.into_iter().flatten().collect())
     }
 
@@ -94,7 +95,7 @@ impl ImagePusher {
 
     /// Whether the image is there.
     pub async fn has(&self, repository: &str, digest: Digest) -> Result<bool> {
-        let image = self.reference(repository, &format!("@{digest}"))?;
+        let image = self.digested(repository, digest);
         let client = self.remotes.clients_of(&image).await?.ask;
         let doing = format!("asking for {image}");
         match within(ANSWER_LIMIT, client.fetch_manifest_digest(&image, &RegistryAuth::Anonymous)).await {
@@ -112,10 +113,9 @@ impl ImagePusher {
         push: &Push<'_>,
         digest: Digest,
     ) -> Result<Option<u64>> {
-        let doing = format!("pushing {digest} of {image}");
         let text = digest.to_string();
-        let refused = |e| failed(image, &doing, e);
-        if retry(|| clients.ask.blob_exists(image, &text)).await.map_err(refused)? {
+        let refused = |e| failed(image, &format!("pushing {digest} of {image}"), e);
+        if retry(|| async { clients.ask.blob_exists(image, &text).await.map_err(refused) }).await? {
             return Ok(None);
         }
         let size = push.manifest.size_of(&digest).unwrap_or_default();
@@ -123,11 +123,12 @@ impl ImagePusher {
         // One that is here stays while the build runs.
         let here = tokio::task::spawn_blocking(move || blobs.contains(&wanted).then(|| blobs.path(&wanted)));
         if let Some(here) = here.await.map_err(|e| Error::internal("reading a layer", e))? {
-            let from_disk = || async {
-                let file = tokio::fs::File::open(&here).await?;
-                clients.upload(image, ReaderStream::with_capacity(file, CHUNK), &text, size).await
-            };
-            retry(from_disk).await.map_err(refused)?;
+            retry(|| async {
+                let file = tokio::fs::File::open(&here).await.map_err(|e| refused(E::IoError(e)))?;
+                let bytes = ReaderStream::with_capacity(file, CHUNK);
+                clients.upload(image, bytes, &text, size).await.map_err(refused)
+            })
+            .await?;
             return Ok(Some(size));
         }
         let Some(base) = push.base else {
@@ -136,17 +137,11 @@ impl ImagePusher {
         if base.registry() == image.registry() && clients.ask.mount_blob(image, base, &text).await.is_ok() {
             return Ok(Some(0));
         }
-        let source = self.remotes.clients_of(base).await?.ask;
-        let mut backoff = BACKOFF;
-        for tries_left in (0..TRIES).rev() {
-            let layer = LayerDescriptor { digest: &text, urls: &None };
-            let reading = source.pull_blob_stream(base, &layer).await;
-            let bytes = reading.map_err(|e| failed(base, &format!("reading {digest} of {base}"), e))?;
-            match clients.upload(image, bytes, &text, size).await {
-                Err(e) if tries_left > 0 && is_transient(&e) => tokio::time::sleep(backoff.jittered_pause()).await,
-                pushed => return pushed.map(|_| Some(size)).map_err(refused),
-            }
-        }
+        retry(|| async {
+            let bytes = self.remotes.read(base, digest).await?;
+            clients.upload(image, bytes, &text, size).await.map_err(refused)
+        })
+        .await?;
         Ok(Some(size))
     }
 }
@@ -183,14 +178,14 @@ impl Clients {
 }
 
 /// Tries again what may succeed then.
-async fn retry<T, F>(attempt: impl Fn() -> F) -> Result<T, E>
+async fn retry<T, F>(attempt: impl Fn() -> F) -> Result<T>
 where
-    F: Future<Output = Result<T, E>>,
+    F: Future<Output = Result<T>>,
 {
     let mut backoff = BACKOFF;
     for _ in 1..TRIES {
         match attempt().await {
-            Err(e) if is_transient(&e) => tracing::debug!("a registry failed, it is asked again: {e}"),
+            Err(e) if is_away(&e) => tracing::debug!("a registry failed, it is asked again: {e}"),
             outcome => return outcome,
         }
         tokio::time::sleep(backoff.jittered_pause()).await;

@@ -2,7 +2,7 @@
 //! leads and how long it takes have bounds.
 
 use hoistway_kit::{
-    address_scope::{AddressScope, Lookup, NoAddress, check_url},
+    address_scope::{self, AddressScope, Lookup, NoAddress, check_url},
     web::USER_AGENT,
 };
 use hoistway_model::{Error, Result};
@@ -11,12 +11,7 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, LOCATION},
 };
 use reqwest::{Client, ClientBuilder, Response, Url, redirect::Policy};
-use std::{
-    error::Error as StdError,
-    net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// The time that a connection may take to come about.
@@ -144,12 +139,9 @@ fn client() -> ClientBuilder {
         .user_agent(USER_AGENT)
 }
 
-/// Whether a URL is of this machine, where plain HTTP is the habit.
+/// Whether a URL leads to this machine.
 pub(super) fn is_this_machine(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
-        || host.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback())
+    url.host_str().is_some_and(address_scope::is_this_machine)
 }
 
 fn no_address<'a>(e: &'a (dyn StdError + 'static)) -> Option<&'a NoAddress> {

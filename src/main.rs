@@ -54,6 +54,16 @@ pub struct UpArgs {
     /// localhost:8092]
     #[arg(long, value_name = "ADDR:PORT", env = "HOISTWAY_LISTEN")]
     listen: Option<up::Listen>,
+    /// The certificate of the HTTP API (PEM), which clients on other machines then need; those of this machine may do
+    /// without TLS
+    #[arg(long, value_name = "FILE", env = "HOISTWAY_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "HOISTWAY_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serve clients on other machines without TLS too, for example behind a proxy
+    #[arg(long, env = "HOISTWAY_ALLOW_PLAINTEXT")]
+    allow_plaintext: bool,
     /// The data directory [default: $XDG_DATA_HOME/hoistway]
     #[arg(long, value_name = "DIR", env = "HOISTWAY_DATA_DIR")]
     data_dir: Option<PathBuf>,

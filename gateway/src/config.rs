@@ -11,6 +11,7 @@ use hoistway_kit::{
     db::{DatabaseConfig, Location},
     prune::Retention,
     telemetry::LogFormat,
+    tls::{ApiTlsConfig, ServiceTlsConfig},
 };
 use hoistway_model::{Result, source};
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,10 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// Reverse proxies whose `X-Forwarded-For` is trusted for a request's address.
     pub trusted_proxies: Vec<IpAddr>,
+    /// TLS of the HTTP API.
+    pub api_tls: ApiTlsConfig,
+    /// TLS between services.
+    pub tls: ServiceTlsConfig,
     /// Where the tables are.
     pub database: DatabaseConfig,
     /// The format of log lines: human or json.
@@ -143,6 +148,8 @@ impl Default for Config {
             identity_provider_http_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: access.trusted_proxies,
+            api_tls: ApiTlsConfig::default(),
+            tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }

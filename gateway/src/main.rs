@@ -33,10 +33,11 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: &Config, shutdown: CancellationToken) -> Result<()> {
-    let listeners = ports::listen(config.listen)?;
+    let listeners = config.api_tls.secure(ports::listen(config.listen)?)?;
     let token = ServiceToken::load_or_create(&config.file(&config.service_token_file, "service-token"))?;
     let patience = config.deploy_deadline();
-    let connect = |server: &str, uri: &str| Transport::connect(server, uri, &token);
+    let tls = config.tls.load()?;
+    let connect = |server: &str, uri: &str| Transport::connect_tls(server, uri, &token, &tls);
     let services = Services {
         tools: Arc::new(ToolRegistryClient::new(connect("tool-registry", &config.tool_registry)?)),
         builds: Arc::new(BuildClient::new(connect("build", &config.build)?, patience)),

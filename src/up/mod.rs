@@ -22,6 +22,7 @@ use hoistway_kit::{
     secrets::MasterKey,
     shutdown::{self, part},
     telemetry::{self, LogFormat},
+    tls::ApiTlsConfig,
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::{AgentIdentities, Code, Error, Result, Secret, page};
@@ -146,6 +147,7 @@ impl Settings {
             "master_key_file",
             "api_key_file",
             "database",
+            "tls",
             "log_format",
         ];
         let decided = |more: &[&'static str]| [&shared, more].concat();
@@ -166,6 +168,16 @@ impl Settings {
                 "python",
             ]),
         )?;
+        let gateway: gateway::Config = config::load_part(
+            gateway::config::SERVICE,
+            file,
+            &decided(&["listen", "tool_registry", "build", "agent", "egress", "public_registry", "image_registry"]),
+        )?;
+        let api_tls = ApiTlsConfig {
+            cert_file: args.tls_cert.or(gateway.api_tls.cert_file),
+            key_file: args.tls_key.or(gateway.api_tls.key_file),
+            allow_plaintext: args.allow_plaintext || gateway.api_tls.allow_plaintext,
+        };
         Ok(Self {
             listen: args.listen.or(listen).unwrap_or(Listen::Localhost(DEFAULT_PORT)),
             data_dir,
@@ -209,11 +221,7 @@ impl Settings {
                 file,
                 &decided(&["listen", "grpc_listen", "tool_registry", "agent", "key_file", "ca_file"]),
             )?,
-            gateway: config::load_part(
-                gateway::config::SERVICE,
-                file,
-                &decided(&["listen", "tool_registry", "build", "agent", "egress", "public_registry", "image_registry"]),
-            )?,
+            gateway: gateway::Config { api_tls, ..gateway },
         })
     }
 }
@@ -227,7 +235,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let stop = shutdown::on_signals()?;
     let (data_dir, database) = (settings.data_dir, settings.database);
     let shared = Shared::open(&data_dir)?;
-    let api = settings.listen.bind()?;
+    let api = settings.gateway.api_tls.secure(settings.listen.bind()?)?;
     let mut kept = Ports::open(&data_dir)?;
 
     // The services outlive the gateway, whose requests in flight still need them. Egress outlives the agents.
@@ -348,6 +356,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
 
     let banner = StartupBanner {
         api: api.addrs(),
+        has_tls: api.tls().is_some(),
         api_key_file: shared.api_key_file.clone(),
         registry,
         is_default_dir: config::data_dir(None).is_ok_and(|default| default == data_dir),

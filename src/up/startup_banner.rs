@@ -13,6 +13,8 @@ use std::{
 pub struct StartupBanner {
     /// The HTTP API's addresses.
     pub api: Vec<SocketAddr>,
+    /// Whether other machines reach it with TLS.
+    pub has_tls: bool,
     /// The file with the API key.
     pub api_key_file: PathBuf,
     /// `host:port` of the registry.
@@ -81,6 +83,9 @@ impl StartupBanner {
         let at = self.api.first();
         let port = at.map_or(0, SocketAddr::port);
         match at {
+            Some(addr) if self.has_tls && !addr.ip().is_loopback() && !addr.ip().is_unspecified() => {
+                format!("https://{addr}/api")
+            }
             Some(addr) if !is_localhost(addr.ip()) => format!("http://{addr}/api"),
             _ => format!("http://localhost:{port}/api"),
         }
@@ -118,6 +123,7 @@ mod tests {
     fn banner(api: &str, is_default_dir: bool) -> StartupBanner {
         StartupBanner {
             api: vec![api.parse().unwrap()],
+            has_tls: false,
             api_key_file: "/data/api-key".into(),
             registry: "127.0.0.1:5001".into(),
             data_dir: "/data".into(),
@@ -141,6 +147,9 @@ mod tests {
         ] {
             assert_eq!(banner(api, is_default_dir).exports(), expected, "{api}");
         }
+        let with_tls = StartupBanner { has_tls: true, ..banner("10.1.2.3:8092", true) };
+        assert_eq!(with_tls.url(), "https://10.1.2.3:8092/api");
+        assert_eq!(StartupBanner { has_tls: true, ..banner("0.0.0.0:8092", true) }.url(), "http://localhost:8092/api");
         // The key of an installation in the default directory is for addresses of this machine only.
         assert!(banner("10.1.2.3:8092", true).exports().contains(key));
     }

@@ -202,6 +202,16 @@ impl Bounded {
         self.connection.clone()
     }
 
+    /// Returns the first byte that is not read yet, which stays unread.
+    pub async fn peek(&mut self) -> io::Result<u8> {
+        let mut byte = [0; 1];
+        let peeked = tokio::select! {
+            () = self.closed.as_mut() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            peeked = self.stream.peek(&mut byte) => peeked?,
+        };
+        if peeked == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(byte[0]) }
+    }
+
     /// Tracks the result of a write: one that stays blocked fails in the end.
     fn watched<T>(&mut self, written: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {

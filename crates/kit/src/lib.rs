@@ -36,5 +36,6 @@ pub mod service_main;
 pub mod shutdown;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod token;
 pub mod web;

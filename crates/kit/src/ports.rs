@@ -2,6 +2,7 @@
 
 use crate::{
     fs::{read_if_there, write_atomic},
+    tls::ListenerTls,
     token::random,
 };
 use hoistway_model::{Code, Error, Result};
@@ -119,7 +120,7 @@ pub fn listen_loopback(port: u16) -> Result<Listeners> {
 /// Listens on one address. Inside the runtime only.
 pub fn listen(addr: SocketAddr) -> Result<Listeners> {
     bind(addr)
-        .map(|listener| Listeners(vec![listener]))
+        .map(Listeners::from)
         .map_err(|e| busy(&addr.to_string(), "end the program that uses it, or choose another", e))
 }
 
@@ -157,7 +158,7 @@ pub fn listen_with_loopback(addr: SocketAddr) -> Result<Listeners> {
             }
         }
     }
-    Ok(Listeners(all))
+    Ok(all.into())
 }
 
 /// Listens on the configured address of a service, and writes the port chosen for port 0 back. 127.0.0.1 includes
@@ -190,10 +191,10 @@ fn bind_loopback(port: u16) -> io::Result<Listeners> {
         let v4 = bind((Ipv4Addr::LOCALHOST, port).into())?;
         let chosen = v4.local_addr()?.port();
         match bind((Ipv6Addr::LOCALHOST, chosen).into()) {
-            Ok(v6) => return Ok(Listeners(vec![v4, v6])),
+            Ok(v6) => return Ok(vec![v4, v6].into()),
             Err(e) if e.kind() == ErrorKind::AddrInUse && port == 0 && attempt < ATTEMPTS => {}
             Err(e) if e.kind() == ErrorKind::AddrInUse => return Err(e),
-            Err(_) => return Ok(Listeners(vec![v4])),
+            Err(_) => return Ok(v4.into()),
         }
     }
     Err(ErrorKind::AddrInUse.into())
@@ -219,7 +220,10 @@ fn bind_v6_only(addr: SocketAddr) -> io::Result<TcpListener> {
 
 /// Listening sockets that belong together.
 #[derive(Debug)]
-pub struct Listeners(Vec<TcpListener>);
+pub struct Listeners {
+    sockets: Vec<TcpListener>,
+    tls: Option<ListenerTls>,
+}
 
 impl Listeners {
     /// Returns the port of the first one.
@@ -227,9 +231,19 @@ impl Listeners {
         self.addrs().first().map_or(0, SocketAddr::port)
     }
 
+    /// Adds TLS, which the server of the connections applies.
+    pub(crate) fn with_tls(self, tls: ListenerTls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// Returns the TLS of their connections, if they have it.
+    pub fn tls(&self) -> Option<&ListenerTls> {
+        self.tls.as_ref()
+    }
+
     /// Returns their addresses; the first is the one to show.
     pub fn addrs(&self) -> Vec<SocketAddr> {
-        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.sockets.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Returns the next connection on any of them, with Nagle's algorithm off. Failures to accept are logged and
@@ -252,7 +266,7 @@ impl Listeners {
     }
 
     fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        for listener in &self.0 {
+        for listener in &self.sockets {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(accepted);
             }
@@ -263,13 +277,13 @@ impl Listeners {
 
 impl From<TcpListener> for Listeners {
     fn from(listener: TcpListener) -> Self {
-        Self(vec![listener])
+        vec![listener].into()
     }
 }
 
 impl From<Vec<TcpListener>> for Listeners {
     fn from(listeners: Vec<TcpListener>) -> Self {
-        Self(listeners)
+        Self { sockets: listeners, tls: None }
     }
 }
 
@@ -278,7 +292,7 @@ impl IntoIterator for Listeners {
     type IntoIter = std::vec::IntoIter<TcpListener>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.sockets.into_iter()
     }
 }
 

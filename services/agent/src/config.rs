@@ -9,6 +9,7 @@ use hoistway_kit::{
     config::xdg_data_dir,
     db::{DatabaseConfig, Location},
     telemetry::LogFormat,
+    tls::ServiceTlsConfig,
 };
 use hoistway_model::Result;
 use http::Uri;
@@ -95,6 +96,8 @@ pub struct Config {
     pub operations: u64,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
+    /// TLS between services.
+    pub tls: ServiceTlsConfig,
     /// Where the tables are.
     pub database: DatabaseConfig,
     /// The format of log lines: human or json.
@@ -178,6 +181,7 @@ impl Default for Config {
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
             tidy_seconds: 60 * 60,
+            tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }

@@ -84,9 +84,11 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Listens on the configured address, and writes the port that was taken for port 0 into `config`.
+    /// Listens on the configured address, with TLS if it is configured, and writes the port that was taken for port 0
+    /// into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
-        Ok(Self { grpc: listen_as_configured(&mut config.grpc_listen)? })
+        let tls = config.tls.load()?;
+        Ok(Self { grpc: tls.secure_grpc("grpc_listen", listen_as_configured(&mut config.grpc_listen)?)? })
     }
 }
 

@@ -6,6 +6,7 @@ use hoistway_kit::{
     db::{DatabaseConfig, Location},
     idempotency,
     telemetry::LogFormat,
+    tls::ServiceTlsConfig,
 };
 use hoistway_model::Secret;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -85,6 +86,8 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
+    /// TLS between services.
+    pub tls: ServiceTlsConfig,
     /// Where the tables are.
     pub database: DatabaseConfig,
     /// The format of log lines: human or json.
@@ -123,6 +126,7 @@ impl Default for Config {
             tidy_seconds: 60 * 60,
             api_key_file: None,
             service_token_file: None,
+            tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }

@@ -38,7 +38,7 @@ use hoistway_kit::{
     fs,
     grpc::Server,
     image_registry::ImageRegistry,
-    ports::Listeners,
+    ports::{self, Listeners},
     registry_logins::RegistryLogins,
     shutdown::part,
     token::{ApiKey, ServiceToken},
@@ -85,6 +85,17 @@ pub struct Ports {
     pub grpc: Listeners,
     /// For the registry.
     pub registry: Listeners,
+}
+
+impl Ports {
+    /// Listens on the configured addresses, with TLS if it is configured.
+    pub fn listen(config: &Config) -> Result<Self> {
+        let tls = config.tls.load()?;
+        Ok(Self {
+            grpc: tls.secure_grpc("grpc_listen", ports::listen(config.grpc_listen)?)?,
+            registry: tls.secure_http("registry_listen", ports::listen(config.registry_listen)?)?,
+        })
+    }
 }
 
 /// The service, opened; it listens nowhere yet.

@@ -3,7 +3,7 @@
 use clap::Parser;
 use hoistway_build::{Config, Deps, Ports, config::SERVICE};
 use hoistway_kit::{
-    config, ports,
+    config,
     service_main::{self, ConfigFile},
 };
 use std::process::ExitCode;
@@ -25,9 +25,9 @@ fn main() -> ExitCode {
     service_main::main(|arguments: Arguments| {
         let config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
         service_main::serve("hoistway-build", config.log_format, &config.data_dir, async |shutdown| {
-            let (grpc, registry) = (ports::listen(config.grpc_listen)?, ports::listen(config.registry_listen)?);
+            let ports = Ports::listen(&config)?;
             tracing::info!("gRPC on {}, registry on {}", config.grpc_listen, config.registry_listen);
-            hoistway_build::serve(&config, Deps::load(&config)?, Ports { grpc, registry }, shutdown).await
+            hoistway_build::serve(&config, Deps::load(&config)?, ports, shutdown).await
         })
     })
 }

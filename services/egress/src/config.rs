@@ -5,6 +5,7 @@ use hoistway_kit::{
     db::{DatabaseConfig, Location},
     prune::Retention,
     telemetry::LogFormat,
+    tls::ServiceTlsConfig,
 };
 use hoistway_model::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,8 @@ pub struct Config {
     pub tidy_seconds: u64,
     /// Whether exported spans have the prompts of models.
     pub trace_prompts: bool,
+    /// TLS between services.
+    pub tls: ServiceTlsConfig,
     /// Where the tables are.
     pub database: DatabaseConfig,
     /// The format of log lines: human or json.
@@ -130,6 +133,7 @@ impl Default for Config {
             usage_sums: 1_000_000,
             tidy_seconds: 60 * 60,
             trace_prompts: false,
+            tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }

@@ -45,6 +45,7 @@ use hoistway_kit::{
     ports::{Listeners, listen_as_configured},
     quota::SharedQuota,
     shutdown::part,
+    tls::{Accepted, ListenerTls},
     token::ServiceToken,
 };
 use hoistway_model::{AgentIdentities, EgressService, Error, Result};
@@ -98,8 +99,9 @@ impl Deps {
         };
         let loading = tokio::task::spawn_blocking(load).await;
         let (token, egress_token, key) = loading.map_err(|e| Error::internal("reading the keys", e))??;
-        let tools = Transport::connect("tool-registry", &config.tool_registry, &egress_token)?;
-        let agents = Transport::connect("agent", &config.agent, &token)?;
+        let tls = config.tls.load()?;
+        let tools = Transport::connect_tls("tool-registry", &config.tool_registry, &egress_token, &tls)?;
+        let agents = Transport::connect_tls("agent", &config.agent, &token, &tls)?;
         let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agents));
         let tools = Arc::new(ToolCredentialsClient::new(tools));
         let policies = WatchedPolicies::new(tools, Arc::clone(&agents), &config.private_domains)?;
@@ -118,11 +120,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    /// Listens on the configured addresses, with TLS if it is configured, and writes the ports that were taken for port
+    /// 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
+        let tls = config.tls.load()?;
         Ok(Self {
-            grpc: listen_as_configured(&mut config.grpc_listen)?,
-            http: listen_as_configured(&mut config.listen)?,
+            grpc: tls.secure_grpc("grpc_listen", listen_as_configured(&mut config.grpc_listen)?)?,
+            http: tls.secure_http("listen", listen_as_configured(&mut config.listen)?)?,
         })
     }
 }
@@ -295,7 +299,14 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     let accepting = async {
         loop {
             let (stream, peer) = listeners.accept().await;
-            egress.tasks.spawn(connection::serve(Arc::clone(&egress), connections.take_in(stream, peer)));
+            let opening = ListenerTls::accept(listeners.tls().cloned(), connections.take_in(stream, peer));
+            let serving = Arc::clone(&egress);
+            egress.tasks.spawn(async move {
+                match opening.await.and_then(Accepted::permitted) {
+                    Ok(stream) => connection::serve(serving, stream).await,
+                    Err(e) => tracing::debug!("a connection of {peer} to egress was not opened: {e}"),
+                }
+            });
         }
     };
     tokio::select! {

@@ -6,6 +6,7 @@ use hoistway_kit::{
     idempotency,
     prune::Retention,
     telemetry::LogFormat,
+    tls::ServiceTlsConfig,
 };
 use hoistway_model::Result;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct Config {
     pub operations: u64,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
+    /// TLS between services.
+    pub tls: ServiceTlsConfig,
     /// Where the tables are.
     pub database: DatabaseConfig,
     /// The format of log lines: human or json.
@@ -64,6 +67,7 @@ impl Default for Config {
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
             tidy_seconds: 60 * 60,
+            tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),
         }

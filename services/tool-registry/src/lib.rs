@@ -67,11 +67,13 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Listens on the configured addresses, and writes the ports that were taken for port 0 into `config`.
+    /// Listens on the configured addresses, with TLS if it is configured, and writes the ports that were taken for port
+    /// 0 into `config`.
     pub fn listen(config: &mut Config) -> Result<Self> {
+        let tls = config.tls.load()?;
         Ok(Self {
-            grpc: listen_as_configured(&mut config.grpc_listen)?,
-            http: listen_as_configured(&mut config.http_listen)?,
+            grpc: tls.secure_grpc("grpc_listen", listen_as_configured(&mut config.grpc_listen)?)?,
+            http: tls.secure_http("http_listen", listen_as_configured(&mut config.http_listen)?)?,
         })
     }
 }

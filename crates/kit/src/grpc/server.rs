@@ -7,9 +7,13 @@ use super::{
 use crate::{
     connection_limits::{Connections, Limits},
     ports::Listeners,
+    tls::{Accepted, ListenerTls, ServerStream},
     token::ServiceToken,
 };
-use futures_util::{FutureExt, stream};
+use futures_util::{
+    FutureExt, Stream, StreamExt,
+    stream::{self, FuturesUnordered},
+};
 use hoistway_model::{Error, Result};
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -104,10 +108,7 @@ impl Server {
     pub async fn serve(self, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<()> {
         let health = self.health.clone();
         let connections = Connections::new(Limits::default());
-        let incoming = stream::unfold((listeners.into(), connections), |(listeners, connections)| async move {
-            let (stream, peer) = listeners.accept().await;
-            Some((io::Result::Ok(connections.take_in(stream, peer)), (listeners, connections)))
-        });
+        let incoming = incoming(listeners.into(), connections);
         let signal = {
             let shutdown = shutdown.clone();
             async move {
@@ -143,4 +144,24 @@ impl Server {
     pub(super) fn guarded_routes(self) -> GuardedRoutes {
         GuardedRoutes { routes: self.routes.prepare(), guard: self.guard }
     }
+}
+
+/// Returns the connections once they are open. Handshakes run beside each other; their number is that of the
+/// connections without a token.
+fn incoming(listeners: Listeners, connections: Connections) -> impl Stream<Item = io::Result<ServerStream>> {
+    let start = (listeners, connections, FuturesUnordered::new());
+    stream::unfold(start, |(listeners, connections, mut opening)| async move {
+        loop {
+            tokio::select! {
+                (stream, peer) = listeners.accept() => {
+                    let (stream, tls) = (connections.take_in(stream, peer), listeners.tls().cloned());
+                    opening.push(async move { (ListenerTls::accept(tls, stream).await, peer) });
+                }
+                Some((opened, peer)) = opening.next() => match opened.and_then(Accepted::permitted) {
+                    Ok(stream) => return Some((Ok(stream), (listeners, connections, opening))),
+                    Err(e) => tracing::debug!("a connection of {peer} was not opened: {e}"),
+                },
+            }
+        }
+    })
 }

@@ -1,7 +1,7 @@
 //! The transport to a server: a connection over TCP, or a call in process. Generated clients use it as their channel.
 
 use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, format_timeout, middleware::GuardedRoutes, status};
-use crate::{telemetry, token::ServiceToken};
+use crate::{telemetry, tls::ServiceTls, token::ServiceToken};
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use std::{
@@ -39,9 +39,16 @@ enum Way {
 }
 
 impl Transport {
-    /// Connects to the service `server` (the name is for messages) at `uri`, such as `http://127.0.0.1:20017`. The
-    /// first call opens the connection, and a later one reopens a lost one. Inside the runtime only.
+    /// Connects without TLS to the service `server` (the name is for messages) on this machine at `uri`, such as
+    /// `http://127.0.0.1:20017`. The first call opens the connection, and a later one reopens a lost one. Inside the
+    /// runtime only.
     pub fn connect(server: &str, uri: &str, token: &ServiceToken) -> Result<Self> {
+        Self::connect_tls(server, uri, token, &ServiceTls::default())
+    }
+
+    /// Connects like [`Transport::connect`], with the certificate of this service if it has one; `uri` begins with
+    /// `https` then.
+    pub fn connect_tls(server: &str, uri: &str, token: &ServiceToken, tls: &ServiceTls) -> Result<Self> {
         let wrong = |e| Error::new(Code::InvalidArgument, format!("\"{uri}\" is not an address")).with_source(e);
         let endpoint = Endpoint::from_shared(uri.to_owned())
             .map_err(wrong)?
@@ -49,7 +56,11 @@ impl Transport {
             .tcp_keepalive(Some(KEEPALIVE))
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        Ok(Self::new(Way::Remote(endpoint.connect_lazy()), server, token))
+        let channel = match tls.connector(server, endpoint.uri(), KEEPALIVE)? {
+            Some(connector) => endpoint.connect_with_connector_lazy(connector),
+            None => endpoint.connect_lazy(),
+        };
+        Ok(Self::new(Way::Remote(channel), server, token))
     }
 
     pub(super) fn local(routes: GuardedRoutes, token: &ServiceToken) -> Self {

@@ -1,7 +1,7 @@
 //! Detects a lone LF at the end of a line in request heads. hyper accepts it (RFC 9112, 2.2, allows it), and a proxy in
 //! front may not: the two would see different requests on one connection (request smuggling).
 
-use crate::connection_limits::Bounded;
+use crate::tls::ServerStream;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -12,10 +12,10 @@ use tokio_util::io::InspectReader;
 const LOOKED_AT: usize = 128;
 
 /// A connection whose heads are examined as they arrive.
-pub(super) type Watched = InspectReader<Bounded, Box<dyn FnMut(&[u8]) + Send>>;
+pub(super) type Watched = InspectReader<ServerStream, Box<dyn FnMut(&[u8]) + Send>>;
 
 /// Examines a connection. The flag becomes true when a line of a head ends in a lone LF.
-pub(super) fn watch(stream: Bounded) -> (Watched, Arc<AtomicBool>) {
+pub(super) fn watch(stream: ServerStream) -> (Watched, Arc<AtomicBool>) {
     let (mut requests, lone) = (Requests::default(), Arc::new(AtomicBool::new(false)));
     let found = Arc::clone(&lone);
     let look = move |bytes: &[u8]| {

@@ -3,8 +3,9 @@
 mod bare_lf;
 
 use crate::{
-    connection_limits::{Bounded, Connections, Limits},
+    connection_limits::{Connections, Limits},
     ports::Listeners,
+    tls::{Accepted, ListenerTls},
 };
 use axum::{
     Router,
@@ -40,8 +41,16 @@ pub async fn serve(listeners: Listeners, app: Router, limits: Limits, shutdown: 
             () = shutdown.cancelled() => break,
             accepted = listeners.accept() => accepted,
         };
-        let stream = connections.take_in(stream, peer);
-        serving.spawn(serve_connection(stream, app.clone(), shutdown.clone()));
+        let (stream, tls) = (connections.take_in(stream, peer), listeners.tls().cloned());
+        let (app, shutdown) = (app.clone(), shutdown.clone());
+        serving.spawn(async move {
+            let accepted = shutdown.run_until_cancelled(ListenerTls::accept(tls, stream)).await;
+            match accepted {
+                Some(Ok(accepted)) => serve_connection(accepted, app, shutdown).await,
+                Some(Err(e)) => tracing::debug!("a connection of {peer} was not opened: {e}"),
+                None => {}
+            }
+        });
     }
     drop(listeners);
     serving.close();
@@ -62,6 +71,7 @@ fn names_one_host(version: Version, headers: &HeaderMap) -> bool {
 }
 
 const NO_HOST: &str = r#"{"error":"a request needs the header Host, once","code":"invalid_argument"}"#;
+const NO_TLS: &str = r#"{"error":"this address needs TLS: use https","code":"invalid_argument"}"#;
 const LONE_LINE_FEED: &str = r#"{"error":"the lines of a request's head end in CR LF","code":"invalid_argument"}"#;
 
 fn refused(text: &'static str) -> Response {
@@ -69,13 +79,20 @@ fn refused(text: &'static str) -> Response {
     (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
 
-async fn serve_connection(stream: Bounded, app: Router, shutdown: CancellationToken) {
+async fn serve_connection(accepted: Accepted, app: Router, shutdown: CancellationToken) {
+    let (stream, needs_tls) = match accepted {
+        Accepted::Stream(stream) => (stream, false),
+        Accepted::PlaintextRefused(stream) => (stream, true),
+    };
     let connection = stream.connection();
     let (stream, lone_line_feed) = bare_lf::watch(stream);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (app, connection) = (app.clone(), connection.clone());
         let has_lone_line_feed = lone_line_feed.load(Ordering::Relaxed);
         async move {
+            if needs_tls {
+                return Ok(refused(NO_TLS));
+            }
             if has_lone_line_feed {
                 return Ok(refused(LONE_LINE_FEED));
             }

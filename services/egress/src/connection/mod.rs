@@ -15,8 +15,8 @@ use crate::{
     forward::target::Mode,
 };
 use hoistway_kit::{
-    connection_limits::Bounded,
     egress_auth::{Flavour, PREFACE_MAX, PREFACE_START, Preface},
+    tls::ServerStream,
 };
 use hoistway_model::tool::Scheme;
 use hyper::{
@@ -38,7 +38,7 @@ const MIN_BUFFER: usize = 8 << 10;
 const PING: Duration = Duration::from_secs(30);
 
 /// Serves a connection that was just accepted.
-pub(crate) async fn serve(egress: Arc<Egress>, stream: Bounded) {
+pub(crate) async fn serve(egress: Arc<Egress>, stream: ServerStream) {
     let accepted = stream.connection();
     let local = accepted.local();
     let port = local.map_or(0, |local| local.port());
@@ -84,7 +84,7 @@ enum Opening {
 }
 
 /// Reads the preface, if there is one.
-async fn opening(stream: &mut Prefixed<Bounded>) -> std::io::Result<Opening> {
+async fn opening(stream: &mut Prefixed<ServerStream>) -> std::io::Result<Opening> {
     let start = PREFACE_START.as_bytes();
     let differs = |read: &[u8]| read.iter().zip(start).any(|(a, b)| a != b);
     let end = |read: &[u8]| read.iter().position(|&byte| byte == b'\n');

@@ -1,0 +1,145 @@
+//! The settings of TLS, and which addresses need it.
+
+use super::{
+    ListenerTls, TlsConnector,
+    certificates::{CertificateFiles, Paths},
+};
+use crate::ports::Listeners;
+use hoistway_model::{Error, Result};
+use http::{Uri, uri::Scheme};
+use serde::{Deserialize, Serialize};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+/// The setting `tls` of a service: mutual TLS with the other services.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceTlsConfig {
+    /// This service's certificate for servers and clients, with the host name by which others reach it; those between
+    /// it and the authority follow. PEM, as the other files; all of them are read again when they change.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of the certificate.
+    pub key_file: Option<PathBuf>,
+    /// The authority of all services' certificates, and of nobody else's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether this service may also listen without TLS at addresses that other machines reach, and connect to services
+    /// on other machines without it.
+    pub allow_plaintext: bool,
+}
+
+/// The setting `api_tls` of the gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiTlsConfig {
+    /// The certificate of the API, followed by those between it and the authority that clients know. PEM, as the other
+    /// file; both are read again when they change.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of the certificate.
+    pub key_file: Option<PathBuf>,
+    /// Whether clients on other machines may do without TLS.
+    pub allow_plaintext: bool,
+}
+
+impl ServiceTlsConfig {
+    /// Reads the files; an error names the setting. Blocks.
+    pub fn load(&self) -> Result<ServiceTls> {
+        let certificates = match (&self.cert_file, &self.key_file, &self.ca_file) {
+            (None, None, None) => None,
+            (Some(cert), Some(key), Some(ca)) => {
+                let paths = Paths { cert: cert.clone(), key: key.clone(), ca: Some(ca.clone()) };
+                Some(CertificateFiles::load("tls", paths)?)
+            }
+            _ => return Err(Error::field("tls", "needs cert_file, key_file and ca_file, or none of them")),
+        };
+        Ok(ServiceTls { certificates, allow_plaintext: self.allow_plaintext })
+    }
+}
+
+impl ApiTlsConfig {
+    /// Adds TLS to the listeners of the API, if a certificate is set. Other machines reach no listener without it,
+    /// unless that is asked for. Blocks.
+    pub fn secure(&self, listeners: Listeners) -> Result<Listeners> {
+        let allow_plaintext = self.allow_plaintext;
+        match (&self.cert_file, &self.key_file) {
+            (Some(cert), Some(key)) => {
+                let paths = Paths { cert: cert.clone(), key: key.clone(), ca: None };
+                let certificates = CertificateFiles::load("api_tls", paths)?;
+                Ok(listeners.with_tls(ListenerTls::Http { certificates, allow_plaintext }))
+            }
+            (None, None) if allow_plaintext || is_this_machine(&listeners) => Ok(listeners),
+            (None, None) => {
+                let remedy = "set a certificate and its key (up --tls-cert FILE --tls-key FILE, or api_tls.cert_file and \
+                              api_tls.key_file), or ask for plain HTTP, for example behind a proxy with TLS (up \
+                              --allow-plaintext, or api_tls.allow_plaintext = true)";
+                Err(plaintext("listen", &listeners, remedy))
+            }
+            _ => Err(Error::field("api_tls", "needs cert_file and key_file, or none of them")),
+        }
+    }
+}
+
+/// The certificate of a service, if it has one.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceTls {
+    certificates: Option<CertificateFiles>,
+    allow_plaintext: bool,
+}
+
+impl ServiceTls {
+    /// Requires certificates of the clients of gRPC. Without a certificate, other machines must not reach the
+    /// listeners, whose address is the setting `setting`.
+    pub fn secure_grpc(&self, setting: &str, listeners: Listeners) -> Result<Listeners> {
+        self.secure(setting, listeners, |certificates| ListenerTls::Mutual(certificates.clone()))
+    }
+
+    /// The same for HTTP, whose clients need no certificate.
+    pub fn secure_http(&self, setting: &str, listeners: Listeners) -> Result<Listeners> {
+        let allow_plaintext = self.allow_plaintext;
+        self.secure(setting, listeners, |certificates| ListenerTls::Http {
+            certificates: certificates.clone(),
+            allow_plaintext,
+        })
+    }
+
+    fn secure(
+        &self,
+        setting: &str,
+        listeners: Listeners,
+        tls: impl FnOnce(&CertificateFiles) -> ListenerTls,
+    ) -> Result<Listeners> {
+        match &self.certificates {
+            Some(certificates) => Ok(listeners.with_tls(tls(certificates))),
+            None if self.allow_plaintext || is_this_machine(&listeners) => Ok(listeners),
+            None => Err(plaintext(setting, &listeners, REMEDY)),
+        }
+    }
+
+    /// Returns the connector to a service's address, `None` without TLS. `http` with a certificate and `https` without
+    /// one are refused, and so is `http` to another machine.
+    pub(crate) fn connector(&self, server: &str, uri: &Uri, keepalive: Duration) -> Result<Option<TlsConnector>> {
+        let refused = |why: &str| Err(Error::field(server.replace('-', "_"), format!("{uri} {why}")));
+        match (&self.certificates, uri.scheme() == Some(&Scheme::HTTPS)) {
+            (Some(certificates), true) => Ok(Some(TlsConnector { certificates: certificates.clone(), keepalive })),
+            (Some(_), false) => refused("must begin with https: services with certificates answer nothing else"),
+            (None, true) => refused("needs tls.cert_file, tls.key_file and tls.ca_file, which are not set"),
+            (None, false) if self.allow_plaintext || is_host_of_this_machine(uri) => Ok(None),
+            (None, false) => refused(&format!("is on another machine, to which nothing goes without TLS: {REMEDY}")),
+        }
+    }
+}
+
+const REMEDY: &str = "set tls.cert_file, tls.key_file and tls.ca_file, or tls.allow_plaintext = true if nobody else \
+                      reaches the network between the services";
+
+fn plaintext(setting: &str, listeners: &Listeners, remedy: &str) -> Error {
+    let address = listeners.addrs().first().map(ToString::to_string).unwrap_or_default();
+    Error::field(setting, format!("{address} is reached by other machines, so it needs TLS: {remedy}"))
+}
+
+fn is_this_machine(listeners: &Listeners) -> bool {
+    listeners.addrs().iter().all(|at| at.ip().to_canonical().is_loopback())
+}
+
+fn is_host_of_this_machine(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}

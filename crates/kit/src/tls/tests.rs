@@ -1,0 +1,219 @@
+#![allow(clippy::unwrap_used)]
+
+use super::{certificates::CertificateFiles, *};
+use crate::{
+    connection_limits::Limits,
+    grpc::{Server, Transport},
+    ports::{self, Listeners},
+    token::ServiceToken,
+    web,
+};
+use axum::{Router, routing::get};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+    sync::Arc,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// An authority that signs certificates for `localhost` and 127.0.0.1.
+struct TestAuthority(Issuer<'static, KeyPair>, String);
+
+impl TestAuthority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Self(Issuer::new(params, key), certificate)
+    }
+
+    /// Writes `NAME.pem` and `NAME-key.pem`, and the authority as `ca.pem`.
+    fn issue(&self, dir: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(dir.join(format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+        fs::write(dir.join("ca.pem"), &self.1).unwrap();
+    }
+}
+
+fn service(dir: &Path, name: &str) -> ServiceTlsConfig {
+    ServiceTlsConfig {
+        cert_file: Some(dir.join(format!("{name}.pem"))),
+        key_file: Some(dir.join(format!("{name}-key.pem"))),
+        ca_file: Some(dir.join("ca.pem")),
+        allow_plaintext: false,
+    }
+}
+
+fn api(dir: &Path, name: &str) -> ApiTlsConfig {
+    let ServiceTlsConfig { cert_file, key_file, .. } = service(dir, name);
+    ApiTlsConfig { cert_file, key_file, allow_plaintext: false }
+}
+
+fn any(port: u16) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, port).into()
+}
+
+/// An address of this machine that other machines reach, if it has one.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
+}
+
+async fn serve_grpc(listeners: Listeners, token: &ServiceToken, stop: &CancellationToken) -> u16 {
+    let port = listeners.port();
+    let server = Server::new(token.clone());
+    tokio::spawn(server.serve(listeners, stop.clone()));
+    port
+}
+
+async fn health(transport: Transport) -> Result<(), tonic::Status> {
+    HealthClient::new(transport).check(HealthCheckRequest::default()).await.map(drop)
+}
+
+#[tokio::test]
+async fn services_answer_only_clients_with_a_certificate_of_their_authority() {
+    let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (authority, other) = (TestAuthority::new(), TestAuthority::new());
+    authority.issue(dir.path(), "build");
+    authority.issue(dir.path(), "gateway");
+    other.issue(other_dir.path(), "gateway");
+    let (token, stop) = (ServiceToken::generate().unwrap(), CancellationToken::new());
+    let server = service(dir.path(), "build").load().unwrap();
+    let listeners = server.secure_grpc("grpc_listen", ports::listen(any(0)).unwrap()).unwrap();
+    let port = serve_grpc(listeners, &token, &stop).await;
+    let uri = format!("https://localhost:{port}");
+
+    let client = service(dir.path(), "gateway").load().unwrap();
+    health(Transport::connect_tls("build", &uri, &token, &client).unwrap()).await.unwrap();
+
+    // A server that another authority vouches for is not trusted, and neither is such a client.
+    let stranger = service(other_dir.path(), "gateway").load().unwrap();
+    let refused = health(Transport::connect_tls("build", &uri, &token, &stranger).unwrap()).await.unwrap_err();
+    assert_eq!(refused.message(), "the build service cannot be reached");
+    fs::copy(dir.path().join("ca.pem"), other_dir.path().join("ca.pem")).unwrap();
+    let stranger = service(other_dir.path(), "gateway").load().unwrap();
+    let refused = health(Transport::connect_tls("build", &uri, &token, &stranger).unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    // Nor one without any.
+    let refused = health(Transport::connect("build", &format!("http://127.0.0.1:{port}"), &token).unwrap()).await;
+    assert!(refused.is_err());
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (TestAuthority::new(), TestAuthority::new());
+    first.issue(dir.path(), "api");
+    let config = api(dir.path(), "api");
+    let paths = (config.cert_file.clone().unwrap(), config.key_file.clone().unwrap());
+    let paths = super::certificates::Paths { cert: paths.0, key: paths.1, ca: Some(dir.path().join("ca.pem")) };
+    let files = CertificateFiles::load("tls", paths).unwrap();
+    let before = files.current().await;
+    fs::write(dir.path().join("api.pem"), "half a certif").unwrap();
+    files.expire();
+    assert!(Arc::ptr_eq(&before, &files.current().await), "a broken file changes nothing");
+    second.issue(dir.path(), "api");
+    assert!(Arc::ptr_eq(&before, &files.current().await), "the files are not looked at each time");
+    files.expire();
+    assert!(!Arc::ptr_eq(&before, &files.current().await));
+}
+
+/// Asks for `/` with TLS that trusts `authority`, or without TLS.
+async fn ask(at: SocketAddr, authority: Option<&TestAuthority>) -> String {
+    async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+    let stream = TcpStream::connect(at).await.unwrap();
+    let Some(authority) = authority else { return exchange(stream).await };
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.1.as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    exchange(connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn the_api_serves_tls_and_only_this_machine_may_do_without() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    authority.issue(dir.path(), "api");
+    let listeners = api(dir.path(), "api").secure(ports::listen(any(0)).unwrap()).unwrap();
+    let (port, stop) = (listeners.port(), CancellationToken::new());
+    let app = Router::new().route("/", get(|| async { "served" }));
+    let serving = tokio::spawn(web::serve(listeners, app, Limits::default(), stop.clone()));
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    for authority in [Some(&authority), None] {
+        assert!(ask(loopback, authority).await.ends_with("served"));
+    }
+    if let Some(outer) = outer_address() {
+        let outer = SocketAddr::new(outer, port);
+        assert!(ask(outer, Some(&authority)).await.ends_with("served"));
+        let refused = ask(outer, None).await;
+        assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains("this address needs TLS: use https"));
+    }
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn addresses_that_other_machines_reach_need_tls_or_permission() {
+    let none = ServiceTlsConfig::default().load().unwrap();
+    let local = || ports::listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let outside = || ports::listen(any(0)).unwrap();
+    assert!(none.secure_grpc("grpc_listen", local()).is_ok());
+    let refused = none.secure_grpc("grpc_listen", outside()).unwrap_err();
+    assert!(refused.message.contains("grpc_listen") && refused.message.contains("tls.allow_plaintext"), "{refused}");
+    let asked = ServiceTlsConfig { allow_plaintext: true, ..ServiceTlsConfig::default() }.load().unwrap();
+    assert!(asked.secure_http("registry_listen", outside()).is_ok());
+    assert!(ApiTlsConfig::default().secure(local()).is_ok());
+    let refused = ApiTlsConfig::default().secure(outside()).unwrap_err();
+    assert!(refused.message.contains("api_tls.cert_file"), "{refused}");
+
+    let token = ServiceToken::generate().unwrap();
+    let connect = |uri: &str, tls: &ServiceTls| Transport::connect_tls("build", uri, &token, tls).map(drop);
+    for uri in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
+        connect(uri, &none).unwrap();
+    }
+    let refused = connect("http://build:8095", &none).unwrap_err();
+    assert!(refused.message.contains("is on another machine"), "{refused}");
+    connect("http://build:8095", &asked).unwrap();
+    assert!(connect("https://build:8095", &asked).unwrap_err().message.contains("tls.cert_file"));
+}
+
+#[test]
+fn settings_that_cannot_work_name_the_file() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    authority.issue(dir.path(), "a");
+    authority.issue(dir.path(), "b");
+    let message = |config: ServiceTlsConfig| config.load().unwrap_err().message;
+    let good = service(dir.path(), "a");
+    let incomplete = ServiceTlsConfig { ca_file: None, ..good.clone() };
+    assert!(message(incomplete).contains("tls: needs cert_file, key_file and ca_file"));
+    let missing = ServiceTlsConfig { cert_file: Some(dir.path().join("none.pem")), ..good.clone() };
+    assert!(message(missing).contains("tls.cert_file: "));
+    let swapped = ServiceTlsConfig { key_file: Some(dir.path().join("b-key.pem")), ..good.clone() };
+    assert!(message(swapped).contains("is not the key of"));
+    let no_authority = ServiceTlsConfig { ca_file: Some(dir.path().join("a-key.pem")), ..good };
+    assert!(message(no_authority).contains("tls.ca_file: "));
+}

@@ -120,15 +120,48 @@ expect "$(call "$api/api/tools/echo-tool")" 200 "http://localhost:$HOISTWAY_ECHO
 expect "$(call "http://localhost:$HOISTWAY_ECHO_PORT/echo" -d '{"message": "hi"}')" 200 '"hi"'
 
 log "egress, from where agents are"
-answer=$("${compose[@]}" exec -T agent python3 -c '
+answer=$("${compose[@]}" exec -T --user 65532 agent python3 -c '
 import urllib.error, urllib.request
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-print(opener.open("http://egress:8098/readyz", timeout=5).status)
+import http.client, ssl
+trusted = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile="/keys/own/ca.pem"))
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), trusted)
+print(opener.open("https://egress:8098/readyz", timeout=5).status)
 try:
-    opener.open("http://egress:8098/tools/echo-tool/echo", timeout=5)
+    opener.open("https://egress:8098/tools/echo-tool/echo", timeout=5)
 except urllib.error.HTTPError as e:
-    print(e.code, e.read().decode())')
-expect "$answer" 200 401 identity_missing
+    print(e.code, e.read().decode())
+try:
+    opener.open("http://egress:8098/readyz", timeout=5)
+except (http.client.HTTPException, OSError):
+    print("no plain HTTP")')
+expect "$answer" 200 401 identity_missing 'no plain HTTP'
+
+log "mutual TLS between services"
+answer=$("${compose[@]}" exec -T --user 65532 agent python3 -c '
+import socket, ssl
+def hello(client):
+    context = ssl.create_default_context(cafile="/keys/own/ca.pem")
+    context.set_alpn_protocols(["h2"])
+    if client:
+        context.load_cert_chain("/keys/own/tls.pem", "/keys/own/tls-key.pem")
+    with context.wrap_socket(socket.create_connection(("build", 8095), 5), server_hostname="build") as stream:
+        stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        return len(stream.recv(9)) == 9
+print("with a certificate:", hello(True))
+try:
+    print("without:", hello(False))
+except ssl.SSLError as e:
+    print("without:", e.reason)')
+expect "$answer" 'with a certificate: True' 'CERTIFICATE_REQUIRED'
+
+log "each service has a database user of its own, and sees no other schema"
+answer=$("${compose[@]}" exec -T --user 0 database psql -U postgres -h /tmp -d hoistway -tAc "
+    SELECT nspname || ' ' || nspowner::regrole || ' ' || (SELECT count(*) > 0 FROM pg_tables
+        WHERE schemaname = nspname AND tableowner = nspowner::regrole::text)
+        || ' ' || has_schema_privilege('hoistway_agent', oid, 'USAGE')
+    FROM pg_namespace WHERE nspname IN ('gateway', 'tool_registry', 'build', 'agent', 'egress')" 2>&1)
+expect "$answer" 'gateway hoistway_gateway true false' 'tool_registry hoistway_tool_registry true false' \
+    'build hoistway_build true false' 'agent hoistway_agent true true' 'egress hoistway_egress true false'
 
 log "an agent and its tool, through egress"
 answer=$(call "$api/api/deploy" -d '{"agent_name": "caller", "required_tools": ["echo-tool"], "source_files": {"agent.py":

@@ -92,6 +92,7 @@ impl Gateway {
         saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
+        let tls = config.tls.load()?;
         let limits = config.limits();
         let state = Arc::new(AppState {
             tools: services.tools.clone(),
@@ -115,6 +116,7 @@ impl Gateway {
             ready: Arc::new(Ready { services, egress }),
             events,
             metrics,
+            tls,
             closing: shutdown.child_token(),
             reserve: Reserve::new(&dir),
             tasks: TaskTracker::new(),

@@ -6,7 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey, quota::SharedQuota};
+use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey, quota::SharedQuota, tls::ServiceTls};
 use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
 use std::{
     fmt,
@@ -55,6 +55,8 @@ pub struct AppState {
     pub events: Arc<Events>,
     /// Measurements of this gateway.
     pub metrics: Arc<GatewayMetrics>,
+    /// The TLS of connections to agents.
+    pub tls: ServiceTls,
     /// Cancelled when the gateway shuts down: ends the answers that follow a stream.
     pub closing: CancellationToken,
     /// Reserved disk space for changes that free disk space.

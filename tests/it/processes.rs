@@ -5,13 +5,14 @@ use crate::{
     prerequisites,
 };
 use hoistway_client::{EgressClient, Transport};
-use hoistway_kit::token::ServiceToken;
-use hoistway_model::{EgressService, egress::PolicySource};
+use hoistway_kit::{tls::ServiceTlsConfig, token::ServiceToken};
+use hoistway_model::{Code, EgressService, egress::PolicySource};
+use hoistway_testing::{TestAuthority, outer_address};
 use serde_json::{Value, json};
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
+    net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -62,22 +63,34 @@ type Environment = Vec<(&'static str, String)>;
 impl Processes {
     /// Starts them, with further settings of the agent service, and returns when they are ready.
     fn start(dir: &Path, agent_settings: &[(&'static str, &str)]) -> Self {
+        let processes = Self::start_unready(dir, agent_settings, None);
+        processes.ready(dir)
+    }
+
+    /// Starts them. With an authority, each has a certificate of it, and everything but the API and the echo tool is at
+    /// an address that other machines reach, if there is one.
+    fn start_unready(dir: &Path, agent_settings: &[(&'static str, &str)], authority: Option<&TestAuthority>) -> Self {
         let data = dir.join("data");
         std::fs::create_dir(&data).unwrap();
-        let at = |port: u16| format!("127.0.0.1:{port}");
-        let [api, tools, echo, build, registry, agent, egress, egress_grpc] = std::array::from_fn(|_| at(free_port()));
-        let url = |at: &str| format!("http://{at}");
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let host = authority.and_then(|_| outer_address()).unwrap_or(loopback);
+        let at = |host: IpAddr| format!("{host}:{}", free_port());
+        let [api, echo] = std::array::from_fn(|_| at(loopback));
+        let [tools, build, registry, agent, egress, egress_grpc] = std::array::from_fn(|_| at(host));
+        let scheme = if authority.is_some() { "https://" } else { "http://" };
+        let url = |at: &str| format!("{scheme}{at}");
+        let registry_scheme = if authority.is_some() { scheme } else { "" };
         let mut agent_env = vec![
             ("GRPC_LISTEN", agent.clone()),
             ("EGRESS_LISTEN", egress.clone()),
-            ("REGISTRY_ADDRESS", registry.clone()),
+            ("EGRESS_URL", url(&egress)),
+            ("REGISTRY_ADDRESS", format!("{registry_scheme}{registry}")),
+            ("AGENTS_BIND", host.to_string()),
         ];
         agent_env.extend(agent_settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let environments = vec![
-            (
-                "tool-registry",
-                vec![("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo.clone()), ("PUBLIC_URL", url(&echo))],
-            ),
+        let echo_url = format!("http://{echo}");
+        let mut environments = vec![
+            ("tool-registry", vec![("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo), ("PUBLIC_URL", echo_url)]),
             (
                 "build",
                 vec![
@@ -108,11 +121,23 @@ impl Processes {
                 ],
             ),
         ];
+        if let Some(authority) = authority {
+            for (name, env) in &mut environments {
+                authority.issue(dir, name, &[&host.to_string()]);
+                let file = |name: &str| dir.join(name).display().to_string();
+                env.push(("TLS__CERT_FILE", file(&format!("{name}.pem"))));
+                env.push(("TLS__KEY_FILE", file(&format!("{name}-key.pem"))));
+                env.push(("TLS__CA_FILE", file("ca.pem")));
+            }
+        }
         let running = environments.iter().map(|(name, env)| (*name, start(dir, name, env))).collect();
-        let mut processes = Self { dir: dir.to_owned(), api, egress_grpc, environments, running, key: String::new() };
-        processes.wait_until_ready();
-        processes.key = std::fs::read_to_string(data.join("api-key")).unwrap().trim().to_owned();
-        processes
+        Self { dir: dir.to_owned(), api, egress_grpc, environments, running, key: String::new() }
+    }
+
+    fn ready(mut self, dir: &Path) -> Self {
+        self.wait_until_ready();
+        self.key = std::fs::read_to_string(dir.join("data/api-key")).unwrap().trim().to_owned();
+        self
     }
 
     fn names(&self) -> Vec<&'static str> {
@@ -299,6 +324,54 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
             break;
         }
         assert!(Instant::now() < until, "{before:?}\n{after:?}");
+    }
+}
+
+#[test]
+fn processes_with_certificates_speak_tls_and_strangers_with_the_token_are_not_answered() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    let processes = Processes::start_unready(dir.path(), &[], Some(&authority)).ready(dir.path());
+    let (slow, _is_slow) = mpsc::sync_channel(1);
+    let probe = json!({
+        "name": "probe",
+        "spec": {"connection": {
+            "baseUrl": format!("http://127.0.0.1:{}", tool(slow)),
+            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
+        }},
+    });
+    assert_eq!(processes.call("POST", "/api/tools", &probe).status, 201);
+    let stored = processes.call("PUT", "/api/tools/probe/credentials", &json!({ "api_key": KEY }));
+    assert_eq!(stored.status, 200, "{}", stored.text());
+    for round in 0..2 {
+        // The second revision takes the first one's place over.
+        let source = format!("{CALLER}\n# {round}\n");
+        processes.deploy(
+            &json!({"agent_name": "caller", "source_files": {"agent.py": source}, "required_tools": ["probe"]}),
+        );
+        let answer = processes.invoke("caller", "/");
+        assert_eq!(json!([answer[1], answer[2]]), json!([200, KEY]), "{}", logs(dir.path()));
+    }
+
+    // The service token alone opens nothing: neither without TLS nor with another authority's certificate.
+    let token = ServiceToken::load_or_create(&dir.path().join("data/service-token")).unwrap();
+    let stranger = tempfile::tempdir().unwrap();
+    TestAuthority::new().issue(stranger.path(), "stranger", &["127.0.0.1"]);
+    std::fs::copy(dir.path().join("ca.pem"), stranger.path().join("ca.pem")).unwrap();
+    let file = |name: &str| Some(stranger.path().join(name));
+    let certificate = ServiceTlsConfig {
+        cert_file: file("stranger.pem"),
+        key_file: file("stranger-key.pem"),
+        ca_file: file("ca.pem"),
+        allow_plaintext: false,
+    };
+    let plain = ServiceTlsConfig { allow_plaintext: true, ..ServiceTlsConfig::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (scheme, tls) in [("http", plain), ("https", certificate)] {
+        let uri = format!("{scheme}://{}", processes.egress_grpc);
+        let tls = tls.load().unwrap();
+        let asked =
+            async { EgressClient::new(Transport::connect_tls("egress", &uri, &token, &tls).unwrap()).status().await };
+        assert_eq!(runtime.block_on(asked).unwrap_err().code, Code::Unavailable, "{uri}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! Requirements of tests beyond the toolchain. If one is missing, the test is skipped with a message and counted; if
 //! `HOISTWAY_TEST_REQUIRE` names it, the test fails instead.
 
+mod certificates;
 mod docker_registry;
 mod openapi_schema;
 mod postgres;
 
+pub use certificates::{TestAuthority, outer_address};
 pub use docker_registry::{Access, DockerRegistry, REGISTRY_PASSWORD, REGISTRY_USER};
 pub use openapi_schema::DocumentSchemas;
 pub use postgres::{PostgresServer, database_url, postgres, shared_databases, uses_postgres};

@@ -22,6 +22,7 @@ use hoistway_kit::{
     disk_reserve::Reserve,
     invoke_statement::InvokeStatementKey,
     ports,
+    tls::ServiceTls,
     token::{ApiKey, ServiceToken},
     web,
 };
@@ -124,6 +125,7 @@ impl TestGateway {
         let shutdown = CancellationToken::new();
         let metrics = GatewayMetrics::new();
         let state = Arc::new(AppState {
+            tls: ServiceTls::default(),
             tools: tools.clone(),
             builds: FakeBuilds::new(),
             agents: agents.clone(),

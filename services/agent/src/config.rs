@@ -39,7 +39,7 @@ pub struct Config {
     pub egress_key_file: Option<PathBuf>,
     /// The certificate of egress' authority, which agents trust; absent: `egress/ca.pem` in the data directory.
     pub egress_ca_file: Option<PathBuf>,
-    /// `host:port` of the platform's own registry; plain HTTP.
+    /// `host:port` of the platform's own registry, with `https://` before it if it has TLS.
     pub registry_address: String,
     /// The registry that built images are pushed to besides, `HOST[:PORT][/PREFIX]`: the runtime docker pulls them from
     /// there. Default: none, it pulls from the platform's own.
@@ -136,7 +136,7 @@ pub struct Docker {
     /// The directory for the sockets to agents' networks, which must have the same path for the daemon; absent:
     /// `sockets` in the service's directory.
     pub dir: Option<PathBuf>,
-    /// `host:port` of the platform's registry as the daemon reaches it; absent: `registry_address`.
+    /// `host:port` of the platform's registry as the daemon reaches it; absent: that of `registry_address`.
     pub registry: Option<String>,
 }
 
@@ -232,11 +232,14 @@ impl Config {
         }
     }
 
-    /// `host:port` of egress as agents reach it.
+    /// The address of egress as agents reach it, `host:port`, with `https://` before it if it has TLS.
     pub fn egress_address(&self) -> String {
-        match self.parsed_egress_url().as_ref().and_then(Uri::host) {
-            Some(host) => format!("{host}:{}", self.egress_port()),
-            None => self.egress_listen.to_string(),
+        match self.parsed_egress_url() {
+            Some(url) if url.host().is_some() => {
+                let scheme = if url.scheme_str() == Some("https") { "https://" } else { "" };
+                format!("{scheme}{}:{}", url.host().unwrap_or_default(), self.egress_port())
+            }
+            _ => self.egress_listen.to_string(),
         }
     }
 
@@ -267,6 +270,6 @@ mod tests {
         assert_eq!(at(None), (8098, "127.0.0.1:8098".into()));
         assert_eq!(at(Some("http://egress:9000")), (9000, "egress:9000".into()));
         assert_eq!(at(Some("http://egress")), (80, "egress:80".into()));
-        assert_eq!(at(Some("https://[::1]/")), (443, "[::1]:443".into()));
+        assert_eq!(at(Some("https://[::1]/")), (443, "https://[::1]:443".into()));
     }
 }

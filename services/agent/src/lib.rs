@@ -35,6 +35,7 @@ use hoistway_kit::{
     registry_logins::RegistryLogins,
     secrets::MasterKey,
     shutdown::part,
+    tls::ServiceTls,
     token::ServiceToken,
 };
 use hoistway_model::{AgentIdentities, AgentService, Error, Result};
@@ -112,7 +113,9 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     // Users name these images, so the operator's logins are shown only if the operator says so.
     let logins = RegistryLogins::named(config.docker_config.clone());
     let insecure = config.insecure_registries.clone();
-    let registries = Registries::new(&config.registry_address, deps.token.secret(), logins, insecure)?;
+    let authority = config.tls.ca_file.as_deref();
+    let registries =
+        Registries::new(&config.registry_address, deps.token.secret(), logins, insecure)?.trusting(authority)?;
     let EgressRoute { url, has_identity } =
         runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });
     let key = (!has_identity).then(|| deps.egress_key.clone());
@@ -155,9 +158,10 @@ async fn configured_runtime(
     interpreter: &Interpreter,
     token: &ServiceToken,
 ) -> Result<Arc<dyn Runtime>> {
+    let tls = config.tls.load()?;
     Ok(match config.runtime {
-        RuntimeKind::Process => Arc::new(ProcessRuntime::new(process_config(config, interpreter)).await?),
-        RuntimeKind::Docker => Arc::new(DockerRuntime::new(docker_config(config, token)?).await?),
+        RuntimeKind::Process => Arc::new(ProcessRuntime::new(process_config(config, interpreter, &tls)?).await?),
+        RuntimeKind::Docker => Arc::new(DockerRuntime::new(docker_config(config, token, &tls)?).await?),
     })
 }
 
@@ -169,10 +173,11 @@ fn start_settings(config: &Config) -> StartSettings {
     }
 }
 
-fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
-    ProcessConfig {
+fn process_config(config: &Config, interpreter: &Interpreter, tls: &ServiceTls) -> Result<ProcessConfig> {
+    Ok(ProcessConfig {
         bind: config.agents_bind,
-        egress: config.egress_address(),
+        egress: tls.address("egress_url", &config.egress_address())?,
+        tls: tls.clone(),
         advertise: config.agents_host.clone(),
         starts: start_settings(config),
         limits: config.limits,
@@ -187,11 +192,11 @@ fn process_config(config: &Config, interpreter: &Interpreter) -> ProcessConfig {
             pretend: config.pretend,
         },
         ..ProcessConfig::new(config.service_dir(), interpreter.path.clone())
-    }
+    })
 }
 
 /// Refuses the settings of sandboxes: containers are another one, and what they enforce is not chosen.
-fn docker_config(config: &Config, token: &ServiceToken) -> Result<DockerConfig> {
+fn docker_config(config: &Config, token: &ServiceToken, tls: &ServiceTls) -> Result<DockerConfig> {
     let refuse = |field: &str, why: &str| Err(Error::field(field, format!("{why} with runtime = \"docker\"")));
     if config.sandbox != sandbox::Mode::Auto {
         return refuse("sandbox", "cannot be chosen");
@@ -206,14 +211,17 @@ fn docker_config(config: &Config, token: &ServiceToken) -> Result<DockerConfig> 
         socket: config.docker.socket.clone(),
         dir: config.docker.dir.clone().unwrap_or_else(|| config.service_dir().join("sockets")),
         data_dir: config.service_dir(),
-        registry: config.docker.registry.clone().unwrap_or_else(|| config.registry_address.clone()),
+        registry: config.docker.registry.clone().unwrap_or_else(|| {
+            config.registry_address.strip_prefix("https://").unwrap_or(&config.registry_address).to_owned()
+        }),
         registry_password: token.secret().clone(),
         image_registry: ImageRegistry::of_setting(config.image_registry.as_deref())?,
         image_registry_logins: RegistryLogins::new(config.docker_config.clone()),
         logins: RegistryLogins::named(config.docker_config.clone()),
         bind: config.agents_bind,
         advertise: config.agents_host.clone(),
-        egress: config.egress_address(),
+        egress: tls.address("egress_url", &config.egress_address())?,
+        tls: tls.clone(),
         ca_bundle: Some(config.ca_bundle_file()),
         starts: start_settings(config),
         limits: config.limits,
@@ -256,17 +264,17 @@ mod tests {
 
     #[test]
     fn settings_that_containers_do_not_have_are_refused() {
-        let token = ServiceToken::generate().unwrap();
-        assert!(docker_config(&Config::default(), &token).is_ok());
+        let (token, none) = (ServiceToken::generate().unwrap(), ServiceTls::default());
+        assert!(docker_config(&Config::default(), &token, &none).is_ok());
         let closed = Config { network: sandbox::Network::Closed, ..Config::default() };
-        assert!(docker_config(&closed, &token).is_ok());
+        assert!(docker_config(&closed, &token, &none).is_ok());
         for (config, field) in [
             (Config { sandbox: sandbox::Mode::None, ..Config::default() }, "sandbox"),
             (Config { network: sandbox::Network::Open, ..Config::default() }, "network"),
             (Config { readable: vec!["/srv".into()], ..Config::default() }, "readable"),
             (Config { writable: vec!["/srv".into()], ..Config::default() }, "readable"),
         ] {
-            let error = docker_config(&config, &token).unwrap_err();
+            let error = docker_config(&config, &token, &none).unwrap_err();
             assert!(error.message.starts_with(field) && error.message.contains("docker"), "{error}");
         }
     }

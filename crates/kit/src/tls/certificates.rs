@@ -56,10 +56,12 @@ pub(super) struct Configs {
     pub(super) mutual: Option<MutualConfigs>,
 }
 
-/// The configurations of gRPC between services, each of which shows a certificate.
+/// The configurations of mutual TLS between services: of gRPC, but for the last one.
 pub(super) struct MutualConfigs {
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
+    /// Of a client that speaks something else.
+    pub(super) other_client: Arc<ClientConfig>,
 }
 
 impl CertificateFiles {
@@ -158,9 +160,11 @@ fn read(table: &str, paths: &Paths) -> Result<Configs> {
     let mut server = server().map_err(failed)?.with_client_cert_verifier(verifier).with_cert_resolver(own.clone());
     server.alpn_protocols = vec![HTTP_2.to_vec()];
     let client = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let mut client = client.map_err(failed)?.with_root_certificates(roots).with_client_cert_resolver(own);
+    let other_client = client.map_err(failed)?.with_root_certificates(roots).with_client_cert_resolver(own);
+    let mut client = other_client.clone();
     client.alpn_protocols = vec![HTTP_2.to_vec()];
-    let mutual = MutualConfigs { server: Arc::new(server), client: Arc::new(client) };
+    let mutual =
+        MutualConfigs { server: Arc::new(server), client: Arc::new(client), other_client: Arc::new(other_client) };
     Ok(Configs { http_server: Arc::new(http_server), mutual: Some(mutual) })
 }
 

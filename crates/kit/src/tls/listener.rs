@@ -3,7 +3,9 @@
 use super::certificates::CertificateFiles;
 use crate::connection_limits::{Bounded, Connection};
 use std::{
+    future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,6 +13,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -35,17 +38,50 @@ pub enum ListenerTls {
     },
 }
 
-/// A connection once it is known whether it is encrypted.
-pub enum Accepted {
-    /// One that may be served.
-    Stream(ServerStream),
-    /// One without TLS from a client that has to use it.
-    PlaintextRefused(ServerStream),
+/// A connection that was just accepted.
+pub trait Incoming: AsyncRead + AsyncWrite + Unpin {
+    /// Returns the local address: the one that was dialled, unless it was translated on the way.
+    fn local_addr(&self) -> Option<SocketAddr>;
+
+    /// Returns the first byte that is not read yet, which stays unread.
+    fn peek(&mut self) -> impl Future<Output = io::Result<u8>> + Send;
 }
 
-impl Accepted {
+impl Incoming for Bounded {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.connection().local()
+    }
+
+    async fn peek(&mut self) -> io::Result<u8> {
+        Self::peek(self).await
+    }
+}
+
+impl Incoming for TcpStream {
+    fn local_addr(&self) -> Option<SocketAddr> {
+        Self::local_addr(self).ok()
+    }
+
+    async fn peek(&mut self) -> io::Result<u8> {
+        let mut byte = [0; 1];
+        match Self::peek(self, &mut byte).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(byte[0]),
+        }
+    }
+}
+
+/// A connection once it is known whether it is encrypted.
+pub enum Accepted<S> {
+    /// One that may be served.
+    Stream(ServerStream<S>),
+    /// One without TLS from a client that has to use it.
+    PlaintextRefused(ServerStream<S>),
+}
+
+impl<S> Accepted<S> {
     /// Returns a connection that may be served; another one is an error.
-    pub fn permitted(self) -> io::Result<ServerStream> {
+    pub fn permitted(self) -> io::Result<ServerStream<S>> {
         match self {
             Self::Stream(stream) => Ok(stream),
             Self::PlaintextRefused(_) => Err(io::Error::other("it has no TLS")),
@@ -55,7 +91,7 @@ impl Accepted {
 
 impl ListenerTls {
     /// Opens a connection; without `tls` it is used as it is. An error is the client's.
-    pub async fn accept(tls: Option<Self>, mut stream: Bounded) -> io::Result<Accepted> {
+    pub async fn accept<S: Incoming>(tls: Option<Self>, mut stream: S) -> io::Result<Accepted<S>> {
         let config = match tls {
             None => return Ok(Accepted::Stream(ServerStream::Plain(stream))),
             Some(Self::Mutual(certificates)) => {
@@ -65,7 +101,7 @@ impl ListenerTls {
             }
             Some(Self::Http { certificates, allow_plaintext }) => {
                 if timeout(HANDSHAKE, stream.peek()).await?? != TLS_HANDSHAKE {
-                    let local = stream.connection().local();
+                    let local = stream.local_addr();
                     let is_allowed = allow_plaintext || local.is_some_and(|at| at.ip().to_canonical().is_loopback());
                     let stream = ServerStream::Plain(stream);
                     return Ok(if is_allowed { Accepted::Stream(stream) } else { Accepted::PlaintextRefused(stream) });
@@ -80,11 +116,11 @@ impl ListenerTls {
 
 /// The stream of a connection, with TLS or without.
 #[derive(Debug)]
-pub enum ServerStream {
+pub enum ServerStream<S = Bounded> {
     /// Without TLS.
-    Plain(Bounded),
+    Plain(S),
     /// With TLS.
-    Tls(Box<TlsStream<Bounded>>),
+    Tls(Box<TlsStream<S>>),
 }
 
 impl ServerStream {
@@ -97,7 +133,7 @@ impl ServerStream {
     }
 }
 
-impl AsyncRead for ServerStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ServerStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -106,7 +142,7 @@ impl AsyncRead for ServerStream {
     }
 }
 
-impl AsyncWrite for ServerStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ServerStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -1,8 +1,9 @@
 //! The settings of TLS, and which addresses need it.
 
 use super::{
-    ListenerTls, TlsConnector,
+    GrpcConnector, ListenerTls, ServiceAddress,
     certificates::{CertificateFiles, Paths},
+    client::{HTTPS, is_on_this_machine},
 };
 use crate::ports::Listeners;
 use hoistway_model::{Error, Result};
@@ -94,10 +95,11 @@ impl ServiceTls {
     /// The same for HTTP, whose clients need no certificate.
     pub fn secure_http(&self, setting: &str, listeners: Listeners) -> Result<Listeners> {
         let allow_plaintext = self.allow_plaintext;
-        self.secure(setting, listeners, |certificates| ListenerTls::Http {
-            certificates: certificates.clone(),
-            allow_plaintext,
-        })
+        let tls = |certificates: &CertificateFiles| {
+            let certificates = certificates.clone();
+            ListenerTls::Http { certificates, allow_plaintext }
+        };
+        self.secure(setting, listeners, tls)
     }
 
     fn secure(
@@ -113,20 +115,52 @@ impl ServiceTls {
         }
     }
 
-    /// Returns the connector to a service's address, `None` without TLS. `http` with a certificate and `https` without
+    /// Returns the TLS of listeners that are not known yet, if there is a certificate.
+    pub fn http_listener(&self) -> Option<ListenerTls> {
+        let certificates = self.certificates.clone()?;
+        Some(ListenerTls::Http { certificates, allow_plaintext: self.allow_plaintext })
+    }
+
+    /// Checks an address that is listened on later, which is the setting `setting`; `has_tls` says whether with TLS.
+    pub fn check_listen(&self, setting: &str, ip: IpAddr, has_tls: bool) -> Result<()> {
+        if has_tls || self.allow_plaintext || ip.to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(Error::field(setting, format!("{ip} is reached by other machines, so it needs TLS: {REMEDY}")))
+    }
+
+    /// Returns the address `HOST:PORT`, or `https://HOST:PORT`, of another service's listener. `name` is for messages.
+    /// TLS without a certificate is refused, and so is an address on another machine without TLS.
+    pub fn address(&self, name: &str, text: &str) -> Result<ServiceAddress> {
+        let refused = |why: &str| Err(Error::field(name, format!("{text} {why}")));
+        match (text.strip_prefix(HTTPS), &self.certificates) {
+            (Some(host_port), Some(_)) => Ok(ServiceAddress::new(host_port, self.certificates.clone())),
+            (Some(_), None) => refused(NO_CERTIFICATE),
+            (None, _) if self.allow_plaintext || is_on_this_machine(text) => Ok(ServiceAddress::new(text, None)),
+            (None, _) => refused(&format!("{NOT_WITHOUT_TLS}: {REMEDY}")),
+        }
+    }
+
+    /// Returns the connector to a service's gRPC, `None` without TLS. `http` with a certificate and `https` without
     /// one are refused, and so is `http` to another machine.
-    pub(crate) fn connector(&self, server: &str, uri: &Uri, keepalive: Duration) -> Result<Option<TlsConnector>> {
+    pub(crate) fn connector(&self, server: &str, uri: &Uri, keepalive: Duration) -> Result<Option<GrpcConnector>> {
         let refused = |why: &str| Err(Error::field(server.replace('-', "_"), format!("{uri} {why}")));
         match (&self.certificates, uri.scheme() == Some(&Scheme::HTTPS)) {
-            (Some(certificates), true) => Ok(Some(TlsConnector { certificates: certificates.clone(), keepalive })),
+            (Some(certificates), true) => Ok(Some(GrpcConnector { certificates: certificates.clone(), keepalive })),
             (Some(_), false) => refused("must begin with https: services with certificates answer nothing else"),
-            (None, true) => refused("needs tls.cert_file, tls.key_file and tls.ca_file, which are not set"),
-            (None, false) if self.allow_plaintext || is_host_of_this_machine(uri) => Ok(None),
-            (None, false) => refused(&format!("is on another machine, to which nothing goes without TLS: {REMEDY}")),
+            (None, true) => refused(NO_CERTIFICATE),
+            (None, false)
+                if self.allow_plaintext || uri.authority().is_some_and(|at| is_on_this_machine(at.as_str())) =>
+            {
+                Ok(None)
+            }
+            (None, false) => refused(&format!("{NOT_WITHOUT_TLS}: {REMEDY}")),
         }
     }
 }
 
+const NO_CERTIFICATE: &str = "needs tls.cert_file, tls.key_file and tls.ca_file, which are not set";
+const NOT_WITHOUT_TLS: &str = "is on another machine, to which nothing goes without TLS";
 const REMEDY: &str = "set tls.cert_file, tls.key_file and tls.ca_file, or tls.allow_plaintext = true if nobody else \
                       reaches the network between the services";
 
@@ -137,9 +171,4 @@ fn plaintext(setting: &str, listeners: &Listeners, remedy: &str) -> Error {
 
 fn is_this_machine(listeners: &Listeners) -> bool {
     listeners.addrs().iter().all(|at| at.ip().to_canonical().is_loopback())
-}
-
-fn is_host_of_this_machine(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }

@@ -9,11 +9,11 @@ use crate::{
     web,
 };
 use axum::{Router, routing::get};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use hoistway_testing::{TestAuthority, outer_address};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject};
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
 };
@@ -24,29 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-/// An authority that signs certificates for `localhost` and 127.0.0.1.
-struct TestAuthority(Issuer<'static, KeyPair>, String);
-
-impl TestAuthority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap().pem();
-        Self(Issuer::new(params, key), certificate)
-    }
-
-    /// Writes `NAME.pem` and `NAME-key.pem`, and the authority as `ca.pem`.
-    fn issue(&self, dir: &Path, name: &str) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        fs::write(dir.join(format!("{name}-key.pem")), key.serialize_pem()).unwrap();
-        fs::write(dir.join("ca.pem"), &self.1).unwrap();
-    }
-}
+const HOSTS: [&str; 2] = ["localhost", "127.0.0.1"];
 
 fn service(dir: &Path, name: &str) -> ServiceTlsConfig {
     ServiceTlsConfig {
@@ -66,13 +44,6 @@ fn any(port: u16) -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, port).into()
 }
 
-/// An address of this machine that other machines reach, if it has one.
-fn outer_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
-}
-
 async fn serve_grpc(listeners: Listeners, token: &ServiceToken, stop: &CancellationToken) -> u16 {
     let port = listeners.port();
     let server = Server::new(token.clone());
@@ -88,9 +59,9 @@ async fn health(transport: Transport) -> Result<(), tonic::Status> {
 async fn services_answer_only_clients_with_a_certificate_of_their_authority() {
     let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (authority, other) = (TestAuthority::new(), TestAuthority::new());
-    authority.issue(dir.path(), "build");
-    authority.issue(dir.path(), "gateway");
-    other.issue(other_dir.path(), "gateway");
+    authority.issue(dir.path(), "build", &HOSTS);
+    authority.issue(dir.path(), "gateway", &HOSTS);
+    other.issue(other_dir.path(), "gateway", &HOSTS);
     let (token, stop) = (ServiceToken::generate().unwrap(), CancellationToken::new());
     let server = service(dir.path(), "build").load().unwrap();
     let listeners = server.secure_grpc("grpc_listen", ports::listen(any(0)).unwrap()).unwrap();
@@ -118,7 +89,7 @@ async fn services_answer_only_clients_with_a_certificate_of_their_authority() {
 async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (TestAuthority::new(), TestAuthority::new());
-    first.issue(dir.path(), "api");
+    first.issue(dir.path(), "api", &HOSTS);
     let config = api(dir.path(), "api");
     let paths = (config.cert_file.clone().unwrap(), config.key_file.clone().unwrap());
     let paths = super::certificates::Paths { cert: paths.0, key: paths.1, ca: Some(dir.path().join("ca.pem")) };
@@ -127,7 +98,7 @@ async fn a_renewed_certificate_is_used_without_a_restart_and_a_broken_one_is_not
     fs::write(dir.path().join("api.pem"), "half a certif").unwrap();
     files.expire();
     assert!(Arc::ptr_eq(&before, &files.current().await), "a broken file changes nothing");
-    second.issue(dir.path(), "api");
+    second.issue(dir.path(), "api", &HOSTS);
     assert!(Arc::ptr_eq(&before, &files.current().await), "the files are not looked at each time");
     files.expire();
     assert!(!Arc::ptr_eq(&before, &files.current().await));
@@ -144,7 +115,7 @@ async fn ask(at: SocketAddr, authority: Option<&TestAuthority>) -> String {
     let stream = TcpStream::connect(at).await.unwrap();
     let Some(authority) = authority else { return exchange(stream).await };
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.1.as_bytes()).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -157,7 +128,7 @@ async fn ask(at: SocketAddr, authority: Option<&TestAuthority>) -> String {
 #[tokio::test]
 async fn the_api_serves_tls_and_only_this_machine_may_do_without() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
-    authority.issue(dir.path(), "api");
+    authority.issue(dir.path(), "api", &HOSTS);
     let listeners = api(dir.path(), "api").secure(ports::listen(any(0)).unwrap()).unwrap();
     let (port, stop) = (listeners.port(), CancellationToken::new());
     let app = Router::new().route("/", get(|| async { "served" }));
@@ -204,8 +175,8 @@ async fn addresses_that_other_machines_reach_need_tls_or_permission() {
 #[test]
 fn settings_that_cannot_work_name_the_file() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
-    authority.issue(dir.path(), "a");
-    authority.issue(dir.path(), "b");
+    authority.issue(dir.path(), "a", &HOSTS);
+    authority.issue(dir.path(), "b", &HOSTS);
     let message = |config: ServiceTlsConfig| config.load().unwrap_err().message;
     let good = service(dir.path(), "a");
     let incomplete = ServiceTlsConfig { ca_file: None, ..good.clone() };

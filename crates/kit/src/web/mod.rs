@@ -3,7 +3,7 @@
 mod bare_lf;
 
 use crate::{
-    connection_limits::{Connections, Limits},
+    connection_limits::{Bounded, Connections, Limits},
     ports::Listeners,
     tls::{Accepted, ListenerTls},
 };
@@ -79,7 +79,7 @@ fn refused(text: &'static str) -> Response {
     (StatusCode::BAD_REQUEST, headers, text).into_response()
 }
 
-async fn serve_connection(accepted: Accepted, app: Router, shutdown: CancellationToken) {
+async fn serve_connection(accepted: Accepted<Bounded>, app: Router, shutdown: CancellationToken) {
     let (stream, needs_tls) = match accepted {
         Accepted::Stream(stream) => (stream, false),
         Accepted::PlaintextRefused(stream) => (stream, true),

@@ -27,7 +27,10 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures_util::stream;
-use hoistway_kit::telemetry;
+use hoistway_kit::{
+    telemetry,
+    tls::{ClientStream, ServiceTls},
+};
 use hoistway_model::{Code, Error, Name, Result, RevisionId, Secret, agent::Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -36,10 +39,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
 use std::{io, pin::pin, sync::Arc, time::Duration};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -488,7 +488,7 @@ impl<'a> Call<'a> {
         // Not dropped while the runner is asked for the invoke's stack: that would end the invoke.
         let mut sent = pin!(sender.send_request(request));
         let Ok(answered) = timeout_at(self.deadline, sent.as_mut()).await else {
-            let stack = stack_trace::of(&agent, &to.target).await;
+            let stack = stack_trace::of(self.state, &agent, &to.target).await;
             return Err(too_slow(&agent, stack).into());
         };
         match answered {
@@ -508,7 +508,7 @@ struct End {
 }
 
 /// Returns a connection that the serving revision will answer. A refused connection means that the route is changing.
-async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> ApiResult<(TcpStream, End)> {
+async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> ApiResult<(ClientStream, End)> {
     let news_by = Instant::now() + NEWS;
     for _ in 0..CONNECTS {
         let mut changes = state.routes.changes();
@@ -538,15 +538,10 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
             caller.authenticate_for(state, agent, &end.access_policy).await?;
             continue;
         }
-        let connected = timeout(CONNECT, TcpStream::connect(&picked.target.address)).await;
+        let connected = timeout(CONNECT, dial(&state.tls, &picked.target)).await;
         drop(picked);
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                // Small requests should not wait for acknowledgements of earlier ones (Nagle's algorithm); a failure
-                // only costs time.
-                let _ = stream.set_nodelay(true);
-                return Ok((stream, end));
-            }
+            Ok(stream) => return Ok((stream, end)),
             Err(e) => {
                 tracing::debug!("connecting to agent \"{agent}\": {e}");
                 let _ = timeout(NEW_ROUTE, changes.changed()).await;
@@ -554,6 +549,12 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
         }
     }
     Err(not_ready(agent, "it takes no connections").into())
+}
+
+/// Connects to an agent's listener.
+async fn dial(tls: &ServiceTls, target: &Target) -> io::Result<ClientStream> {
+    let address = tls.address("agents", &target.address).inspect_err(|e| tracing::warn!("{e}"));
+    address.map_err(io::Error::other)?.connect().await
 }
 
 /// Returns a request to the runner, with its token.

@@ -1,6 +1,7 @@
 //! The current stack of an invoke that its agent does not answer in time.
 
-use super::{Outgoing, request};
+use super::{Outgoing, dial, request};
+use crate::state::AppState;
 use axum::body::Bytes;
 use hoistway_model::{Name, agent::Target};
 use http::{HeaderMap, Method, StatusCode};
@@ -9,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use std::time::Duration;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The longest wait for the runner's answer: the caller has waited long enough.
@@ -24,14 +25,14 @@ struct Stack {
 
 /// Returns the stack of the current request's invoke, as reported by the runner. Empty if there is no answer: its whole
 /// process may hang.
-pub async fn of(agent: &Name, target: &Target) -> Vec<String> {
-    let mut lines = timeout(PATIENCE, ask(agent, target)).await.ok().flatten().unwrap_or_default();
+pub async fn of(state: &AppState, agent: &Name, target: &Target) -> Vec<String> {
+    let mut lines = timeout(PATIENCE, ask(state, agent, target)).await.ok().flatten().unwrap_or_default();
     lines.truncate(MAX_LINES);
     lines
 }
 
-async fn ask(agent: &Name, target: &Target) -> Option<Vec<String>> {
-    let stream = TcpStream::connect(&target.address).await.ok()?;
+async fn ask(state: &AppState, agent: &Name, target: &Target) -> Option<Vec<String>> {
+    let stream = dial(&state.tls, target).await.ok()?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
         // The sender reports errors of the connection.

@@ -4,6 +4,7 @@ use super::logs::{LogBook, Sink};
 use super::supervisor::{Launcher, Starts, Supervisor};
 use super::{Instance, Masker, Started, State};
 use futures_util::future::join_all;
+use hoistway_kit::tls::{ListenerTls, ServiceTls};
 use hoistway_model::{Error, Result, RevisionId, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, TcpListener};
@@ -14,18 +15,26 @@ use tokio::sync::watch;
 /// Where agents answer their callers.
 #[derive(Debug, Clone)]
 pub(super) struct CallerAddress {
-    /// The address that is listened on.
-    pub bind: IpAddr,
-    /// The host that callers use instead, if that is another one.
-    pub advertise: Option<String>,
+    bind: IpAddr,
+    advertise: Option<String>,
+    tls: Option<ListenerTls>,
 }
 
 impl CallerAddress {
+    /// Listens on `bind`; callers use the host `advertise` instead, if there is one. TLS is for agents with a network
+    /// of their own, whose callers the service forwards: others have the listener themselves.
+    pub fn new(bind: IpAddr, advertise: Option<String>, tls: &ServiceTls, has_own_network: bool) -> Result<Self> {
+        let listener = tls.http_listener().filter(|_| has_own_network);
+        tls.check_listen("agents_bind", bind, listener.is_some())?;
+        Ok(Self { bind, advertise, tls: listener })
+    }
+
     fn of_port(&self, port: u16) -> String {
+        let scheme = if self.tls.is_some() { "https://" } else { "" };
         match (&self.advertise, self.bind) {
-            (Some(host), _) => format!("{host}:{port}"),
-            (None, IpAddr::V4(ip)) => format!("{ip}:{port}"),
-            (None, IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+            (Some(host), _) => format!("{scheme}{host}:{port}"),
+            (None, IpAddr::V4(ip)) => format!("{scheme}{ip}:{port}"),
+            (None, IpAddr::V6(ip)) => format!("{scheme}[{ip}]:{port}"),
         }
     }
 }
@@ -99,6 +108,7 @@ impl Instances {
             masker: masker.clone(),
             instance: instance.clone(),
             listener: Some(listener.into()),
+            tls: self.callers.tls.clone(),
             forwarder: None,
             state,
             stop: stopped,

@@ -10,9 +10,10 @@ use http::{
     HeaderValue,
     header::{ACCEPT, AUTHORIZATION, LOCATION},
 };
-use reqwest::{Client, ClientBuilder, Response, Url, redirect::Policy};
-use std::{error::Error as StdError, sync::Arc, time::Duration};
+use reqwest::{Certificate, Client, ClientBuilder, Response, Url, redirect::Policy};
+use std::{error::Error as StdError, fmt::Display, path::Path, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
+use url::Origin;
 
 /// The time that a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -51,6 +52,8 @@ pub(super) struct Http {
     plain: Client,
     /// `None` on a machine without CA certificates.
     tls: Option<Client>,
+    /// For our own registry, if it has TLS.
+    own: Option<(Origin, Client)>,
     large: Semaphore,
 }
 
@@ -65,7 +68,17 @@ impl Http {
         // It speaks plain HTTP only, and so is made on a machine without CA certificates too.
         let plain = client().no_proxy().tls_certs_only([]).build();
         let plain = plain.map_err(|e| Error::internal("making an HTTP client", e))?;
-        Ok(Self { plain, tls: tls.ok(), large: Semaphore::new(LARGE) })
+        Ok(Self { plain, tls: tls.ok(), own: None, large: Semaphore::new(LARGE) })
+    }
+
+    /// Trusts the authorities in a file, and no others, for `origin`.
+    pub fn trust(&mut self, origin: Origin, file: &Path) -> Result<()> {
+        let wrong = |e: &dyn Display| Error::field("tls.ca_file", format!("{}: {e}", file.display()));
+        let pem = std::fs::read(file).map_err(|e| wrong(&e))?;
+        let authorities = Certificate::from_pem_bundle(&pem).map_err(|e| wrong(&e))?;
+        let client = client().no_proxy().tls_certs_only(authorities).build().map_err(|e| wrong(&chain(&e)))?;
+        self.own = Some((origin, client));
+        Ok(())
     }
 
     /// Asks for `url` and follows redirects, each of which is checked as the first address is. `shown` goes to the
@@ -117,6 +130,11 @@ impl Http {
 
     /// Without TLS goes what begins without it, and then only to the same place or to this machine.
     fn client(&self, at: &Url, first: &Url) -> Result<&Client, Trouble> {
+        if let Some((origin, own)) = &self.own
+            && *origin == at.origin()
+        {
+            return Ok(own);
+        }
         match at.scheme() {
             "https" => self
                 .tls

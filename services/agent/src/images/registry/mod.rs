@@ -23,6 +23,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -67,6 +68,7 @@ impl fmt::Display for Failure {
 /// The registries that images are pulled from.
 pub struct Registries {
     http: Http,
+    /// `host:port`, with `https://` before it if it has TLS.
     platform_address: String,
     platform_auth: HeaderValue,
     /// The logins of other registries.
@@ -86,8 +88,8 @@ impl fmt::Debug for Registries {
 }
 
 impl Registries {
-    /// With the platform's own registry at `platform_address` (`host:port`, plain HTTP), where `token` opens. Others
-    /// open by `logins`, and those of `insecure` are asked without TLS.
+    /// With the platform's own registry at `platform_address` (`host:port`, with `https://` before it if it has TLS),
+    /// where `token` opens. Others open by `logins`, and those of `insecure` are asked without TLS.
     pub fn new(platform_address: &str, token: &Secret, logins: RegistryLogins, insecure: Vec<String>) -> Result<Self> {
         let platform_auth = challenge::bearer(token.expose());
         Ok(Self {
@@ -99,6 +101,16 @@ impl Registries {
             tokens: Mutex::default(),
             pulls: Semaphore::new(PULLS),
         })
+    }
+
+    /// Trusts the authority in a file for the platform's own registry, instead of those of this machine. It is read now.
+    pub fn trusting(mut self, authority: Option<&Path>) -> Result<Self> {
+        if let (Some(file), Ok(url)) = (authority, Url::parse(&self.platform_address))
+            && url.scheme() == "https"
+        {
+            self.http.trust(url.origin(), file)?;
+        }
+        Ok(self)
     }
 
     /// The manifest digest of a reference now.
@@ -199,14 +211,21 @@ impl Registries {
 
     fn place<'a>(&'a self, image: &'a ImageRef) -> Result<Place<'a>, Failure> {
         let ours = image.is_platform();
+        let (platform, platform_has_tls) = match self.platform_address.strip_prefix("https://") {
+            Some(host) => (host, true),
+            None => (self.platform_address.as_str(), false),
+        };
         let host = match image.host.as_str() {
-            _ if ours => self.platform_address.as_str(),
+            _ if ours => platform,
             // Where Docker Hub has its registry.
             "docker.io" => "registry-1.docker.io",
             host => host,
         };
         let base = |scheme: &str| Url::parse(&format!("{scheme}://{host}/v2/{}/", image.repository));
-        let is_plain = |url: &Url| ours || is_this_machine(url) || self.insecure.contains(&image.host);
+        let is_plain = |url: &Url| match ours {
+            true => !platform_has_tls,
+            false => is_this_machine(url) || self.insecure.contains(&image.host),
+        };
         let tls = base("https").and_then(|tls| if is_plain(&tls) { base("http") } else { Ok(tls) });
         let base = tls.map_err(|_| Failure::Final(Error::field("image", "names no host of a registry")))?;
         Ok(Place { image, registries: self, base, ours })

@@ -29,7 +29,11 @@ use crate::sandbox::PROXY;
 use async_trait::async_trait;
 use container_launcher::ContainerLauncher;
 use daemon::{Daemon, brief};
-use hoistway_kit::{image_registry::ImageRegistry, registry_logins::RegistryLogins};
+use hoistway_kit::{
+    image_registry::ImageRegistry,
+    registry_logins::RegistryLogins,
+    tls::{ServiceAddress, ServiceTls},
+};
 use hoistway_model::{
     Code, Digest, Error, Name, Result, RevisionId, Secret,
     image::{ImageRef, StoredImage},
@@ -68,8 +72,10 @@ pub struct DockerConfig {
     pub bind: IpAddr,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
-    /// `host:port` where egress listens.
-    pub egress: String,
+    /// Where egress listens.
+    pub egress: ServiceAddress,
+    /// The TLS towards agents' callers.
+    pub tls: ServiceTls,
     /// A file of authorities that agents trust, once it is there.
     pub ca_bundle: Option<PathBuf>,
     /// When agents are started, and started again.
@@ -118,7 +124,7 @@ impl DockerRuntime {
         let ended = CancellationToken::new();
         tokio::spawn(ended.clone().run_until_cancelled_owned(keep_swept(daemon.clone(), runs.clone())));
         let logs = Arc::new(LogBook::new(config.data_dir.join("logs"), config.logs));
-        let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
+        let callers = CallerAddress::new(config.bind, config.advertise.clone(), &config.tls, true)?;
         Ok(Self {
             instances: Instances::new(callers, Starts::new(config.starts), config.limits.memory, logs.clone()),
             images: Arc::new(Images::new(daemon.clone(), &config)),

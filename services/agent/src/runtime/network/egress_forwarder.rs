@@ -6,6 +6,7 @@ use crate::sandbox::PROXY;
 use hoistway_kit::{
     egress_auth::{Flavour, Preface},
     ports::Listeners,
+    tls::ServiceAddress,
 };
 use hoistway_model::Secret;
 use serde_json::json;
@@ -33,10 +34,9 @@ const REFUSAL: Duration = Duration::from_secs(5);
 const REFUSED_BYTES: u64 = 64 << 10;
 
 /// Serves the agent with `token` until `ended`; without one all agents, each of whose requests says whose it is.
-/// `egress` is the `host:port` where egress listens.
 pub(in crate::runtime) async fn serve(
     listeners: Listeners,
-    egress: String,
+    egress: ServiceAddress,
     token: Option<Secret>,
     ended: CancellationToken,
 ) {
@@ -59,7 +59,7 @@ pub(in crate::runtime) async fn serve(
     ended.run_until_cancelled(accepting).await;
 }
 
-async fn hand_over(mut agent: TcpStream, egress: &str, token: Option<&Secret>) -> io::Result<()> {
+async fn hand_over(mut agent: TcpStream, egress: &ServiceAddress, token: Option<&Secret>) -> io::Result<()> {
     let at = agent.local_addr()?;
     let flavour = match token.is_none() || at == PROXY.into() {
         true => Flavour::Proxy,
@@ -71,8 +71,7 @@ async fn hand_over(mut agent: TcpStream, egress: &str, token: Option<&Secret>) -
     };
     let preface = token.map(|token| Preface { token: token.clone(), flavour, port: at.port() }.line());
     let opening = async {
-        let mut egress = TcpStream::connect(egress).await?;
-        egress.set_nodelay(true)?;
+        let mut egress = egress.connect().await?;
         if let Some(preface) = preface {
             egress.write_all(preface.expose().as_bytes()).await?;
         }

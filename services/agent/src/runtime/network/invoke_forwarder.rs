@@ -5,7 +5,7 @@
 
 use super::agent_network::AgentNetwork;
 use super::relay::relay;
-use hoistway_kit::ports::Listeners;
+use hoistway_kit::{ports::Listeners, tls::ListenerTls};
 use std::io::Result;
 use std::net::TcpListener as StdTcpListener;
 use std::os::fd::OwnedFd;
@@ -46,14 +46,15 @@ pub(in crate::runtime) struct InvokeForwarder {
 }
 
 impl InvokeForwarder {
-    /// Accepts connections on `callers`.
-    pub fn start(callers: OwnedFd) -> Result<Self> {
+    /// Accepts connections on `callers`, with `tls` if that is given.
+    pub fn start(callers: OwnedFd, tls: Option<ListenerTls>) -> Result<Self> {
         let callers = StdTcpListener::from(callers);
         callers.set_nonblocking(true)?;
         let listeners = TcpListener::from_std(callers.try_clone()?)?.into();
         let target = watch::Sender::new(Target::Starting);
         let (closing, unfinished) = (CancellationToken::new(), TaskTracker::new());
-        unfinished.spawn(accept(callers, listeners, target.subscribe(), unfinished.clone(), closing.clone()));
+        let hand_over = HandOver { target: target.subscribe(), tls, unfinished: unfinished.clone() };
+        unfinished.spawn(accept(callers, listeners, hand_over, closing.clone()));
         Ok(Self { target, closing, unfinished })
     }
 
@@ -79,26 +80,30 @@ impl Drop for InvokeForwarder {
     }
 }
 
-async fn accept(
-    callers: StdTcpListener,
-    listeners: Listeners,
+/// The way of a connection to the agent.
+struct HandOver {
     target: watch::Receiver<Target>,
+    tls: Option<ListenerTls>,
     unfinished: TaskTracker,
-    closing: CancellationToken,
-) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let hand_over = |caller: TcpStream, permit: OwnedSemaphorePermit| {
-        let (target, connecting) = (target.clone(), unfinished.token());
+}
+
+impl HandOver {
+    fn spawn(&self, caller: TcpStream, permit: OwnedSemaphorePermit) {
+        let (target, tls, connecting) = (self.target.clone(), self.tls.clone(), self.unfinished.token());
         tokio::spawn(async move {
             let _permit = permit;
-            if let Err(e) = hand_over(caller, target, connecting).await {
+            if let Err(e) = hand_over(caller, tls, target, connecting).await {
                 tracing::debug!("a connection of an agent's caller ended: {e}");
             }
         });
-    };
+    }
+}
+
+async fn accept(callers: StdTcpListener, listeners: Listeners, hand_over: HandOver, closing: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         while let Ok(permit) = Arc::clone(&room).acquire_owned().await {
-            hand_over(listeners.accept().await.0, permit);
+            hand_over.spawn(listeners.accept().await.0, permit);
         }
     };
     closing.run_until_cancelled(accepting).await;
@@ -107,12 +112,18 @@ async fn accept(
         && let Ok((caller, _)) = callers.accept()
         && let Ok(caller) = caller.set_nonblocking(true).and_then(|()| TcpStream::from_std(caller))
     {
-        hand_over(caller, permit);
+        hand_over.spawn(caller, permit);
     }
 }
 
-async fn hand_over(caller: TcpStream, mut target: watch::Receiver<Target>, connecting: TaskTrackerToken) -> Result<()> {
+async fn hand_over(
+    caller: TcpStream,
+    tls: Option<ListenerTls>,
+    mut target: watch::Receiver<Target>,
+    connecting: TaskTrackerToken,
+) -> Result<()> {
     caller.set_nodelay(true)?;
+    let caller = ListenerTls::accept(tls, caller).await?.permitted()?;
     let Some(agent) = connect(&mut target).await else { return Ok(()) };
     drop(connecting);
     relay(caller, agent).await
@@ -169,7 +180,7 @@ mod tests {
     fn forwarder() -> (InvokeForwarder, SocketAddr) {
         let callers = StdTcpListener::bind("127.0.0.1:0").unwrap();
         let address = callers.local_addr().unwrap();
-        (InvokeForwarder::start(callers.into()).unwrap(), address)
+        (InvokeForwarder::start(callers.into(), None).unwrap(), address)
     }
 
     fn call(address: SocketAddr) -> StdTcpStream {

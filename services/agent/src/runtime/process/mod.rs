@@ -17,7 +17,10 @@ use crate::launcher::Limits;
 use crate::runtime::logs::Sink;
 use crate::sandbox::{PROXY, Sandbox, Settings};
 use async_trait::async_trait;
-use hoistway_kit::ports;
+use hoistway_kit::{
+    ports,
+    tls::{ServiceAddress, ServiceTls},
+};
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
     log::{LogPieces, LogQuery},
@@ -43,8 +46,10 @@ pub struct ProcessConfig {
     pub launcher: PathBuf,
     /// Where agents listen.
     pub bind: IpAddr,
-    /// `host:port` where egress listens, for the connections of agents in networks of their own.
-    pub egress: String,
+    /// Where egress listens, for the connections of agents in networks of their own.
+    pub egress: ServiceAddress,
+    /// The TLS towards agents' callers.
+    pub tls: ServiceTls,
     /// The host that callers use instead of `bind`, if that is another one.
     pub advertise: Option<String>,
     /// When agents are started, and started again.
@@ -67,7 +72,8 @@ impl ProcessConfig {
             // Not the path of the executable: that may hold another program after an upgrade.
             launcher: "/proc/self/exe".into(),
             bind: Ipv4Addr::LOCALHOST.into(),
-            egress: format!("{}:8098", Ipv4Addr::LOCALHOST),
+            egress: ServiceAddress::local("127.0.0.1:8098"),
+            tls: ServiceTls::default(),
             advertise: None,
             starts: StartSettings::default(),
             limits: Limits::default(),
@@ -119,10 +125,12 @@ impl ProcessRuntime {
         if strays > 0 {
             tracing::warn!(strays, "ended agents that an earlier run had left behind");
         }
-        let has_names = sandbox.has_own_network() || sandbox.isolation().has_open_network();
-        let egress_by_address = if has_names { None } else { serve_egress_by_address(&config.egress)? };
+        let has_names = sandbox.isolation().has_open_network() && !config.egress.has_tls();
+        let is_direct = sandbox.has_own_network() || has_names;
+        let egress_by_address = if is_direct { None } else { serve_egress_by_address(&config.egress)? };
         let logs = Arc::new(LogBook::new(config.dir.join("logs"), config.logs));
-        let callers = CallerAddress { bind: config.bind, advertise: config.advertise.clone() };
+        let callers =
+            CallerAddress::new(config.bind, config.advertise.clone(), &config.tls, sandbox.has_own_network())?;
         let starts = Starts::new(config.starts);
         Ok(Self {
             egress_by_address,
@@ -149,13 +157,12 @@ impl ProcessRuntime {
     }
 }
 
-/// Lets agents without UDP, and so without a resolver, reach an egress that has a name: at the same port of this
-/// machine's loopback. Inside the runtime only.
-fn serve_egress_by_address(egress: &str) -> Result<Option<(SocketAddr, DropGuard)>> {
-    let Some((host, port)) = egress.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) else {
-        return Ok(None);
-    };
-    if host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+/// Lets agents reach an egress that has TLS, and those without UDP, and so without a resolver, one that has a name: at
+/// the same port of this machine's loopback. Inside the runtime only.
+fn serve_egress_by_address(egress: &ServiceAddress) -> Result<Option<(SocketAddr, DropGuard)>> {
+    let Some(port) = egress.port() else { return Ok(None) };
+    let has_address = egress.host() == "localhost" || egress.host().parse::<IpAddr>().is_ok();
+    if has_address && !egress.has_tls() {
         return Ok(None);
     }
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -167,7 +174,7 @@ fn serve_egress_by_address(egress: &str) -> Result<Option<(SocketAddr, DropGuard
         Error::new(Code::InvalidArgument, text).with_source(e)
     })?;
     let ended = CancellationToken::new();
-    tokio::spawn(egress_forwarder::serve(listeners, egress.to_owned(), None, ended.clone()));
+    tokio::spawn(egress_forwarder::serve(listeners, egress.clone(), None, ended.clone()));
     Ok(Some((address, ended.drop_guard())))
 }
 

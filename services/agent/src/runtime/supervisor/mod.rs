@@ -13,7 +13,7 @@ use super::notices::Notice;
 use super::{Failure, Instance, Masker, State, now_ms};
 use crate::launcher::protocol::Exit;
 use crate::sandbox::size;
-use hoistway_kit::backoff::Backoff;
+use hoistway_kit::{backoff::Backoff, tls::ListenerTls};
 use hoistway_model::{Code, env::platform};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +37,8 @@ pub(super) struct Supervisor<L> {
     pub instance: Instance,
     /// Our copy of the agent's listener. While it is open, connections wait for an agent that starts again.
     pub listener: Option<OwnedFd>,
+    /// The TLS of a forwarder's listener.
+    pub tls: Option<ListenerTls>,
     /// Takes the place of it for an agent with a network of its own.
     pub forwarder: Option<InvokeForwarder>,
     pub state: watch::Sender<State>,
@@ -130,7 +132,8 @@ impl<L: Launcher> Supervisor<L> {
     /// Keeps the listener from an agent with a network of its own.
     fn forward_callers(&mut self) -> std::io::Result<()> {
         if self.launcher.has_own_network() {
-            self.forwarder = self.listener.take().map(InvokeForwarder::start).transpose()?;
+            let start = |listener| InvokeForwarder::start(listener, self.tls.clone());
+            self.forwarder = self.listener.take().map(start).transpose()?;
         }
         Ok(())
     }

@@ -8,7 +8,10 @@ use hoistway_agent::runtime::{
     DockerConfig, DockerRuntime, Instance, LogLimits, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime,
     StartSettings, Started,
 };
-use hoistway_kit::registry_logins::RegistryLogins;
+use hoistway_kit::{
+    registry_logins::RegistryLogins,
+    tls::{ServiceAddress, ServiceTls},
+};
 use hoistway_model::log::{LogPiece, LogQuery};
 use hoistway_model::{Name, RevisionId, Secret};
 use serde_json::{Value, json};
@@ -146,7 +149,7 @@ async fn process(dir: &Path, settings: Settings) -> ProcessRuntime {
         starts,
         limits,
         logs,
-        egress,
+        egress: ServiceAddress::local(&egress),
         ..ProcessConfig::new(dir.join("data"), crate::runtime::python().into())
     };
     ProcessRuntime::new(config).await.unwrap()
@@ -169,7 +172,8 @@ pub async fn try_docker(dir: &Path, settings: Settings) -> Result<DockerRuntime,
         logins: RegistryLogins::named(None),
         bind: Ipv4Addr::LOCALHOST.into(),
         advertise: None,
-        egress,
+        egress: ServiceAddress::local(&egress),
+        tls: ServiceTls::default(),
         ca_bundle: None,
         starts,
         limits,

@@ -3,7 +3,10 @@
 use super::*;
 use hoistway_agent::runtime::Endpoint;
 use hoistway_agent::sandbox::{Network, Pretend};
-use hoistway_kit::egress_auth::{Flavour, Preface};
+use hoistway_kit::{
+    egress_auth::{Flavour, Preface},
+    tls::ServiceAddress,
+};
 use hoistway_model::Code;
 use std::net::TcpListener;
 
@@ -219,7 +222,9 @@ fn egress() -> String {
 async fn in_its_own_network_an_agent_finds_egress_and_answers_its_callers() {
     let settings = Settings { mode: Mode::Namespaces, network: Network::Closed, ..Settings::default() };
     let start = async |egress: String| {
-        let with = |config: &mut ProcessConfig| (config.sandbox, config.egress) = (settings.clone(), egress);
+        let with = |config: &mut ProcessConfig| {
+            (config.sandbox, config.egress) = (settings.clone(), ServiceAddress::local(&egress))
+        };
         match Stage::try_with(with).await {
             Ok(stage) => Some(stage),
             Err(error) => {
@@ -258,7 +263,8 @@ def handle(line):
 async fn in_its_own_network_the_names_of_an_agents_tools_lead_to_egress_and_others_to_nothing() {
     let settings = Settings { mode: Mode::Namespaces, network: Network::Closed, ..Settings::default() };
     let egress = egress();
-    let made = Stage::try_with(|config| (config.sandbox, config.egress) = (settings, egress)).await;
+    let made =
+        Stage::try_with(|config| (config.sandbox, config.egress) = (settings, ServiceAddress::local(&egress))).await;
     let Ok(stage) = made else {
         hoistway_testing::need("sandbox", false, &made.err().unwrap().to_string());
         return;

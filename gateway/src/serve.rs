@@ -11,7 +11,7 @@ use crate::{
     rebuild_outdated,
     routing_table::RoutingTable,
     saga::{self, Saga, Services},
-    state::{AppState, LargeDeploys, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Lists},
     store::Journal,
     tool_url_updates,
 };
@@ -25,6 +25,7 @@ use hoistway_kit::{
     image_registry::ImageRegistry,
     invoke_statement::InvokeStatementKey,
     ports::Listeners,
+    probes::ReadyCheck,
     prune::{Retention, ago},
     secrets::MasterKey,
     token::ApiKey,
@@ -113,7 +114,7 @@ impl Gateway {
             scraped: Default::default(),
             large_deploys: LargeDeploys::default(),
             limits,
-            ready: Arc::new(Ready { services, egress }),
+            ready: Arc::new(Ready { journal: journal.clone(), services, egress }),
             events,
             metrics,
             tls,
@@ -211,9 +212,10 @@ async fn write_last_uses(state: Arc<AppState>, shutdown: CancellationToken) {
     }
 }
 
-/// Ready when every service answers: a deploy needs them all, and a started agent needs egress.
+/// Ready when the journal and every service answer: a deploy needs them all, and a started agent needs egress.
 #[derive(Debug)]
 struct Ready {
+    journal: Journal,
     services: Services,
     egress: Arc<dyn EgressService>,
 }
@@ -223,6 +225,7 @@ impl ReadyCheck for Ready {
     async fn check(&self) -> Result<()> {
         let Services { tools, builds, agents } = &self.services;
         tokio::try_join!(
+            self.journal.ping(),
             tools.list_model_providers(),
             builds.list_builds(BuildQuery { limit: 1, ..BuildQuery::default() }),
             agents.list_agents(PageQuery { after: None, limit: 1 }),

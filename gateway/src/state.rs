@@ -4,12 +4,13 @@ use crate::{
     access_control::Access, deploy::Deployer, events::Events, image_host::PublicRegistry, metrics::GatewayMetrics,
     oidc::Callers, routing_table::RoutingTable,
 };
-use async_trait::async_trait;
 use bytes::Bytes;
-use hoistway_kit::{disk_reserve::Reserve, invoke_statement::InvokeStatementKey, quota::SharedQuota, tls::ServiceTls};
+use hoistway_kit::{
+    disk_reserve::Reserve, invoke_statement::InvokeStatementKey, probes::ReadyCheck, quota::SharedQuota,
+    tls::ServiceTls,
+};
 use hoistway_model::{AgentService, BuildService, EgressService, Error, Result, ToolRegistry, source};
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -98,13 +99,6 @@ impl Lists {
     pub async fn place(&self) -> Result<SemaphorePermit<'_>> {
         self.0.acquire().await.map_err(|e| Error::internal("waiting for other lists", e))
     }
-}
-
-/// Whether a deploy would work now.
-#[async_trait]
-pub trait ReadyCheck: fmt::Debug + Send + Sync + 'static {
-    /// `Ok`, or an error whose public text says what is missing.
-    async fn check(&self) -> Result<()>;
 }
 
 /// Limits of one caller's requests.

@@ -56,7 +56,11 @@ fn a_server_that_is_away_for_twenty_seconds_loses_nothing() {
         });
         thread::sleep(Duration::from_secs(1));
         server.stop();
-        thread::sleep(OUTAGE);
+        let began = Instant::now();
+        let not_ready = stack.call("GET", "/readyz", None);
+        assert_eq!(not_ready.status, 503, "{}", not_ready.text());
+        assert!(began.elapsed() < OUTAGE / 2, "a probe waits for nothing that long: {:?}", began.elapsed());
+        thread::sleep(OUTAGE.saturating_sub(began.elapsed()));
         server.restart();
         back.store(true, Ordering::Relaxed);
         let deployed = deploying.map(|deploying| deploying.join());

@@ -28,6 +28,7 @@ pub mod log_collect;
 pub mod metrics;
 pub mod open_files;
 pub mod ports;
+pub mod probes;
 pub mod prune;
 pub mod quota;
 pub mod registry_logins;

@@ -3,6 +3,7 @@
 use super::error::{ApiResult, ErrorBody};
 use crate::state::AppState;
 use axum::{Json, extract::State};
+use hoistway_kit::probes;
 use hoistway_model::{Code, Error};
 use serde::Serialize;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub async fn ready(State(state): State<Arc<AppState>>) -> ApiResult<Json<Health>
     if !state.routes.is_filled() {
         return Err(Error::new(Code::Unavailable, "the routing table is not filled yet").into());
     }
-    match state.ready.check().await {
+    match probes::in_time(&*state.ready).await {
         Ok(()) => Ok(Json(Health { status: "ready" })),
         // A probe receives 503 for every failure.
         Err(e) => Err(Error::new(Code::Unavailable, format!("not ready: {}", e.message)).with_source(e).into()),

@@ -53,6 +53,11 @@ impl Journal {
         }
     }
 
+    /// Fails if the database does not answer.
+    pub async fn ping(&self) -> Result<()> {
+        self.db.ping().await
+    }
+
     /// Returns the API keys in the same database.
     pub fn keys(&self) -> KeyStore {
         KeyStore(self.db.clone())

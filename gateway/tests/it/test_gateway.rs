@@ -14,7 +14,7 @@ use hoistway_gateway::{
     metrics::GatewayMetrics,
     oidc::{CallerLimits, Callers},
     routing_table::RoutingTable,
-    state::{AppState, LargeDeploys, Limits, Lists, ReadyCheck},
+    state::{AppState, LargeDeploys, Limits, Lists},
 };
 use hoistway_kit::{
     connection_limits::Limits as ConnectionLimits,
@@ -22,6 +22,7 @@ use hoistway_kit::{
     disk_reserve::Reserve,
     invoke_statement::InvokeStatementKey,
     ports,
+    probes::ReadyCheck,
     tls::ServiceTls,
     token::{ApiKey, ServiceToken},
     web,

@@ -32,6 +32,7 @@ use hoistway_kit::{
     idempotency,
     image_registry::ImageRegistry,
     ports::{Listeners, listen_as_configured},
+    probes,
     registry_logins::RegistryLogins,
     secrets::MasterKey,
     shutdown::part,
@@ -254,7 +255,10 @@ pub async fn run(service: Arc<Service>, server: Server, ports: Ports, shutdown: 
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
     let server = grpc(service.handle(), service.identities(), &deps)?;
-    run(service, server, ports, shutdown).await
+    let ended = shutdown.child_token();
+    let probes = probes::serve(config.probe_listen, service.clone(), ended.clone());
+    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
+    served.and(probes)
 }
 
 #[cfg(test)]

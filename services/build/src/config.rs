@@ -86,6 +86,8 @@ pub struct Config {
     pub api_key_file: Option<PathBuf>,
     /// The file with the token of calls between services. Default: `service-token` in `data_dir`.
     pub service_token_file: Option<PathBuf>,
+    /// Where `/healthz` and `/readyz` are served over HTTP; absent: nowhere.
+    pub probe_listen: Option<SocketAddr>,
     /// TLS between services.
     pub tls: ServiceTlsConfig,
     /// Where the tables are.
@@ -126,6 +128,7 @@ impl Default for Config {
             tidy_seconds: 60 * 60,
             api_key_file: None,
             service_token_file: None,
+            probe_listen: None,
             tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),

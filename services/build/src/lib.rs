@@ -31,6 +31,7 @@ pub use config::Config;
 pub use python::sandbox::run_if_requested;
 pub use service::Builder;
 
+use async_trait::async_trait;
 use base_image::BaseImage;
 use dependencies::Dependencies;
 use hoistway_kit::{
@@ -39,6 +40,7 @@ use hoistway_kit::{
     grpc::Server,
     image_registry::ImageRegistry,
     ports::{self, Listeners},
+    probes::{self, ReadyCheck},
     registry_logins::RegistryLogins,
     shutdown::part,
     token::{ApiKey, ServiceToken},
@@ -230,7 +232,22 @@ impl Opened {
 
 /// The whole service as its own binary runs it.
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
-    open(config, &deps, shutdown.clone()).await?.run(ports, shutdown).await
+    let ended = shutdown.child_token();
+    let service = open(config, &deps, ended.clone()).await?;
+    let probes = probes::serve(config.probe_listen, Arc::new(Ready(service.store.clone())), ended.clone());
+    let (served, probes) = tokio::join!(part(&ended, service.run(ports, ended.clone())), part(&ended, probes));
+    served.and(probes)
+}
+
+/// Ready when the database answers.
+#[derive(Debug)]
+struct Ready(Store);
+
+#[async_trait]
+impl ReadyCheck for Ready {
+    async fn check(&self) -> Result<()> {
+        self.0.db().ping().await
+    }
 }
 
 async fn tidy(

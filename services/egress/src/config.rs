@@ -70,6 +70,8 @@ pub struct Config {
     pub tidy_seconds: u64,
     /// Whether exported spans have the prompts of models.
     pub trace_prompts: bool,
+    /// Where `/healthz` and `/readyz` are served over HTTP; absent: nowhere.
+    pub probe_listen: Option<SocketAddr>,
     /// TLS between services.
     pub tls: ServiceTlsConfig,
     /// Where the tables are.
@@ -133,6 +135,7 @@ impl Default for Config {
             usage_sums: 1_000_000,
             tidy_seconds: 60 * 60,
             trace_prompts: false,
+            probe_listen: None,
             tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),

@@ -43,6 +43,7 @@ use hoistway_kit::{
     grpc::{Server, Transport},
     invoke_statement::InvokeStatementKey,
     ports::{Listeners, listen_as_configured},
+    probes,
     quota::SharedQuota,
     shutdown::part,
     tls::{Accepted, ListenerTls},
@@ -335,5 +336,9 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
     let server = grpc(service.handle(), &deps)?;
-    run(service, server, ports, shutdown).await
+    let ended = shutdown.child_token();
+    let ready = Handle::new(&service.egress, service.authority(), service.store.clone());
+    let probes = probes::serve(config.probe_listen, Arc::new(ready), ended.clone());
+    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
+    served.and(probes)
 }

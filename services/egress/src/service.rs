@@ -9,7 +9,7 @@ use crate::{
     usage::{Budgets, Uncommitted, UsageMetrics},
 };
 use async_trait::async_trait;
-use hoistway_kit::metrics;
+use hoistway_kit::{metrics, probes::ReadyCheck};
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
     budget::{Budget, BudgetUse},
@@ -63,6 +63,17 @@ impl Handle {
 fn may_check(egress: &Egress) -> Result<SemaphorePermit<'_>> {
     let full = |_| Error::new(Code::ResourceExhausted, "too many checks are in progress already");
     egress.checks.try_acquire().map_err(full)
+}
+
+#[async_trait]
+impl ReadyCheck for Handle {
+    async fn check(&self) -> Result<()> {
+        // Calls do not wait for the database.
+        match self.egress()?.policies.status().is_complete() {
+            true => Ok(()),
+            false => Err(Error::new(Code::Unavailable, "it is not known yet what agents may call")),
+        }
+    }
 }
 
 #[async_trait]

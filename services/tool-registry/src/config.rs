@@ -45,6 +45,8 @@ pub struct Config {
     pub operations: u64,
     /// The interval, in seconds, at which old records are removed.
     pub tidy_seconds: u64,
+    /// Where `/healthz` and `/readyz` are served over HTTP; absent: nowhere.
+    pub probe_listen: Option<SocketAddr>,
     /// TLS between services.
     pub tls: ServiceTlsConfig,
     /// Where the tables are.
@@ -67,6 +69,7 @@ impl Default for Config {
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,
             tidy_seconds: 60 * 60,
+            probe_listen: None,
             tls: ServiceTlsConfig::default(),
             database: DatabaseConfig::default(),
             log_format: LogFormat::default(),

@@ -22,6 +22,7 @@ pub use service::ToolRegistryService;
 use hoistway_kit::{
     grpc::Server,
     ports::{Listeners, listen_as_configured},
+    probes,
     secrets::MasterKey,
     shutdown::part,
     token::ServiceToken,
@@ -127,5 +128,8 @@ pub async fn run(
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let service = open(config, &deps).await?;
     let server = grpc(Arc::new(service.clone()), Arc::new(service.clone()), &deps)?;
-    run(service, server, ports, shutdown).await
+    let ended = shutdown.child_token();
+    let probes = probes::serve(config.probe_listen, Arc::new(service.clone()), ended.clone());
+    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
+    served.and(probes)
 }

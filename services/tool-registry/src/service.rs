@@ -11,7 +11,7 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, metrics, prune::Retention, secrets::MasterKey};
+use hoistway_kit::{fs::DirLock, metrics, probes::ReadyCheck, prune::Retention, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
@@ -85,6 +85,13 @@ impl ToolRegistryService {
 
     async fn purge(&self) -> Result<()> {
         self.store.purge(self.keep).await
+    }
+}
+
+#[async_trait]
+impl ReadyCheck for ToolRegistryService {
+    async fn check(&self) -> Result<()> {
+        self.store.ping().await
     }
 }
 

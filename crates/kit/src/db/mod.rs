@@ -19,7 +19,7 @@ pub use postgres::Server;
 pub use schema::schemas;
 pub use sqlite::{check, snapshot};
 
-use hoistway_model::Result;
+use hoistway_model::{Code, Error, Result};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel, QueryResult,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
@@ -108,6 +108,12 @@ impl Db {
             Location::Sqlite(_) => sqlite,
             Location::Postgres { .. } => postgres,
         }
+    }
+
+    /// Asks the database for an answer, and fails if there is none.
+    pub async fn ping(&self) -> Result<()> {
+        let failed = |e| Error::new(Code::Unavailable, "the database cannot be reached").with_source(e);
+        query_raw(&self.read, "SELECT 1", []).await.map(drop).map_err(failed)
     }
 
     /// Returns the bytes that the database takes on disk, with its indexes and SQLite's write-ahead log.

@@ -51,6 +51,11 @@ pub trait Runtime: Send + Sync {
         None
     }
 
+    /// Fails if nothing can be started now.
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether it runs images as they are; otherwise it runs their unpacked layers with an interpreter of this machine.
     fn runs_images(&self) -> bool {
         false

@@ -35,7 +35,7 @@ use draining::Draining;
 use egress_identities::EgressIdentities;
 use events::EventLog;
 use futures_util::StreamExt;
-use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock};
+use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, probes::ReadyCheck};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, EventPosition, RevisionStatus, RouteStream, RuntimeStatus},
@@ -96,6 +96,13 @@ pub struct Service {
     stopping: CancellationToken,
     /// Nobody else may run on the same directory, until the service is shut down.
     directory: Mutex<Option<DirLock>>,
+}
+
+#[async_trait]
+impl ReadyCheck for Service {
+    async fn check(&self) -> Result<()> {
+        tokio::try_join!(self.store.ping(), self.runtime.ping()).map(drop)
+    }
 }
 
 impl fmt::Debug for Service {

@@ -81,6 +81,11 @@ impl Store {
         self.db.size().await
     }
 
+    /// Fails if the database does not answer.
+    pub(crate) async fn ping(&self) -> Result<()> {
+        self.db.ping().await
+    }
+
     pub(crate) async fn close(&self) {
         self.db.close().await;
     }

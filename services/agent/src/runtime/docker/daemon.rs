@@ -72,6 +72,11 @@ impl Daemon {
         self.docker.info().await
     }
 
+    /// Fails if the daemon does not answer.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.docker.ping().await.map(drop)
+    }
+
     /// Whether there is such an image.
     pub async fn has_image(&self, reference: &str) -> Result<bool, Error> {
         match self.docker.inspect_image(reference).await {

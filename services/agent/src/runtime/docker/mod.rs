@@ -171,6 +171,11 @@ impl Runtime for DockerRuntime {
         self.isolation.clone()
     }
 
+    async fn ping(&self) -> Result<()> {
+        let failed = |e| Error::new(Code::Unavailable, "Docker does not answer").with_source(e);
+        self.daemon.ping().await.map_err(failed)
+    }
+
     fn egress_route(&self) -> Option<EgressRoute> {
         Some(EgressRoute { url: format!("http://{PROXY}"), has_identity: true })
     }

@@ -19,7 +19,8 @@ certificate() {
     shift
     openssl x509 -noout -checkend $month -in "$directory/tls.pem" >/dev/null 2>&1 && return
     openssl req -config /tmp/openssl.cnf -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days $days \
-        -keyout "$directory/tls-key.pem.new" -out "$directory/tls.pem.new" "$@" 2>/dev/null
+        -keyout "$directory/tls-key.pem.new" -out "$directory/tls.pem.new" "$@" 2>/tmp/openssl.log ||
+        { cat /tmp/openssl.log >&2; exit 1; }
     mv "$directory/tls-key.pem.new" "$directory/tls-key.pem"
     mv "$directory/tls.pem.new" "$directory/tls.pem"
 }
@@ -32,7 +33,8 @@ for service in gateway tool-registry build agent egress; do
     # Certificates of an authority that is replaced are replaced with it.
     if ! cmp -s /keys/authority/tls.pem "/keys/$service/ca.pem"; then
         rm -f "/keys/$service/tls.pem"
-        cp /keys/authority/tls.pem "/keys/$service/ca.pem"
+        cp /keys/authority/tls.pem "/keys/$service/ca.pem.new"
+        mv "/keys/$service/ca.pem.new" "/keys/$service/ca.pem"
     fi
     certificate "/keys/$service" -CA /keys/authority/tls.pem -CAkey /keys/authority/tls-key.pem -subj "/CN=$service" \
         -addext "subjectAltName=DNS:$service" -addext basicConstraints=critical,CA:FALSE \

@@ -22,7 +22,7 @@ use hoistway_kit::{
     secrets::MasterKey,
     shutdown::{self, part},
     telemetry::{self, LogFormat},
-    tls::ApiTlsConfig,
+    tls::{ApiTlsConfig, ServiceTlsConfig},
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::{AgentIdentities, Code, Error, Result, Secret, page};
@@ -211,6 +211,7 @@ impl Settings {
                 ]),
             )?,
             agent: agent::Config {
+                tls: ServiceTlsConfig { allow_plaintext: api_tls.allow_plaintext, ..ServiceTlsConfig::default() },
                 sandbox: args.sandbox.unwrap_or(agent.sandbox),
                 network: args.network.unwrap_or(agent.network),
                 runtime: args.runtime.unwrap_or(agent.runtime),

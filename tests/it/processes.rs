@@ -355,8 +355,10 @@ fn processes_with_certificates_speak_tls_and_strangers_with_the_token_are_not_an
     // The service token alone opens nothing: neither without TLS nor with another authority's certificate.
     let token = ServiceToken::load_or_create(&dir.path().join("data/service-token")).unwrap();
     let stranger = tempfile::tempdir().unwrap();
-    TestAuthority::new().issue(stranger.path(), "stranger", &["127.0.0.1"]);
-    std::fs::copy(dir.path().join("ca.pem"), stranger.path().join("ca.pem")).unwrap();
+    let other = TestAuthority::new();
+    other.issue(stranger.path(), "stranger", &["127.0.0.1"]);
+    // It trusts the services, which is no reason for them to trust it.
+    std::fs::write(stranger.path().join("ca.pem"), format!("{}{}", authority.pem(), other.pem())).unwrap();
     let file = |name: &str| Some(stranger.path().join(name));
     let certificate = ServiceTlsConfig {
         cert_file: file("stranger.pem"),

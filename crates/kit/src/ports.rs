@@ -287,15 +287,6 @@ impl From<Vec<TcpListener>> for Listeners {
     }
 }
 
-impl IntoIterator for Listeners {
-    type Item = TcpListener;
-    type IntoIter = std::vec::IntoIter<TcpListener>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.sockets.into_iter()
-    }
-}
-
 fn of_one_connection(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused)
 }

@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, UdpSocket},
     path::Path,
 };
+use time::{Duration, OffsetDateTime};
 
 /// An authority that signs certificates for servers and clients.
 pub struct TestAuthority {
@@ -32,9 +33,16 @@ impl TestAuthority {
 
     /// Writes `NAME.pem` and `NAME-key.pem` for these hosts into a directory, and the authority as `ca.pem`.
     pub fn issue(&self, dir: &Path, name: &str, hosts: &[&str]) {
+        self.issue_until(dir, name, hosts, 365);
+    }
+
+    /// The same with a certificate that expires in so many days.
+    pub fn issue_until(&self, dir: &Path, name: &str, hosts: &[&str], days: i64) {
         let key = KeyPair::generate().unwrap();
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::days(30), now + Duration::days(days));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         fs::write(dir.join(format!("{name}.pem")), certificate.pem()).unwrap();

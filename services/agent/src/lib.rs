@@ -114,9 +114,8 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
     // Users name these images, so the operator's logins are shown only if the operator says so.
     let logins = RegistryLogins::named(config.docker_config.clone());
     let insecure = config.insecure_registries.clone();
-    let authority = config.tls.ca_file.as_deref();
-    let registries =
-        Registries::new(&config.registry_address, deps.token.secret(), logins, insecure)?.trusting(authority)?;
+    let platform = config.tls.load()?.address("registry_address", &config.registry_address)?;
+    let registries = Registries::new(platform, deps.token.secret(), logins, insecure)?;
     let EgressRoute { url, has_identity } =
         runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });
     let key = (!has_identity).then(|| deps.egress_key.clone());
@@ -212,9 +211,10 @@ fn docker_config(config: &Config, token: &ServiceToken, tls: &ServiceTls) -> Res
         socket: config.docker.socket.clone(),
         dir: config.docker.dir.clone().unwrap_or_else(|| config.service_dir().join("sockets")),
         data_dir: config.service_dir(),
-        registry: config.docker.registry.clone().unwrap_or_else(|| {
-            config.registry_address.strip_prefix("https://").unwrap_or(&config.registry_address).to_owned()
-        }),
+        registry: match &config.docker.registry {
+            Some(registry) => registry.clone(),
+            None => tls.address("registry_address", &config.registry_address)?.to_string(),
+        },
         registry_password: token.secret().clone(),
         image_registry: ImageRegistry::of_setting(config.image_registry.as_deref())?,
         image_registry_logins: RegistryLogins::new(config.docker_config.clone()),

@@ -10,12 +10,15 @@ use crate::{
     tls::{Accepted, ListenerTls, ServerStream},
     token::ServiceToken,
 };
-use futures_util::{
-    FutureExt, Stream, StreamExt,
-    stream::{self, FuturesUnordered},
-};
+use futures_util::{FutureExt, Stream, stream};
 use hoistway_model::{Error, Result};
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::{
@@ -31,6 +34,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 const MAX_STREAMS: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The interval of warnings of clients whose certificates are refused.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The services of one process. Cheap to clone: [`Server::serve`] one copy and take [`Server::into_local`] of another.
 #[derive(Clone, Debug)]
@@ -149,19 +154,31 @@ impl Server {
 /// Returns the connections once they are open. Handshakes run beside each other; their number is that of the
 /// connections without a token.
 fn incoming(listeners: Listeners, connections: Connections) -> impl Stream<Item = io::Result<ServerStream>> {
-    let start = (listeners, connections, FuturesUnordered::new());
-    stream::unfold(start, |(listeners, connections, mut opening)| async move {
+    let start = (listeners, connections, JoinSet::new(), None);
+    stream::unfold(start, |(listeners, connections, mut opening, mut warned)| async move {
         loop {
             tokio::select! {
                 (stream, peer) = listeners.accept() => {
                     let (stream, tls) = (connections.take_in(stream, peer), listeners.tls().cloned());
-                    opening.push(async move { (ListenerTls::accept(tls, stream).await, peer) });
+                    opening.spawn(async move { (ListenerTls::accept(tls, stream).await, peer) });
                 }
-                Some((opened, peer)) = opening.next() => match opened.and_then(Accepted::permitted) {
-                    Ok(stream) => return Some((Ok(stream), (listeners, connections, opening))),
+                Some(Ok((opened, peer))) = opening.join_next() => match opened.and_then(Accepted::permitted) {
+                    Ok(stream) => return Some((Ok(stream), (listeners, connections, opening, warned))),
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied && is_due(&mut warned) => {
+                        tracing::warn!("a client at {peer} is refused: {e}");
+                    }
                     Err(e) => tracing::debug!("a connection of {peer} was not opened: {e}"),
                 },
             }
         }
     })
+}
+
+/// Whether strangers may make the log grow by another line.
+fn is_due(warned: &mut Option<Instant>) -> bool {
+    let is_due = warned.is_none_or(|at| at.elapsed() >= WARN_EVERY);
+    if is_due {
+        *warned = Some(Instant::now());
+    }
+    is_due
 }

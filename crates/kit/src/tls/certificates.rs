@@ -2,10 +2,11 @@
 
 use hoistway_model::{Error, Result};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier, verify_server_name},
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{ParsedCertificate, WebPkiClientVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use std::{
@@ -18,6 +19,10 @@ use std::{
 
 /// The time for which the files are taken to be unchanged.
 const RECHECK: Duration = Duration::from_secs(10);
+
+/// The time before the expiry from which there is a warning, and the interval of warnings.
+const EXPIRES_SOON: Duration = Duration::from_secs(30 * 86_400);
+const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
 const HTTP_1: &[u8] = b"http/1.1";
 const HTTP_2: &[u8] = b"h2";
@@ -44,6 +49,7 @@ struct State {
     configs: Arc<Configs>,
     versions: Vec<Version>,
     checked: Instant,
+    warned: Option<Instant>,
 }
 
 /// The version of a file: a changed one differs in at least one of device, inode, size and time of the change.
@@ -54,6 +60,28 @@ pub(super) struct Configs {
     /// Of a server of HTTP/1.1 that asks clients for no certificate.
     pub(super) http_server: Arc<ServerConfig>,
     pub(super) mutual: Option<MutualConfigs>,
+    /// The certificate, followed by those between it and the authority.
+    chain: Vec<CertificateDer<'static>>,
+    not_after: Option<UnixTime>,
+}
+
+impl Configs {
+    /// Whether the certificate is for a host name or an address.
+    pub(super) fn is_for(&self, host: &str) -> bool {
+        let certificate = self.chain.first().and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+        let name = ServerName::try_from(host).ok();
+        certificate.zip(name).is_some_and(|(certificate, name)| verify_server_name(&certificate, &name).is_ok())
+    }
+
+    /// Describes an expiry that is near or past.
+    pub(super) fn expiry(&self) -> Option<String> {
+        let left = self.not_after?.as_secs().saturating_sub(UnixTime::now().as_secs());
+        match left {
+            0 => Some("has expired".to_owned()),
+            left if left < EXPIRES_SOON.as_secs() => Some(format!("expires in {} days", left / 86_400)),
+            _ => None,
+        }
+    }
 }
 
 /// The configurations of mutual TLS between services: of gRPC, but for the last one.
@@ -69,8 +97,23 @@ impl CertificateFiles {
     pub(super) fn load(table: &str, paths: Paths) -> Result<Self> {
         let versions = versions(&paths);
         let configs = read(table, &paths)?;
-        let state = State { configs: Arc::new(configs), versions, checked: Instant::now() };
-        Ok(Self(Arc::new(Shared { paths, state: Mutex::new(state) })))
+        if fs::metadata(&paths.key).is_ok_and(|metadata| metadata.mode() & 0o007 != 0) {
+            tracing::warn!("{} can be used by every user of this machine", paths.key.display());
+        }
+        let state = State { configs: Arc::new(configs), versions, checked: Instant::now(), warned: None };
+        let files = Self(Arc::new(Shared { paths, state: Mutex::new(state) }));
+        files.warn_of_expiry(&mut files.lock());
+        Ok(files)
+    }
+
+    fn warn_of_expiry(&self, state: &mut State) {
+        if state.warned.is_some_and(|at| at.elapsed() < WARN_EVERY) {
+            return;
+        }
+        if let Some(expiry) = state.configs.expiry() {
+            state.warned = Some(Instant::now());
+            tracing::warn!("the certificate {} {expiry}: renew it", self.0.paths.cert.display());
+        }
     }
 
     /// Returns the configurations with the files as they are now, or were up to [`RECHECK`] ago. Files that cannot be
@@ -97,12 +140,18 @@ impl CertificateFiles {
             match configs {
                 Ok(configs) => {
                     tracing::info!("the certificate of {} was read again", self.0.paths.cert.display());
-                    state.configs = Arc::new(configs);
+                    (state.configs, state.warned) = (Arc::new(configs), None);
                 }
                 Err(e) => tracing::warn!("a changed certificate cannot be used, the earlier one stays: {e}"),
             }
         }
+        self.warn_of_expiry(&mut state);
         state.configs.clone()
+    }
+
+    /// Returns the configurations that were read last.
+    pub(super) fn last(&self) -> Arc<Configs> {
+        self.lock().configs.clone()
     }
 
     /// Makes the next use look at the files.
@@ -138,17 +187,18 @@ fn read(table: &str, paths: &Paths) -> Result<Configs> {
     let key = PrivateKeyDer::from_pem_file(&paths.key)
         .map_err(|e| unusable(&field("key_file"), &paths.key, "a private key", &e))?;
     let provider = Arc::new(ring::default_provider());
-    let resolved = CertifiedKey::from_der(chain, key, &provider).map_err(|e| {
+    let certified = CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|e| {
         let text = format!("{} is not the key of {}: {e}", paths.key.display(), paths.cert.display());
         Error::field(field("key_file"), text)
     })?;
-    let own = Arc::new(SingleCertAndKey::from(resolved));
+    let own = Arc::new(SingleCertAndKey::from(certified));
     let failed = |e: rustls::Error| Error::internal("configuring TLS", e);
     let server = || ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let mut http_server = server().map_err(failed)?.with_no_client_auth().with_cert_resolver(own.clone());
     http_server.alpn_protocols = vec![HTTP_1.to_vec()];
+    let (http_server, not_after) = (Arc::new(http_server), not_after(&chain));
+    let Some(ca) = &paths.ca else { return Ok(Configs { http_server, mutual: None, chain, not_after }) };
 
-    let Some(ca) = &paths.ca else { return Ok(Configs { http_server: Arc::new(http_server), mutual: None }) };
     let not_an_authority = |e: &dyn fmt::Display| unusable(&field("ca_file"), ca, "an authority's certificate", e);
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&field("ca_file"), ca)? {
@@ -157,15 +207,53 @@ fn read(table: &str, paths: &Paths) -> Result<Configs> {
     let roots = Arc::new(roots);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
     let verifier = verifier.map_err(|e| not_an_authority(&e))?;
+    if let Err(e) = verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
+        && let Some(why) = unfit(&e)
+    {
+        let text = format!("{} cannot be used with {}: {why}", paths.cert.display(), ca.display());
+        return Err(Error::field(field("cert_file"), text));
+    }
     let mut server = server().map_err(failed)?.with_client_cert_verifier(verifier).with_cert_resolver(own.clone());
     server.alpn_protocols = vec![HTTP_2.to_vec()];
     let client = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let other_client = client.map_err(failed)?.with_root_certificates(roots).with_client_cert_resolver(own);
     let mut client = other_client.clone();
     client.alpn_protocols = vec![HTTP_2.to_vec()];
-    let mutual =
-        MutualConfigs { server: Arc::new(server), client: Arc::new(client), other_client: Arc::new(other_client) };
-    Ok(Configs { http_server: Arc::new(http_server), mutual: Some(mutual) })
+    let mutual = Some(MutualConfigs {
+        server: Arc::new(server),
+        client: Arc::new(client),
+        other_client: Arc::new(other_client),
+    });
+    Ok(Configs { http_server, mutual, chain, not_after })
+}
+
+/// Why no peer would accept the certificate. One that has expired may be replaced while the program runs.
+fn unfit(e: &rustls::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(e) = e else { return Some(e.to_string()) };
+    match e {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => None,
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            Some("it is of another authority".to_owned())
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            Some("it is not for clients (extendedKeyUsage clientAuth beside serverAuth)".to_owned())
+        }
+        e => Some(e.to_string()),
+    }
+}
+
+/// Returns when a certificate expires: what the verifier says of it at the end of time.
+fn not_after(chain: &[CertificateDer<'static>]) -> Option<UnixTime> {
+    let mut roots = RootCertStore::empty();
+    roots.add(chain.first()?.clone()).ok()?;
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
+    let name = ServerName::try_from("localhost").ok()?;
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match verifier.verify_server_cert(chain.first()?, &[], &name, &[], end_of_time) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => Some(not_after),
+        _ => None,
+    }
 }
 
 fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -1,6 +1,9 @@
 //! The client's side of connections between services.
 
-use super::certificates::{CertificateFiles, MutualConfigs};
+use super::{
+    certificates::{CertificateFiles, MutualConfigs},
+    failure::{Side, explain},
+};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -17,7 +20,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::Service;
@@ -46,7 +49,7 @@ impl Service<Uri> for GrpcConnector {
         Box::pin(async move {
             let config = mutual(&certificates, |mutual| &mutual.client).await?;
             let host = without_brackets(uri.host().unwrap_or_default());
-            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
+            let stream = dial((host, uri.port_u16().unwrap_or(443))).await?;
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))?;
             open(config, host, stream).await.map(TokioIo::new)
         })
@@ -85,11 +88,17 @@ impl ServiceAddress {
         self.certificates.is_some()
     }
 
+    /// Returns the TLS configuration for it as it is now, for clients that connect themselves.
+    pub async fn client_config(&self) -> io::Result<Option<Arc<ClientConfig>>> {
+        match &self.certificates {
+            Some(certificates) => mutual(certificates, |mutual| &mutual.other_client).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Connects, with Nagle's algorithm off.
     pub async fn connect(&self) -> io::Result<ClientStream> {
-        let stream = TcpStream::connect(&*self.host_port).await?;
-        // Without this option, only latency suffers.
-        let _ = stream.set_nodelay(true);
+        let stream = dial(&*self.host_port).await?;
         let Some(certificates) = &self.certificates else { return Ok(ClientStream::Plain(stream)) };
         let config = mutual(certificates, |mutual| &mutual.other_client).await?;
         Ok(ClientStream::Tls(Box::new(open(config, self.host(), stream).await?)))
@@ -166,7 +175,18 @@ async fn mutual(
     config.ok_or_else(|| io::Error::other("there is no authority for mutual TLS"))
 }
 
+async fn dial(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Without this option, only latency suffers.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
 async fn open(config: Arc<ClientConfig>, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    TlsConnector::from(config).connect(name, stream).await
+    let opened = TlsConnector::from(config).connect(name, stream).await;
+    opened.map_err(|e| match explain(&e, Side::Server) {
+        Some(why) => io::Error::new(e.kind(), format!("{host} {why}")),
+        None => e,
+    })
 }

@@ -1,6 +1,9 @@
 //! The server's side of a TLS connection.
 
-use super::certificates::CertificateFiles;
+use super::{
+    certificates::CertificateFiles,
+    failure::{Side, explain},
+};
 use crate::connection_limits::{Bounded, Connection};
 use std::{
     future::Future,
@@ -39,7 +42,7 @@ pub enum ListenerTls {
 }
 
 /// A connection that was just accepted.
-pub trait Incoming: AsyncRead + AsyncWrite + Unpin {
+pub trait PeekableStream: AsyncRead + AsyncWrite + Unpin {
     /// Returns the local address: the one that was dialled, unless it was translated on the way.
     fn local_addr(&self) -> Option<SocketAddr>;
 
@@ -47,7 +50,7 @@ pub trait Incoming: AsyncRead + AsyncWrite + Unpin {
     fn peek(&mut self) -> impl Future<Output = io::Result<u8>> + Send;
 }
 
-impl Incoming for Bounded {
+impl PeekableStream for Bounded {
     fn local_addr(&self) -> Option<SocketAddr> {
         self.connection().local()
     }
@@ -57,7 +60,7 @@ impl Incoming for Bounded {
     }
 }
 
-impl Incoming for TcpStream {
+impl PeekableStream for TcpStream {
     fn local_addr(&self) -> Option<SocketAddr> {
         Self::local_addr(self).ok()
     }
@@ -91,7 +94,7 @@ impl<S> Accepted<S> {
 
 impl ListenerTls {
     /// Opens a connection; without `tls` it is used as it is. An error is the client's.
-    pub async fn accept<S: Incoming>(tls: Option<Self>, mut stream: S) -> io::Result<Accepted<S>> {
+    pub async fn accept<S: PeekableStream>(tls: Option<Self>, mut stream: S) -> io::Result<Accepted<S>> {
         let config = match tls {
             None => return Ok(Accepted::Stream(ServerStream::Plain(stream))),
             Some(Self::Mutual(certificates)) => {
@@ -109,7 +112,10 @@ impl ListenerTls {
                 Arc::clone(&certificates.current().await.http_server)
             }
         };
-        let stream = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
+        let stream = timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await?.map_err(|e| {
+            let why = explain(&e, Side::Client);
+            why.map_or(e, |why| io::Error::new(io::ErrorKind::PermissionDenied, format!("it {why}")))
+        })?;
         Ok(Accepted::Stream(ServerStream::Tls(Box::new(stream))))
     }
 }

@@ -2,14 +2,15 @@
 
 mod certificates;
 mod client;
+mod failure;
 mod listener;
 mod settings;
 
 pub use certificates::CertificateFiles;
 pub(crate) use client::GrpcConnector;
 pub use client::{ClientStream, ServiceAddress};
-pub use listener::{Accepted, Incoming, ListenerTls, ServerStream};
-pub use settings::{ApiTlsConfig, ServiceTls, ServiceTlsConfig};
+pub use listener::{Accepted, ListenerTls, PeekableStream, ServerStream};
+pub use settings::{ApiTlsConfig, REMEDY, ServiceTls, ServiceTlsConfig};
 
 #[cfg(test)]
 mod tests;

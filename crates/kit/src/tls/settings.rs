@@ -7,9 +7,12 @@ use super::{
 };
 use crate::ports::Listeners;
 use hoistway_model::{Error, Result};
-use http::{Uri, uri::Scheme};
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 use serde::{Deserialize, Serialize};
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// The setting `tls` of a service: mutual TLS with the other services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,23 +124,44 @@ impl ServiceTls {
         Some(ListenerTls::Http { certificates, allow_plaintext: self.allow_plaintext })
     }
 
-    /// Checks an address that is listened on later, which is the setting `setting`; `has_tls` says whether with TLS.
-    pub fn check_listen(&self, setting: &str, ip: IpAddr, has_tls: bool) -> Result<()> {
-        if has_tls || self.allow_plaintext || ip.to_canonical().is_loopback() {
-            return Ok(());
-        }
-        Err(Error::field(setting, format!("{ip} is reached by other machines, so it needs TLS: {REMEDY}")))
+    /// Whether connections without TLS to and from other machines are allowed.
+    pub fn allows_plaintext(&self) -> bool {
+        self.allow_plaintext
     }
 
-    /// Returns the address `HOST:PORT`, or `https://HOST:PORT`, of another service's listener. `name` is for messages.
-    /// TLS without a certificate is refused, and so is an address on another machine without TLS.
-    pub fn address(&self, name: &str, text: &str) -> Result<ServiceAddress> {
-        let refused = |why: &str| Err(Error::field(name, format!("{text} {why}")));
-        match (text.strip_prefix(HTTPS), &self.certificates) {
-            (Some(host_port), Some(_)) => Ok(ServiceAddress::new(host_port, self.certificates.clone())),
-            (Some(_), None) => refused(NO_CERTIFICATE),
-            (None, _) if self.allow_plaintext || is_on_this_machine(text) => Ok(ServiceAddress::new(text, None)),
-            (None, _) => refused(&format!("{NOT_WITHOUT_TLS}: {REMEDY}")),
+    /// Checks that other machines reach this service as `host`, which is the setting `setting`.
+    pub fn check_host(&self, setting: &str, host: &str) -> Result<()> {
+        match &self.certificates {
+            Some(certificates) if !certificates.last().is_for(host) => {
+                let text = format!("{host} is none of the names of tls.cert_file, so that nobody would connect to it");
+                Err(Error::field(setting, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the address `HOST:PORT`, or `https://HOST:PORT`, of another service's listener. `setting` is for
+    /// messages. TLS without a certificate is refused, and so is an address on another machine without TLS.
+    pub fn address(&self, setting: &str, text: &str) -> Result<ServiceAddress> {
+        let refused = |why: &str| Err(Error::field(setting, format!("{text} {why}")));
+        let (host_port, has_tls) = match text.strip_prefix(HTTPS) {
+            Some(host_port) => (host_port, true),
+            None => (text.strip_prefix("http://").unwrap_or(text), false),
+        };
+        let host_port = host_port.strip_suffix('/').unwrap_or(host_port);
+        let authority =
+            host_port.parse::<Authority>().ok().filter(|at| at.port().is_some() && !at.as_str().contains('@'));
+        if authority.is_none() {
+            return refused("is not HOST:PORT or https://HOST:PORT");
+        }
+        match (has_tls, &self.certificates) {
+            (true, Some(_)) => Ok(ServiceAddress::new(host_port, self.certificates.clone())),
+            (true, None) => refused(NO_CERTIFICATE),
+            (false, _) if self.allow_plaintext || is_on_this_machine(host_port) => {
+                Ok(ServiceAddress::new(host_port, None))
+            }
+            (false, Some(_)) => refused("is on another machine, so it must begin with https://"),
+            (false, None) => refused(&format!("{NOT_WITHOUT_TLS}: {REMEDY}")),
         }
     }
 
@@ -161,8 +185,9 @@ impl ServiceTls {
 
 const NO_CERTIFICATE: &str = "needs tls.cert_file, tls.key_file and tls.ca_file, which are not set";
 const NOT_WITHOUT_TLS: &str = "is on another machine, to which nothing goes without TLS";
-const REMEDY: &str = "set tls.cert_file, tls.key_file and tls.ca_file, or tls.allow_plaintext = true if nobody else \
-                      reaches the network between the services";
+/// How to make an address usable that other machines reach.
+pub const REMEDY: &str = "set tls.cert_file, tls.key_file and tls.ca_file, or tls.allow_plaintext = true (up \
+                      --allow-plaintext) if nobody else reaches the network between the services";
 
 fn plaintext(setting: &str, listeners: &Listeners, remedy: &str) -> Error {
     let address = listeners.addrs().first().map(ToString::to_string).unwrap_or_default();

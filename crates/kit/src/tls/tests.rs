@@ -75,7 +75,7 @@ async fn services_answer_only_clients_with_a_certificate_of_their_authority() {
     let stranger = service(other_dir.path(), "gateway").load().unwrap();
     let refused = health(Transport::connect_tls("build", &uri, &token, &stranger).unwrap()).await.unwrap_err();
     assert_eq!(refused.message(), "the build service cannot be reached");
-    fs::copy(dir.path().join("ca.pem"), other_dir.path().join("ca.pem")).unwrap();
+    fs::write(other_dir.path().join("ca.pem"), format!("{}{}", authority.pem(), other.pem())).unwrap();
     let stranger = service(other_dir.path(), "gateway").load().unwrap();
     let refused = health(Transport::connect_tls("build", &uri, &token, &stranger).unwrap()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
@@ -185,6 +185,54 @@ fn settings_that_cannot_work_name_the_file() {
     assert!(message(missing).contains("tls.cert_file: "));
     let swapped = ServiceTlsConfig { key_file: Some(dir.path().join("b-key.pem")), ..good.clone() };
     assert!(message(swapped).contains("is not the key of"));
-    let no_authority = ServiceTlsConfig { ca_file: Some(dir.path().join("a-key.pem")), ..good };
+    let no_authority = ServiceTlsConfig { ca_file: Some(dir.path().join("a-key.pem")), ..good.clone() };
     assert!(message(no_authority).contains("tls.ca_file: "));
+    let elsewhere = dir.path().join("elsewhere.pem");
+    fs::write(&elsewhere, TestAuthority::new().pem()).unwrap();
+    let other_authority = ServiceTlsConfig { ca_file: Some(elsewhere), ..good.clone() };
+    assert!(message(other_authority).contains("it is of another authority"));
+    let tls = good.load().unwrap();
+    assert!(tls.check_host("agents_host", "localhost").is_ok() && tls.check_host("agents_host", "127.0.0.1").is_ok());
+    assert!(tls.check_host("agents_host", "agent").unwrap_err().message.contains("agents_host"));
+}
+
+#[test]
+fn the_expiry_of_a_certificate_is_known() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    authority.issue_until(dir.path(), "old", &HOSTS, -1);
+    authority.issue_until(dir.path(), "soon", &HOSTS, 10);
+    authority.issue(dir.path(), "new", &HOSTS);
+    let expiry = |name: &str| {
+        let paths = super::certificates::Paths {
+            cert: dir.path().join(format!("{name}.pem")),
+            key: dir.path().join(format!("{name}-key.pem")),
+            ca: Some(dir.path().join("ca.pem")),
+        };
+        // One that has expired is no reason not to start.
+        CertificateFiles::load("tls", paths).unwrap().last().expiry()
+    };
+    assert_eq!(expiry("old").as_deref(), Some("has expired"));
+    assert!(expiry("soon").is_some_and(|text| text.starts_with("expires in ")));
+    assert_eq!(expiry("new"), None);
+}
+
+#[test]
+fn addresses_of_services_are_checked() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    authority.issue(dir.path(), "agent", &HOSTS);
+    let (tls, none) = (service(dir.path(), "agent").load().unwrap(), ServiceTls::default());
+    let message = |tls: &ServiceTls, text: &str| tls.address("registry_address", text).unwrap_err().message;
+    for (text, shown) in [("https://build:5000", "build:5000"), ("https://build:5000/", "build:5000")] {
+        let address = tls.address("registry_address", text).unwrap();
+        assert!(address.has_tls() && address.to_string() == shown, "{text}");
+    }
+    for text in ["127.0.0.1:5000", "http://localhost:5000", "[::1]:5000"] {
+        assert!(!tls.address("registry_address", text).unwrap().has_tls(), "{text}");
+    }
+    assert!(message(&tls, "build:5000").contains("must begin with https://"));
+    assert!(message(&none, "build:5000").contains("tls.allow_plaintext = true"));
+    assert!(message(&none, "https://build:5000").contains("which are not set"));
+    for wrong in ["build", "https://build:5000/v2", "ftp://build:5000", "a@build:5000", ""] {
+        assert!(message(&tls, wrong).contains("is not HOST:PORT or https://HOST:PORT"), "{wrong}");
+    }
 }

@@ -554,7 +554,13 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
 /// Connects to an agent's listener.
 async fn dial(tls: &ServiceTls, target: &Target) -> io::Result<ClientStream> {
     let address = tls.address("agents", &target.address).inspect_err(|e| tracing::warn!("{e}"));
-    address.map_err(io::Error::other)?.connect().await
+    let connected = address.map_err(io::Error::other)?.connect().await;
+    // A certificate that is refused is no passing state, unlike everything else.
+    connected.inspect_err(|e| {
+        if e.kind() == io::ErrorKind::InvalidData {
+            tracing::warn!("an agent cannot be connected to: {e}");
+        }
+    })
 }
 
 /// Returns a request to the runner, with its token.

@@ -4,7 +4,7 @@ use super::logs::{LogBook, Sink};
 use super::supervisor::{Launcher, Starts, Supervisor};
 use super::{Instance, Masker, Started, State};
 use futures_util::future::join_all;
-use hoistway_kit::tls::{ListenerTls, ServiceTls};
+use hoistway_kit::tls::{ListenerTls, REMEDY, ServiceTls};
 use hoistway_model::{Error, Result, RevisionId, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, TcpListener};
@@ -21,12 +21,36 @@ pub(super) struct CallerAddress {
 }
 
 impl CallerAddress {
-    /// Listens on `bind`; callers use the host `advertise` instead, if there is one. TLS is for agents with a network
-    /// of their own, whose callers the service forwards: others have the listener themselves.
+    /// Listens on `bind`; callers use the host `advertise` instead, if there is one. TLS is for callers on other
+    /// machines, and for agents with a network of their own, whose callers the service forwards: others have the
+    /// listener themselves.
     pub fn new(bind: IpAddr, advertise: Option<String>, tls: &ServiceTls, has_own_network: bool) -> Result<Self> {
-        let listener = tls.http_listener().filter(|_| has_own_network);
-        tls.check_listen("agents_bind", bind, listener.is_some())?;
-        Ok(Self { bind, advertise, tls: listener })
+        let refused = |setting: &str, why: String| Err(Error::field(setting, why));
+        if bind.to_canonical().is_loopback() {
+            return Ok(Self { bind, advertise, tls: None });
+        }
+        let Some(listener) = tls.http_listener().filter(|_| has_own_network) else {
+            return match (tls.allows_plaintext(), has_own_network) {
+                (true, _) => Ok(Self { bind, advertise, tls: None }),
+                (false, true) => refused("agents_bind", format!("{bind} is reached by other machines: {REMEDY}")),
+                (false, false) => {
+                    let why = format!(
+                        "{bind} is reached by other machines, and agents without a network of their own listen there \
+                         without TLS: set tls.allow_plaintext = true, here and for the gateway, if nobody else reaches \
+                         the network between them"
+                    );
+                    refused("agents_bind", why)
+                }
+            };
+        };
+        match &advertise {
+            Some(host) => tls.check_host("agents_host", host)?,
+            None if bind.is_unspecified() => {
+                return refused("agents_host", format!("is needed: gateways cannot connect to {bind} by its name"));
+            }
+            None => tls.check_host("agents_bind", &bind.to_string())?,
+        }
+        Ok(Self { bind, advertise, tls: Some(listener) })
     }
 
     fn of_port(&self, port: u16) -> String {

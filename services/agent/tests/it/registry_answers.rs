@@ -8,7 +8,7 @@ use hoistway_agent::{
     images::{Bounds, Failure, Images, LayerStore, Registries},
     interpreter::Interpreter,
 };
-use hoistway_kit::registry_logins::RegistryLogins;
+use hoistway_kit::{registry_logins::RegistryLogins, tls::ServiceAddress};
 use hoistway_model::{Code, Secret, image::ImageRef};
 use std::time::Duration;
 use tokio::{
@@ -20,7 +20,9 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn images() -> (tempfile::TempDir, Images) {
     let dir = tempfile::tempdir().unwrap();
-    let registries = Registries::new("127.0.0.1:1", &Secret::new("t"), RegistryLogins::new(None), Vec::new()).unwrap();
+    let registries =
+        Registries::new(ServiceAddress::local("127.0.0.1:1"), &Secret::new("t"), RegistryLogins::new(None), Vec::new())
+            .unwrap();
     let store = LayerStore::open(&dir.path().join("layers"), Bounds::default()).unwrap();
     (dir, Images::new(registries, store, Interpreter::find(None).await.unwrap()))
 }

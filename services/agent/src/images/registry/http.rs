@@ -3,6 +3,7 @@
 
 use hoistway_kit::{
     address_scope::{self, AddressScope, Lookup, NoAddress, check_url},
+    tls::ServiceAddress,
     web::USER_AGENT,
 };
 use hoistway_model::{Error, Result};
@@ -10,10 +11,14 @@ use http::{
     HeaderValue,
     header::{ACCEPT, AUTHORIZATION, LOCATION},
 };
-use reqwest::{Certificate, Client, ClientBuilder, Response, Url, redirect::Policy};
-use std::{error::Error as StdError, fmt::Display, path::Path, sync::Arc, time::Duration};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect::Policy};
+use rustls::ClientConfig;
+use std::{
+    error::Error as StdError,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
-use url::Origin;
 
 /// The time that a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -52,13 +57,14 @@ pub(super) struct Http {
     plain: Client,
     /// `None` on a machine without CA certificates.
     tls: Option<Client>,
-    /// For our own registry, if it has TLS.
-    own: Option<(Origin, Client)>,
+    /// Our own registry, and the client for it if it has TLS, with what that was made of.
+    platform: ServiceAddress,
+    own: Mutex<Option<(Arc<ClientConfig>, Client)>>,
     large: Semaphore,
 }
 
 impl Http {
-    pub fn new() -> Result<Self> {
+    pub fn new(platform: ServiceAddress) -> Result<Self> {
         // The TLS library asks the process for its cryptography. The first to say so wins, and all of us say ring.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let tls = client().build();
@@ -68,17 +74,23 @@ impl Http {
         // It speaks plain HTTP only, and so is made on a machine without CA certificates too.
         let plain = client().no_proxy().tls_certs_only([]).build();
         let plain = plain.map_err(|e| Error::internal("making an HTTP client", e))?;
-        Ok(Self { plain, tls: tls.ok(), own: None, large: Semaphore::new(LARGE) })
+        Ok(Self { plain, tls: tls.ok(), platform, own: Mutex::default(), large: Semaphore::new(LARGE) })
     }
 
-    /// Trusts the authorities in a file, and no others, for `origin`.
-    pub fn trust(&mut self, origin: Origin, file: &Path) -> Result<()> {
-        let wrong = |e: &dyn Display| Error::field("tls.ca_file", format!("{}: {e}", file.display()));
-        let pem = std::fs::read(file).map_err(|e| wrong(&e))?;
-        let authorities = Certificate::from_pem_bundle(&pem).map_err(|e| wrong(&e))?;
-        let client = client().no_proxy().tls_certs_only(authorities).build().map_err(|e| wrong(&chain(&e)))?;
-        self.own = Some((origin, client));
-        Ok(())
+    /// The client for our own registry with TLS. Its certificates may have changed since the last time.
+    async fn own(&self) -> Result<Client, Trouble> {
+        let config = self.platform.client_config().await.map_err(|e| Trouble::Silent(e.to_string()))?;
+        let Some(config) = config else { return Ok(self.plain.clone()) };
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_of, client)) = &*own
+            && Arc::ptr_eq(made_of, &config)
+        {
+            return Ok(client.clone());
+        }
+        let made = client().no_proxy().tls_backend_preconfigured((*config).clone()).build();
+        let made = made.map_err(|e| Trouble::Silent(chain(&e)))?;
+        *own = Some((config, made.clone()));
+        Ok(made)
     }
 
     /// Asks for `url` and follows redirects, each of which is checked as the first address is. `shown` goes to the
@@ -92,7 +104,7 @@ impl Http {
                 false => Trouble::Wrong(format!("it leads elsewhere, and there {why}")),
             };
             check_url(&at, FARTHEST).map_err(refused)?;
-            let mut request = self.client(&at, url)?.get(at.clone()).header(ACCEPT, accept);
+            let mut request = self.client(&at, url).await?.get(at.clone()).header(ACCEPT, accept);
             if let Some(shown) = shown.filter(|_| own) {
                 request = request.header(AUTHORIZATION, shown);
             }
@@ -129,19 +141,16 @@ impl Http {
     }
 
     /// Without TLS goes what begins without it, and then only to the same place or to this machine.
-    fn client(&self, at: &Url, first: &Url) -> Result<&Client, Trouble> {
-        if let Some((origin, own)) = &self.own
-            && *origin == at.origin()
-        {
-            return Ok(own);
-        }
+    async fn client(&self, at: &Url, first: &Url) -> Result<Client, Trouble> {
+        let is_platform = self.platform.has_tls() && at.authority() == self.platform.to_string();
         match at.scheme() {
+            "https" if is_platform => self.own().await,
             "https" => self
                 .tls
-                .as_ref()
+                .clone()
                 .ok_or_else(|| Trouble::Wrong("this machine has no CA certificates, so TLS is impossible".to_owned())),
             "http" if first.scheme() == "http" && (at.origin() == first.origin() || is_this_machine(at)) => {
-                Ok(&self.plain)
+                Ok(self.plain.clone())
             }
             _ => Err(Trouble::Wrong("it leads to an address without TLS".to_owned())),
         }

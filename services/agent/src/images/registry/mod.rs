@@ -12,7 +12,10 @@ pub(super) use manifest::{Layer, Manifest};
 use super::{LayerStore, Unreadable, unpack::Expected};
 use ::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::Bytes;
-use hoistway_kit::registry_logins::{Login, RegistryLogins};
+use hoistway_kit::{
+    registry_logins::{Login, RegistryLogins},
+    tls::ServiceAddress,
+};
 use hoistway_model::{Code, Digest, Error, Result, Secret, image::ImageRef};
 use http::{Http, Trouble, brief, chain, is_this_machine};
 use manifest::Found;
@@ -23,7 +26,6 @@ use std::{
     fmt,
     future::Future,
     io,
-    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -68,8 +70,7 @@ impl fmt::Display for Failure {
 /// The registries that images are pulled from.
 pub struct Registries {
     http: Http,
-    /// `host:port`, with `https://` before it if it has TLS.
-    platform_address: String,
+    platform: ServiceAddress,
     platform_auth: HeaderValue,
     /// The logins of other registries.
     logins: RegistryLogins,
@@ -83,34 +84,29 @@ pub struct Registries {
 
 impl fmt::Debug for Registries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registries").field("platform_address", &self.platform_address).finish_non_exhaustive()
+        f.debug_struct("Registries").field("platform", &self.platform).finish_non_exhaustive()
     }
 }
 
 impl Registries {
-    /// With the platform's own registry at `platform_address` (`host:port`, with `https://` before it if it has TLS),
-    /// where `token` opens. Others open by `logins`, and those of `insecure` are asked without TLS.
-    pub fn new(platform_address: &str, token: &Secret, logins: RegistryLogins, insecure: Vec<String>) -> Result<Self> {
+    /// With the platform's own registry, where `token` opens. Others open by `logins`, and those of `insecure` are asked
+    /// without TLS.
+    pub fn new(
+        platform: ServiceAddress,
+        token: &Secret,
+        logins: RegistryLogins,
+        insecure: Vec<String>,
+    ) -> Result<Self> {
         let platform_auth = challenge::bearer(token.expose());
         Ok(Self {
-            http: Http::new()?,
-            platform_address: platform_address.to_owned(),
+            http: Http::new(platform.clone())?,
+            platform,
             platform_auth: platform_auth.ok_or_else(|| Error::internal("reading the service token", "not a token"))?,
             logins,
             insecure,
             tokens: Mutex::default(),
             pulls: Semaphore::new(PULLS),
         })
-    }
-
-    /// Trusts the authority in a file for the platform's own registry, instead of those of this machine. It is read now.
-    pub fn trusting(mut self, authority: Option<&Path>) -> Result<Self> {
-        if let (Some(file), Ok(url)) = (authority, Url::parse(&self.platform_address))
-            && url.scheme() == "https"
-        {
-            self.http.trust(url.origin(), file)?;
-        }
-        Ok(self)
     }
 
     /// The manifest digest of a reference now.
@@ -211,19 +207,16 @@ impl Registries {
 
     fn place<'a>(&'a self, image: &'a ImageRef) -> Result<Place<'a>, Failure> {
         let ours = image.is_platform();
-        let (platform, platform_has_tls) = match self.platform_address.strip_prefix("https://") {
-            Some(host) => (host, true),
-            None => (self.platform_address.as_str(), false),
-        };
+        let platform = self.platform.to_string();
         let host = match image.host.as_str() {
-            _ if ours => platform,
+            _ if ours => platform.as_str(),
             // Where Docker Hub has its registry.
             "docker.io" => "registry-1.docker.io",
             host => host,
         };
         let base = |scheme: &str| Url::parse(&format!("{scheme}://{host}/v2/{}/", image.repository));
         let is_plain = |url: &Url| match ours {
-            true => !platform_has_tls,
+            true => !self.platform.has_tls(),
             false => is_this_machine(url) || self.insecure.contains(&image.host),
         };
         let tls = base("https").and_then(|tls| if is_plain(&tls) { base("http") } else { Ok(tls) });

@@ -114,9 +114,14 @@ impl Settings {
         self
     }
 
-    /// The environment for pip: it reads its own configuration files, too.
+    /// The environment for pip: it reads its own configuration files, too. Authorities that are named for everything else
+    /// count for it as well, but less than its own.
     pub(super) fn for_pip(&self) -> Vec<(OsString, OsString)> {
-        let maps = [&self.shared, &self.pip, &self.pip_home];
+        let mut shared = self.shared.clone();
+        if let Some(file) = shared.get("SSL_CERT_FILE").cloned() {
+            shared.entry("REQUESTS_CA_BUNDLE".to_owned()).or_insert(file);
+        }
+        let maps = [&shared, &self.pip, &self.pip_home];
         let mut env: Vec<_> = maps.into_iter().flatten().map(|(n, v)| (n.into(), v.into())).collect();
         env.extend([("PATH".into(), "/usr/bin:/bin".into()), ("LC_ALL".into(), "C.UTF-8".into())]);
         env
@@ -239,6 +244,8 @@ mod tests {
         );
         let names: Vec<_> = pip.for_pip().into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["PIP_CERT", "HOME", "PATH", "LC_ALL"]);
+        let trusting = Settings::of(pairs(&[("SSL_CERT_FILE", "/ca")]).into_iter()).for_pip();
+        assert!(trusting.contains(&("REQUESTS_CA_BUNDLE".into(), "/ca".into())));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `hoistway`: the whole stack in one process.
 
+mod archive;
 mod backup;
 mod cli;
 mod demo;
 mod rotate;
+mod transfer;
 mod up;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -27,6 +29,10 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Make a data directory of a backup
     Restore(backup::RestoreArgs),
+    /// Copy an installation for another one, such as of the separate programs, into one file
+    Export(transfer::ExportArgs),
+    /// Put an export into an installation that has nothing yet
+    Import(transfer::ImportArgs),
     #[command(flatten)]
     Client(cli::Command),
     /// Make a new master key and encrypt all stored secrets with it
@@ -146,12 +152,16 @@ fn main() -> ExitCode {
         Command::Up(args) => runtime.block_on(up::run(args)),
         Command::Backup(args) => runtime.block_on(backup::backup(args)),
         Command::Restore(args) => runtime.block_on(backup::restore(args)),
-        Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(|said| {
-            writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
-        }),
+        Command::Export(args) => runtime.block_on(transfer::export(args)),
+        Command::Import(args) => runtime.block_on(transfer::import(args)).and_then(print),
+        Command::RotateKey(args) => runtime.block_on(rotate::run(args)).and_then(print),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => exit::fatal(&e),
     }
+}
+
+fn print(said: String) -> hoistway_model::Result<()> {
+    writeln!(std::io::stdout(), "{said}").map_err(|e| hoistway_model::Error::internal("printing", e))
 }

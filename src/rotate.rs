@@ -46,7 +46,8 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         }
         Ok(_lock) => {
             MasterKey::rotate(&key)?;
-            reseal(&dir, &MasterKey::load_or_create(&key)?).await?;
+            let read = MasterKey::load_or_create(&key)?;
+            reseal(&dir, &Keys { tools: read.clone(), agent: read.clone(), gateway: read }).await?;
             MasterKey::drop_old(&key, None)?;
             Ok("There is a new master key; everything is sealed with it, and the old key is dropped.".to_owned())
         }
@@ -72,23 +73,53 @@ pub async fn finish(dir: &Path, read: MasterKey) -> Result<()> {
     dropped.map_err(|e| Error::internal("ending a rotation of the master key", e))?.map(drop)
 }
 
-/// Re-encrypts the secrets of every service; services that were never started have none.
-async fn reseal(dir: &Path, key: &MasterKey) -> Result<()> {
+/// The files of the keys of the services that encrypt something.
+pub struct KeyFiles {
+    /// Of the tool registry.
+    pub tools: PathBuf,
+    /// Of the agent service.
+    pub agent: PathBuf,
+    /// Of the gateway.
+    pub gateway: PathBuf,
+}
+
+impl KeyFiles {
+    /// One file for all.
+    pub fn shared(file: &Path) -> Self {
+        Self { tools: file.to_owned(), agent: file.to_owned(), gateway: file.to_owned() }
+    }
+
+    /// Prepares the files for secrets that the keys of another one, whose content is `foreign`, have encrypted.
+    pub fn adopt(&self, foreign: &[u8]) -> Result<Keys> {
+        let adopt = |file: &Path| MasterKey::adopt(file, foreign);
+        Ok(Keys { tools: adopt(&self.tools)?, agent: adopt(&self.agent)?, gateway: adopt(&self.gateway)? })
+    }
+}
+
+/// The keys of the services that encrypt something.
+pub struct Keys {
+    tools: MasterKey,
+    agent: MasterKey,
+    gateway: MasterKey,
+}
+
+/// Re-encrypts the secrets of every service with its current key; services that were never started have none.
+pub async fn reseal(dir: &Path, keys: &Keys) -> Result<()> {
     let data_dir = dir.to_owned();
     let tool_config = tools::Config { data_dir: data_dir.clone(), ..tools::Config::default() };
     if tool_config.service_dir().is_dir() {
         // Opening requires tokens, which are not used here.
         let (token, egress_token) = (ServiceToken::generate()?, ServiceToken::generate()?);
-        let deps = tools::Deps { token, egress_token, master_key: key.clone() };
+        let deps = tools::Deps { token, egress_token, master_key: keys.tools.clone() };
         tools::reseal(&tool_config, &deps).await?;
     }
     let agent_config = agent::Config { data_dir: data_dir.clone(), ..agent::Config::default() };
     if agent_config.service_dir().is_dir() {
-        agent::reseal(&agent_config, key).await?;
+        agent::reseal(&agent_config, &keys.agent).await?;
     }
     let gateway_config = gateway::Config { data_dir, ..gateway::Config::default() };
     if gateway_config.service_dir().is_dir() {
-        gateway::reseal(&gateway_config, key).await?;
+        gateway::reseal(&gateway_config, &keys.gateway).await?;
     }
     Ok(())
 }

@@ -26,4 +26,5 @@ mod store;
 mod tool_url_updates;
 
 pub use config::Config;
-pub use serve::{Deps, Gateway, reseal};
+pub use migrations::ALL as MIGRATIONS;
+pub use serve::{Deps, Gateway, reseal, store_key};

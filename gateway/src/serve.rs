@@ -6,6 +6,7 @@ use crate::{
     config::Config,
     events::Events,
     image_host::PublicRegistry,
+    keys,
     metrics::GatewayMetrics,
     oidc::Callers,
     rebuild_outdated,
@@ -32,7 +33,7 @@ use hoistway_kit::{
     web,
 };
 use hoistway_model::{
-    EgressService, Error, Name, Operation, Result,
+    EgressService, Error, Name, Operation, Result, Secret,
     build::BuildQuery,
     page::{self, PageQuery},
 };
@@ -166,6 +167,15 @@ pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
     let resealed = saga::reseal(&journal, key).await;
     journal.close().await;
     resealed
+}
+
+/// Stores a key that permits everything, for a gateway that does not run. Returns whether it has the form of stored
+/// keys; any other one is not stored.
+pub async fn store_key(config: &Config, name: &str, secret: &Secret) -> Result<bool> {
+    let journal = Journal::open(&config.location().await?).await?;
+    let stored = keys::store(&journal.keys(), name, secret).await;
+    journal.close().await;
+    stored
 }
 
 /// Periodically removes old deployments, releases the tools of agents whose deletion was interrupted, releases the

@@ -102,15 +102,17 @@ impl Shared {
 /// The settings of `up` itself in its configuration file, outside the tables of the services. Flags and variables win.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct UpConfig {
+pub struct UpConfig {
     listen: Option<String>,
-    data_dir: Option<PathBuf>,
+    /// The data directory.
+    pub data_dir: Option<PathBuf>,
     python: Option<PathBuf>,
     base_image: Option<String>,
     image_registry: Option<String>,
     docker_config: Option<PathBuf>,
     insecure_registries: Vec<String>,
-    database: DatabaseConfig,
+    /// The place of the tables.
+    pub database: DatabaseConfig,
     log_format: Option<LogFormat>,
 }
 
@@ -186,11 +188,7 @@ impl Settings {
             image_registry: args.image_registry.or(own.image_registry),
             docker_config: own.docker_config,
             insecure_registries: own.insecure_registries,
-            database: DatabaseConfig {
-                url: args.database_url.or(own.database.url),
-                password_file: args.database_password_file.or(own.database.password_file),
-                ..own.database
-            },
+            database: own.database.with_flags(args.database_url, args.database_password_file),
             log_format: args.log_format.or(own.log_format).unwrap_or_default(),
             tools: config::load_part(
                 tools::config::SERVICE,

@@ -50,3 +50,4 @@ mod tool_calls;
 mod tool_clients;
 mod tool_dns;
 mod traces;
+mod transfer;

@@ -223,11 +223,11 @@ def call(path):
 def handler(message):
     return {"response": [PROCESS, *call(message)]}
 "#;
-const KEY: &str = "sk-of-the-kill-51c9";
+pub const KEY: &str = "sk-of-the-kill-51c9";
 
 /// Starts a tool that answers with its key. A request for `/slow` receives the beginning of an answer only, and is
 /// reported.
-fn tool(slow: mpsc::SyncSender<()>) -> u16 {
+pub fn tool(slow: mpsc::SyncSender<()>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

@@ -117,6 +117,23 @@ impl MasterKey {
         Ok(Ring { current: newest.current, old, fingerprints }.write().into_bytes())
     }
 
+    /// Prepares the file `path`, which is created if it does not exist, for secrets that the keys of another file,
+    /// whose content is `foreign`, have encrypted: returns its keys, and the others as old ones. The file gets the
+    /// other one's key of fingerprints, so nothing that it has encrypted may be compared by a fingerprint.
+    pub fn adopt(path: &Path, foreign: &[u8]) -> Result<Self> {
+        let foreign = Ring::read(Path::new("master.key"), foreign)?;
+        Self::load_or_create(path)?;
+        let mut ring = Ring::load(path)?;
+        let fingerprints = foreign.fingerprint_key();
+        if ring.fingerprint_key() != fingerprints {
+            ring.fingerprints = Some(fingerprints);
+            ring.store(path)?;
+        }
+        let others = std::iter::once(foreign.current).chain(foreign.old).filter(|key| *key != ring.current);
+        let old = ring.old.iter().copied().chain(others).collect();
+        Ring { old, fingerprints: Some(fingerprints), ..ring }.keys()
+    }
+
     /// Whether there are old keys, so that there may be secrets to re-encrypt.
     pub fn has_old(&self) -> bool {
         !self.0.old.is_empty()
@@ -379,6 +396,30 @@ mod tests {
         assert_eq!(all.fingerprint("c", b"x"), first.fingerprint("c", b"x"));
         assert!(MasterKey::union(&[]).unwrap().is_empty());
         assert!(MasterKey::union(&[b"no key".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn secrets_of_another_file_are_adopted_with_their_fingerprints() {
+        let dir = tempfile::tempdir().unwrap();
+        let [theirs, ours] = ["theirs", "ours"].map(|name| dir.path().join(name));
+        let first = MasterKey::load_or_create(&theirs).unwrap();
+        MasterKey::rotate(&theirs).unwrap();
+        let second = MasterKey::load_or_create(&theirs).unwrap();
+        let sealed = [first.seal("c", b"x").unwrap(), second.seal("c", b"x").unwrap()];
+        let foreign = std::fs::read(&theirs).unwrap();
+        // A repeated call changes nothing.
+        for _ in 0..2 {
+            let adopted = MasterKey::adopt(&ours, &foreign).unwrap();
+            let own = MasterKey::load_or_create(&ours).unwrap();
+            for sealed in &sealed {
+                let resealed = adopted.reseal("c", sealed).unwrap().unwrap();
+                assert_eq!(own.open("c", &resealed).unwrap(), b"x");
+                assert!(own.open("c", sealed).is_err(), "the file has no foreign key");
+            }
+            assert_eq!(own.fingerprint("c", b"x"), first.fingerprint("c", b"x"));
+        }
+        let itself = MasterKey::adopt(&theirs, &foreign).unwrap();
+        assert_eq!(itself.reseal("c", &sealed[1]).unwrap(), None);
     }
 
     #[test]

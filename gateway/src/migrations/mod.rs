@@ -5,7 +5,7 @@
 use hoistway_kit::{db::Migrations, migrations};
 
 /// Every migration, in order; new ones go to the end.
-pub(crate) const ALL: &Migrations = &migrations! {
+pub const ALL: &Migrations = &migrations! {
     sqlite: [
         "m2026_11_23_deployments",
         "m2026_11_23_keys_audit",

@@ -20,6 +20,7 @@ mod store;
 
 pub use config::Config;
 pub use grpc::{GrpcAgentIdentities, GrpcAgentService};
+pub use migrations::ALL as MIGRATIONS;
 pub use service::Service;
 
 use ca_bundle::CaBundle;

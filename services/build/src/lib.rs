@@ -28,6 +28,7 @@ mod source_recovery;
 mod store;
 
 pub use config::Config;
+pub use migrations::ALL as MIGRATIONS;
 pub use python::sandbox::run_if_requested;
 pub use service::Builder;
 

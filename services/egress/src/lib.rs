@@ -25,6 +25,7 @@ pub use calls::{CallRecord, CallRecords};
 pub use config::Config;
 pub use connection::ca::Authority;
 pub use grpc::GrpcEgressService;
+pub use migrations::ALL as MIGRATIONS;
 pub use policy::watched_policy::WatchedPolicies;
 pub use policy::{AgentPolicy, Policies, PolicyError, ToolPolicy};
 

@@ -17,6 +17,7 @@ mod vault;
 
 pub use config::Config;
 pub use grpc::{GrpcToolCredentials, GrpcToolRegistry};
+pub use migrations::ALL as MIGRATIONS;
 pub use service::ToolRegistryService;
 
 use hoistway_kit::{

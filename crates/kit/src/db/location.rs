@@ -3,6 +3,7 @@
 use super::{
     marker::{Installation, Marker},
     postgres::Server,
+    unfinished_import::UnfinishedImport,
 };
 use hoistway_model::{Error, Result, Secret};
 use serde::{Deserialize, Serialize};
@@ -40,9 +41,21 @@ impl From<Option<String>> for DatabaseConfig {
 }
 
 impl DatabaseConfig {
+    /// Returns the settings with those of the command line, which come first.
+    pub fn with_flags(self, url: Option<Secret>, password_file: Option<PathBuf>) -> Self {
+        Self { url: url.or(self.url), password_file: password_file.or(self.password_file), ..self }
+    }
+
     /// Returns the place of the tables of `service`: the PostgreSQL server if one is set, else a file in the service's
-    /// directory. An installation whose tables are in the other place is refused: it would look empty.
+    /// directory. An installation whose tables are in the other place is refused: it would look empty. So is one in
+    /// which an import was interrupted.
     pub async fn location(&self, service: &str, dir: &Path) -> Result<Location> {
+        UnfinishedImport::of(dir).refuse()?;
+        self.location_for_import(service, dir).await
+    }
+
+    /// Like [`DatabaseConfig::location`], also while an import is unfinished.
+    pub async fn location_for_import(&self, service: &str, dir: &Path) -> Result<Location> {
         let sqlite = dir.join(format!("{service}.db"));
         let marker = Marker::read(service, dir).await?;
         let Some(url) = &self.url else {

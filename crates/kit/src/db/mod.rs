@@ -1,6 +1,7 @@
 //! Databases of the services: an SQLite file of its own for each, or a schema of its own in PostgreSQL. One writing
 //! transaction at a time, forward-only migrations.
 
+mod copy;
 mod error;
 mod location;
 mod marker;
@@ -10,7 +11,9 @@ mod schema;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unfinished_import;
 
+pub use copy::{copy_rows, row_counts};
 pub use error::{db_error, is_unique_violation};
 pub use location::{DatabaseConfig, Location, is_in_postgres};
 pub use marker::Marker;
@@ -18,6 +21,7 @@ pub use migrate::{Migration, Migrations};
 pub use postgres::Server;
 pub use schema::schemas;
 pub use sqlite::{check, snapshot};
+pub use unfinished_import::UnfinishedImport;
 
 use hoistway_model::{Code, Error, Result};
 use sea_orm::{

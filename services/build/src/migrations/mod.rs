@@ -5,7 +5,7 @@
 use hoistway_kit::{db::Migrations, idempotency, migrations};
 
 /// Every migration, in order; new ones go to the end.
-pub(crate) const ALL: &Migrations = &migrations! {
+pub const ALL: &Migrations = &migrations! {
     sqlite: [
         idempotency::SQLITE;
         "m0001_registry",

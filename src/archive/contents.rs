@@ -1,4 +1,4 @@
-//! The contents list of a backup: the name, size and digest of every entry, sorted by name.
+//! The contents list of an archive: the name, size and digest of every entry, sorted by name.
 
 use hoistway_model::{Digest, digest::Hasher};
 use serde::{Deserialize, Serialize};
@@ -7,10 +7,10 @@ use std::{
     io::{self, Read},
 };
 
-/// The last entry of every backup.
+/// The last entry of every archive.
 pub(super) const CONTENTS: &str = "contents.json";
 
-/// The entries of a backup except the list itself.
+/// The entries of an archive except the list itself.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Contents {
@@ -34,7 +34,7 @@ impl Contents {
     pub(super) fn differs(&self, found: &Self) -> Option<String> {
         let changed = self.entries.iter().find_map(|(name, entry)| match found.entries.get(name) {
             None => Some(format!("{name} is missing")),
-            Some(found) if found != entry => Some(format!("{name} is not what was backed up")),
+            Some(found) if found != entry => Some(format!("{name} is not what was written")),
             Some(_) => None,
         });
         changed.or_else(|| {
@@ -87,8 +87,8 @@ mod tests {
         assert_eq!(list.differs(&of(&[("b", 1, b"b"), ("a", 1, b"a")])), None);
         for (found, said) in [
             (of(&[("a", 1, b"a")]), "b is missing"),
-            (of(&[("a", 1, b"a"), ("b", 2, b"b")]), "b is not what was backed up"),
-            (of(&[("a", 1, b"a"), ("b", 1, b"c")]), "b is not what was backed up"),
+            (of(&[("a", 1, b"a"), ("b", 2, b"b")]), "b is not what was written"),
+            (of(&[("a", 1, b"a"), ("b", 1, b"c")]), "b is not what was written"),
             (of(&[("a", 1, b"a"), ("b", 1, b"b"), ("c", 1, b"c")]), "c was added"),
         ] {
             assert_eq!(list.differs(&found).as_deref(), Some(said));

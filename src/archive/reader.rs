@@ -1,0 +1,156 @@
+//! Unpacking an archive, with every byte checked.
+
+use super::{
+    About, BLOBS, Kind,
+    contents::{CONTENTS, Contents, Hashed},
+    failed,
+};
+use hoistway_kit::fs::{PRIVATE_FILE, private_dir};
+use hoistway_model::{Code, Digest, Error, Result};
+use std::{
+    cmp::Ordering,
+    fs::{File, OpenOptions},
+    io::{self, BufReader, ErrorKind, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Component, Path},
+};
+use tar::{Archive, EntryType};
+
+/// The maximum size of the first entry, in bytes, which is never reached.
+const MAX_ABOUT: u64 = 64 << 10;
+/// The maximum size of the contents list, in bytes: some million entries.
+const MAX_CONTENTS: u64 = 256 << 20;
+
+/// Unpacks `file`, or standard input if that is `-`, into the directory `to`. One that was truncated or modified, or is
+/// of another format, is refused; what is unpacked by then stays.
+pub fn unpack(kind: &Kind, file: &Path, to: &Path) -> Result<About> {
+    if file == Path::new("-") {
+        return read(kind, io::stdin().lock(), to);
+    }
+    let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", file.display()));
+    read(kind, File::open(file).map_err(wrong)?, to)
+}
+
+impl Kind {
+    /// For messages: the sort with the definite article.
+    fn the(&self) -> String {
+        let (_, noun) = self.named.split_once(' ').unwrap_or_default();
+        format!("the {noun}")
+    }
+
+    fn check(&self, about: &About) -> Result<()> {
+        let (the, verb) = (self.the(), self.verb);
+        let text = match about.format.cmp(&self.format) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Greater => {
+                format!("{the} was made by a newer Hoistway, {}: {verb} it with that version", about.hoistway)
+            }
+            Ordering::Less => format!("{the} has format {}, {}: make a new one", about.format, self.older),
+        };
+        Err(Error::new(Code::Conflict, text))
+    }
+}
+
+fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
+    let the = kind.the();
+    let not_one = || Error::new(Code::InvalidArgument, format!("this is not {} of Hoistway", kind.named));
+    let is_damaged = || format!("{the} is damaged");
+    let wrong = |why: &str| Error::new(Code::InvalidArgument, format!("{}: {why}", is_damaged()));
+    let damaged = |e: io::Error| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failed(kind.doing)(e),
+        _ => Error::new(Code::InvalidArgument, is_damaged()).with_source(e),
+    };
+    let mut archive = Archive::new(BufReader::with_capacity(1 << 20, from));
+    let mut entries = archive.entries().map_err(damaged)?;
+    let mut found = Contents::default();
+
+    let mut first = entries.next().ok_or_else(not_one)?.map_err(|_| not_one())?;
+    if first.path_bytes() != kind.about.as_bytes() {
+        return Err(not_one());
+    }
+    let mut text = Vec::new();
+    first.by_ref().take(MAX_ABOUT).read_to_end(&mut text).map_err(|_| not_one())?;
+    let about: About = serde_json::from_slice(&text).map_err(|_| not_one())?;
+    kind.check(&about)?;
+    found.add(kind.about, text.len() as u64, Digest::of(&text));
+
+    let mut list: Option<Contents> = None;
+    for entry in entries {
+        let mut entry = entry.map_err(damaged)?;
+        let name = entry.path().map_err(damaged)?.into_owned();
+        if list.is_some() {
+            return Err(wrong("something follows the list of its contents"));
+        }
+        if name == Path::new(CONTENTS) {
+            let mut text = Vec::new();
+            entry.by_ref().take(MAX_CONTENTS).read_to_end(&mut text).map_err(damaged)?;
+            list = Some(serde_json::from_slice(&text).map_err(|_| wrong("the list of its contents cannot be read"))?);
+            continue;
+        }
+        let is_known = entry.header().entry_type() == EntryType::Regular && belongs(kind, &name);
+        let Some(known) = name.to_str().filter(|_| is_known) else {
+            return Err(Error::new(Code::InvalidArgument, format!("{the} has a foreign entry: {name:?}")));
+        };
+        let (size, digest) = write(&mut entry, &to.join(&name)).map_err(damaged)?;
+        if expected(&name).is_some_and(|expected| expected != digest.hex()) {
+            return Err(wrong("a blob is not what its name says"));
+        }
+        found.add(known, size, digest);
+    }
+    let list = list.ok_or_else(|| wrong("it is cut off, the list of its contents is missing"))?;
+    match list.differs(&found) {
+        Some(difference) => Err(wrong(&difference)),
+        None if !to.join(kind.required).is_file() => Err(wrong("it has no keys")),
+        None => Ok(about),
+    }
+}
+
+/// Whether an archive may hold a file of this name.
+fn belongs(kind: &Kind, name: &Path) -> bool {
+    let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+    plain && ((kind.belongs)(name) || name.starts_with(BLOBS))
+}
+
+/// Returns the digest, in hex, in a blob's name.
+fn expected(name: &Path) -> Option<&str> {
+    name.starts_with(Path::new(BLOBS).join("sha256")).then(|| name.file_name()?.to_str())?
+}
+
+fn write(from: impl Read, to: &Path) -> io::Result<(u64, Digest)> {
+    if let Some(dir) = to.parent() {
+        private_dir(dir)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(to)?;
+    let mut from = Hashed::new(from);
+    io::copy(&mut from, &mut file)?;
+    file.sync_all()?;
+    Ok(from.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: Kind = Kind {
+        about: "about.json",
+        format: 1,
+        named: "a test",
+        verb: "read",
+        doing: "reading",
+        older: "which nobody has",
+        required: "master.key",
+        belongs: |name| name == Path::new("master.key") || name == Path::new("agent/agent.db"),
+    };
+
+    #[test]
+    fn only_what_an_archive_holds() {
+        for good in ["master.key", "agent/agent.db", "build/registry/blobs/sha256/ab"] {
+            assert!(belongs(&KIND, Path::new(good)), "{good}");
+        }
+        for bad in ["../master.key", "/master.key", "build/registry/blobs/../../x", "agent/agent.db-wal", "lock"] {
+            assert!(!belongs(&KIND, Path::new(bad)), "{bad}");
+        }
+        assert_eq!(expected(Path::new("build/registry/blobs/sha256/ab")), Some("ab"));
+        assert_eq!(expected(Path::new("master.key")), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! `hoistway import`.
+//!
+//! The export is unpacked and prepared beside the target's registry. Then a note in each service's directory keeps the
+//! services from starting until all rows are there; the rows of each service are one transaction. An import that was
+//! killed is repeated from the beginning.
+
+use super::{
+    API_KEY, EXPORT, Installation, MASTER_KEY, SERVICES,
+    target::{Service, Target},
+};
+use crate::{
+    archive::{self, BLOBS, failed},
+    rotate,
+};
+use hoistway_gateway as gateway;
+use hoistway_kit::{
+    db::{self, Db, Location},
+    fs::{fsync_dir, private_dir, read_if_there},
+    secrets::MasterKey,
+};
+use hoistway_model::{Code, Error, Result, Secret};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+/// The name of the API key that was the installation's key where the export was made.
+const IMPORTED_KEY: &str = "imported";
+
+/// The arguments of `hoistway import`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct ImportArgs {
+    /// The export; `-` is standard input
+    file: PathBuf,
+    /// The file of the key that `hoistway export` made or was given
+    #[arg(long, value_name = "FILE")]
+    key_file: PathBuf,
+    /// Import into the separate programs, whose settings are their own (HOISTWAY_<SERVICE>_… and --config), instead of
+    /// into a data directory of `hoistway up`
+    #[arg(long, conflicts_with_all = ["data_dir", "database_url", "database_password_file"])]
+    separate_programs: bool,
+    #[command(flatten)]
+    installation: Installation,
+}
+
+/// Imports an export into an installation that has nothing yet. Returns the text for standard output.
+pub async fn import(args: ImportArgs) -> Result<String> {
+    if !args.key_file.is_file() {
+        return Err(Error::new(Code::NotFound, format!("there is no key at {}", args.key_file.display())));
+    }
+    let key = MasterKey::load_or_create(&args.key_file)?;
+    let target = match args.separate_programs {
+        true => Target::of_programs(args.installation.config.as_deref())?,
+        false => Target::of_up(args.installation)?,
+    };
+    let _locks = target.lock()?;
+    let databases = target.open().await?;
+    let staged = Staged::unpack(&args.file, &target).await?;
+    let secret = |name: &str| staged.secret(name, &key, &args.key_file);
+    let master_key = secret(MASTER_KEY)?.unwrap_or_default();
+    let api_key = secret(API_KEY)?;
+
+    staged.migrate().await?;
+    rotate::reseal(&staged.dir, &target.keys.adopt(&master_key)?).await?;
+    let said = staged.keep_key(api_key, &target).await?;
+
+    for service in &target.services {
+        service.note().write().map_err(failed("beginning the import"))?;
+    }
+    staged.move_blobs(&target).await?;
+    for (service, db) in target.services.iter().zip(&databases) {
+        staged.copy(service, db).await?;
+        db.close().await;
+    }
+    let text = summary(&target, &staged).await?;
+    staged.remove()?;
+    for service in target.services.iter().rev() {
+        service.note().remove().map_err(failed("completing the import"))?;
+    }
+    Ok(format!("{text}{said}"))
+}
+
+/// An export that is unpacked, as a data directory.
+struct Staged {
+    dir: PathBuf,
+    /// The version of Hoistway that made it.
+    version: String,
+}
+
+impl Staged {
+    /// On the file system of the registry, so that blobs are moved and not copied.
+    async fn unpack(file: &Path, target: &Target) -> Result<Self> {
+        let dir = target.registry_dir()?.join("import");
+        let (file, to) = (file.to_owned(), dir.clone());
+        let unpacking = tokio::task::spawn_blocking(move || {
+            remove_dir(&to).map_err(failed("removing an interrupted import"))?;
+            private_dir(&to).map_err(failed("making a directory"))?;
+            archive::unpack(&EXPORT, &file, &to).inspect_err(|_| drop(remove_dir(&to)))
+        });
+        let about = unpacking.await.map_err(|e| Error::internal("importing", e))??;
+        Ok(Self { dir, version: about.hoistway })
+    }
+
+    /// Returns one of its secrets, if it has it.
+    fn secret(&self, name: &str, key: &MasterKey, key_file: &Path) -> Result<Option<Vec<u8>>> {
+        let Some(sealed) = read_if_there(&self.dir.join(name)).map_err(failed("reading the export"))? else {
+            return Ok(None);
+        };
+        let wrong = |e| {
+            let text = format!("{} is not the key that this export was made with", key_file.display());
+            Error::new(Code::InvalidArgument, text).with_source(e)
+        };
+        key.open(name, &sealed).map(Some).map_err(wrong)
+    }
+
+    fn location(&self, service: &str) -> Location {
+        Location::Sqlite(self.dir.join(service).join(format!("{service}.db")))
+    }
+
+    /// Checks the databases, and migrates those of an earlier version.
+    async fn migrate(&self) -> Result<()> {
+        for (service, migrations) in SERVICES {
+            let location = self.location(service);
+            if let Location::Sqlite(path) = &location
+                && path.is_file()
+            {
+                db::check(path).await.map_err(|e| e.prefixed(&format!("{service} in the export: ")))?;
+            }
+            let migrated = Db::open(&location, migrations).await.map_err(|e| match e.code {
+                Code::Conflict => {
+                    let text = format!(
+                        "the export was made by a newer Hoistway, {}: import it with that version",
+                        self.version
+                    );
+                    Error::new(e.code, text).with_source(e)
+                }
+                _ => e,
+            })?;
+            migrated.close().await;
+        }
+        Ok(())
+    }
+
+    /// Lets those who use the key of the installation before go on with it. Returns the text about it.
+    async fn keep_key(&self, key: Option<Vec<u8>>, target: &Target) -> Result<String> {
+        let Some(key) = key.and_then(|text| String::from_utf8(text).ok()).map(|text| Secret::new(text.trim())) else {
+            return Ok(String::new());
+        };
+        let own = read_if_there(&target.api_key_file).map_err(failed("reading the API key"))?;
+        if own.is_some_and(|own| own.trim_ascii() == key.expose().as_bytes()) {
+            return Ok(String::new());
+        }
+        let staged = gateway::Config { data_dir: self.dir.clone(), ..gateway::Config::default() };
+        Ok(match gateway::store_key(&staged, IMPORTED_KEY, &key).await? {
+            true => format!(
+                "\nThe API key of the installation before goes on to work: it is the key \"{IMPORTED_KEY}\", which can be \
+                 revoked."
+            ),
+            false => format!(
+                "\nThe API key of the installation before does not work, since its owner chose it: write it into {} if it \
+                 shall.",
+                target.api_key_file.display()
+            ),
+        })
+    }
+
+    async fn move_blobs(&self, target: &Target) -> Result<()> {
+        let (from, to) = (self.dir.join(BLOBS), target.registry_dir()?.join("blobs"));
+        let moving = tokio::task::spawn_blocking(move || move_tree(&from, &to));
+        moving.await.map_err(|e| Error::internal("importing", e))?.map_err(failed("moving the registry's blobs"))
+    }
+
+    async fn copy(&self, service: &Service, to: &Db) -> Result<()> {
+        let from = Db::open(&self.location(service.name), service.migrations).await?;
+        let copied = db::copy_rows(&from, to).await;
+        from.close().await;
+        copied
+    }
+
+    fn remove(self) -> Result<()> {
+        remove_dir(&self.dir).map_err(failed("removing what was unpacked"))
+    }
+}
+
+/// The tables whose rows a reader knows, and their names in the singular.
+const COUNTED: [(&str, &str); 4] =
+    [("agents", "agent"), ("tools", "tool"), ("model_providers", "model provider"), ("api_keys", "API key")];
+
+async fn summary(target: &Target, staged: &Staged) -> Result<String> {
+    let mut counts = Vec::new();
+    for service in &target.services {
+        let db = Db::open(&staged.location(service.name), service.migrations).await?;
+        let rows = db::row_counts(&db).await?;
+        db.close().await;
+        for (table, named) in COUNTED {
+            if let Some(count) = rows.get(table) {
+                counts.push(format!("{count} {named}{}", if *count == 1 { "" } else { "s" }));
+            }
+        }
+    }
+    Ok(format!("Imported {}.", if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") }))
+}
+
+fn move_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    private_dir(to)?;
+    for entry in entries {
+        let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name())))?;
+        if from.is_dir() { move_tree(&from, &to)? } else { fs::rename(&from, &to)? }
+    }
+    fsync_dir(to)
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

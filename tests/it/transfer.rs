@@ -1,0 +1,230 @@
+//! The way of an installation to another one: `hoistway export` and `hoistway import`.
+
+use crate::{
+    http,
+    processes::{KEY, tool},
+    test_installation::{HOISTWAY, Stack, says},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::mpsc,
+};
+use tempfile::tempdir;
+
+/// With a package, an environment variable, and a tool.
+const CALLER: &str = "import os, six, urllib.request
+def handler(message):
+    key = urllib.request.urlopen(os.environ['TOOL_URL_PROBE'] + '/', timeout=60).read().decode()
+    return ' '.join([VERSION, six.__version__, os.environ['WORD'], key])
+";
+
+/// An installation with something of every sort.
+struct Source {
+    /// Two revisions of this have been deployed.
+    caller: Value,
+    build: Value,
+    /// A key that may invoke only.
+    invoke_key: String,
+    installation_key: String,
+}
+
+fn caller(version: &str) -> Value {
+    json!({
+        "agent_name": "caller", "requirements": "six==1.16.0", "required_tools": ["probe"],
+        "source_files": {"agent.py": format!("VERSION = '{version}'\n{CALLER}")},
+        "env": [{"name": "WORD", "value": "kept-secret-7d1c"}],
+    })
+}
+
+fn fill(call: impl Fn(&str, &str, &Value) -> http::Answer, installation_key: &str) -> Source {
+    let (slow, _) = mpsc::sync_channel(1);
+    let tool = json!({
+        "name": "probe", "credentials": {"api_key": KEY},
+        "spec": {"connection": {
+            "baseUrl": format!("http://127.0.0.1:{}", tool(slow)),
+            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
+        }},
+    });
+    let made = |method: &str, path: &str, body: &Value| {
+        let answer = call(method, path, body);
+        assert_eq!(answer.status / 100, 2, "{}", answer.text());
+        answer.json()
+    };
+    made("POST", "/api/tools", &tool);
+    made("POST", "/api/model-providers", &model("mk"));
+    made("POST", "/api/starter-kit", &json!({}));
+    let key = made("POST", "/api/keys", &json!({"name": "scripts", "scopes": ["invoke"]}));
+    made("POST", "/api/deploy", &caller("v1"));
+    let build = made("POST", "/api/deploy", &caller("v2"))["build_id"].clone();
+    let answer = made("POST", "/api/agents/caller/invoke", &json!({"message": "x"}));
+    assert_eq!(answer["response"], format!("v2 1.16.0 kept-secret-7d1c {KEY}"));
+    made("POST", "/api/deploy", &json!({"agent_name": "stopped", "source_files": says("it goes on")}));
+    made("POST", "/api/agents/stopped/stop", &json!({}));
+    Source {
+        caller: caller("v2"),
+        build,
+        invoke_key: key["key"].as_str().unwrap().to_owned(),
+        installation_key: installation_key.to_owned(),
+    }
+}
+
+fn model(key: &str) -> Value {
+    json!({"name": "m", "provider": "openai", "api_key": key})
+}
+
+/// Checks that everything is there, for the users of the source.
+fn check(call: impl Fn(&str, &str, &str, &Value) -> http::Answer, source: &Source, key: &str) {
+    let expect = |key: &str, method: &str, path: &str, body: &Value| {
+        let answer = call(key, method, path, body);
+        assert_eq!(answer.status / 100, 2, "{method} {path}: {}", answer.text());
+        answer.json()
+    };
+    let invoke = |key: &str, agent: &str| {
+        expect(key, "POST", &format!("/api/agents/{agent}/invoke"), &json!({"message": "x"}))["response"].clone()
+    };
+    assert_eq!(invoke(&source.invoke_key, "caller"), format!("v2 1.16.0 kept-secret-7d1c {KEY}"));
+    let old = &source.installation_key;
+    let revision = |key: &str| expect(key, "GET", "/api/agents/caller", &Value::Null)["status"]["revision"].clone();
+    let before = revision(old);
+    assert_eq!(expect(old, "POST", "/api/deploy", &source.caller)["build_id"], source.build);
+    assert_eq!(revision(old), before, "the same deploy again changes nothing");
+    expect(old, "POST", "/api/agents/caller/rollback", &json!({}));
+    assert_eq!(invoke(key, "caller"), format!("v1 1.16.0 kept-secret-7d1c {KEY}"), "a kept revision");
+    expect(old, "POST", "/api/agents/stopped/start", &json!({}));
+    assert_eq!(invoke(key, "stopped"), "it goes on");
+    for (api_key, status) in [("mk", 200), ("other", 409)] {
+        assert_eq!(call(key, "POST", "/api/model-providers", &model(api_key)).status, status);
+    }
+    let deployments = expect(key, "GET", "/api/deployments", &Value::Null);
+    assert_eq!(deployments.as_array().unwrap().len(), 5, "three of the source and two here: {deployments}");
+    let audit = expect(key, "GET", "/api/audit", &Value::Null);
+    assert!(audit.as_array().unwrap().iter().any(|entry| entry["action"] == "tool.create"), "{audit}");
+
+    let keys = expect(key, "GET", "/api/keys", &Value::Null);
+    let imported = keys.as_array().unwrap().iter().find(|listed| listed["name"] == "imported").unwrap();
+    assert_eq!(imported["scopes"], json!(["admin"]));
+    expect(key, "DELETE", &format!("/api/keys/{}", imported["id"].as_str().unwrap()), &Value::Null);
+    assert_eq!(call(old, "GET", "/api/agents", &Value::Null).status, 401, "it is revoked");
+}
+
+fn call_stack<'a>(stack: &'a Stack) -> impl Fn(&str, &str, &str, &Value) -> http::Answer + 'a {
+    |key, method, path, body| send(&stack.at, key, method, path, body)
+}
+
+fn send(at: &str, key: &str, method: &str, path: &str, body: &Value) -> http::Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    http::send(at, method, path, &[("Authorization", &format!("Bearer {key}"))], body.as_bytes()).unwrap()
+}
+
+/// A command of `hoistway` for the installation in `dir`, with the engine that its tests use.
+fn hoistway(dir: &Path, command: &str, file: &Path, key_file: &Path) -> Command {
+    let mut hoistway = Command::new(HOISTWAY);
+    with_arguments(&mut hoistway, command, file, key_file);
+    hoistway.arg("--data-dir").arg(dir.join("data"));
+    if let Some(url) = hoistway_testing::database_url(dir) {
+        hoistway.env("HOISTWAY_DATABASE_URL", url);
+    }
+    hoistway
+}
+
+fn with_arguments(to: &mut Command, command: &str, file: &Path, key_file: &Path) {
+    to.arg(command).arg(file).arg("--key-file").arg(key_file);
+}
+
+fn said(out: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+}
+
+#[track_caller]
+fn succeeds(command: &mut Command) -> String {
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    said(&out)
+}
+
+#[track_caller]
+fn fails(command: &mut Command, why: &str) {
+    let out = command.output().unwrap();
+    assert!(!out.status.success() && said(&out).contains(why), "{}", said(&out));
+}
+
+fn contains(bytes: &[u8], needle: &str) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
+}
+
+fn paths<const N: usize>(dir: &Path, names: [&str; N]) -> [PathBuf; N] {
+    names.map(|name| dir.join(name))
+}
+
+#[test]
+fn an_installation_goes_on_elsewhere_with_its_keys_and_credentials() {
+    let dir = tempdir().unwrap();
+    let [from, to, file, key_file, other_key] = paths(dir.path(), ["from", "to", "export", "key", "other-key"]);
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    let stack = Stack::start_open(&from);
+    let source = fill(|method, path, body| call_stack(&stack)(&stack.key, method, path, body), &stack.key);
+    stack.stop();
+
+    succeeds(&mut hoistway(&from, "export", &file, &key_file));
+    fails(&mut hoistway(&from, "export", &file, &key_file), "it exists already");
+    assert_eq!(fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
+    let bytes = fs::read(&file).unwrap();
+    let master_key = fs::read_to_string(from.join("data/master.key")).unwrap();
+    let service_token = fs::read_to_string(from.join("data/service-token")).unwrap();
+    for secret in [master_key.trim(), service_token.trim(), &source.installation_key, KEY, "kept-secret-7d1c"] {
+        assert!(!contains(&bytes, secret), "{secret}");
+    }
+
+    let import = |key_file: &Path| hoistway(&to, "import", &file, key_file);
+    fails(&mut import(&other_key), "there is no key at");
+    succeeds(&mut hoistway(&from, "export", &dir.path().join("another"), &other_key));
+    fails(&mut import(&other_key), "is not the key that this export was made with");
+    let text = succeeds(&mut import(&key_file));
+    assert!(text.contains("2 agents, 2 tools") && text.contains("the key \"imported\""), "{text}");
+    fails(&mut import(&key_file), "the target is not empty: there are");
+    assert!(!to.join("data/build/registry/import").exists());
+
+    let stack = Stack::start_open(&to);
+    assert_ne!(stack.key, source.installation_key);
+    stack.wait_for_phase("caller", "Running");
+    check(call_stack(&stack), &source, &stack.key);
+    fails(&mut import(&key_file), "stop it first");
+}
+
+#[test]
+fn what_cannot_be_imported_is_refused_and_says_why() {
+    let dir = tempdir().unwrap();
+    let [from, to, file, key_file] = paths(dir.path(), ["from", "to", "export", "key"]);
+    fs::create_dir_all(&from).unwrap();
+    fails(&mut hoistway(&from, "export", &file, &key_file), "holds no installation");
+    Stack::start(&from).stop();
+    succeeds(&mut hoistway(&from, "export", &file, &key_file));
+    let import = |file: &Path| hoistway(&to, "import", file, &key_file);
+
+    let [cut, backup, newer] = paths(dir.path(), ["cut", "backup", "newer"]);
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    fails(&mut import(&cut), "the export is damaged");
+    if !hoistway_testing::uses_postgres() {
+        let mut command = Command::new(HOISTWAY);
+        succeeds(command.arg("backup").arg(&backup).arg("--data-dir").arg(from.join("data")));
+        fails(&mut import(&backup), "this is not an export of Hoistway");
+        fails(
+            Command::new(HOISTWAY).arg("restore").arg(&file).arg("--data-dir").arg(dir.path().join("no")),
+            "this is not a backup of Hoistway",
+        );
+
+        let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\n\
+                      db.execute(\"insert into seaql_migrations values ('m2999_01_01_newer', 0)\")\ndb.commit()\n";
+        let database = from.join("data/agent/agent.db");
+        assert!(Command::new("python3").args(["-c", script]).arg(database).status().unwrap().success());
+        succeeds(&mut hoistway(&from, "export", &newer, &key_file));
+        fails(&mut import(&newer), "the export was made by a newer Hoistway, ");
+    }
+    succeeds(&mut import(&file));
+}

@@ -80,7 +80,10 @@ fn a_newer_schema_is_refused_and_left_alone() {
 #[test]
 fn without_a_home_a_directory_must_be_named() {
     let dir = tempdir().unwrap();
-    for command in [&["up", "--listen", "127.0.0.1:0"][..], &["rotate-key"], &["backup", "x"], &["restore", "x"]] {
+    let export = ["export", "x", "--key-file", "k"];
+    for command in
+        [&["up", "--listen", "127.0.0.1:0"][..], &["rotate-key"], &["backup", "x"], &["restore", "x"], &export]
+    {
         // A home directory that is not an absolute path is ignored.
         let mut hoistway = Command::new(HOISTWAY);
         hoistway.args(command).env("HOME", "home").env_remove("XDG_DATA_HOME").current_dir(dir.path());

@@ -37,41 +37,53 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Returns the variable of a service's setting.
+pub fn variable(service: &str, key: &str) -> String {
+    format!("HOISTWAY_{}_{key}", service.to_uppercase().replace('-', "_"))
+}
+
 fn start(dir: &Path, name: &str, env: &[(&str, String)]) -> Service {
     let log = File::create(dir.join(format!("{name}.log"))).unwrap();
-    let prefix = format!("HOISTWAY_{}_", name.to_uppercase().replace('-', "_"));
     let mut command = Command::new(binary(name));
-    command.env(format!("{prefix}DATA_DIR"), dir.join("data"));
+    command.env(variable(name, "DATA_DIR"), dir.join("data"));
     for (key, value) in env {
-        command.env(format!("{prefix}{key}"), value);
+        command.env(variable(name, key), value);
     }
     Service(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
 }
 
 /// The five services, each a separate process on a fixed port.
-struct Processes {
+pub struct Processes {
     dir: PathBuf,
-    api: String,
+    /// `host:port` of the API.
+    pub api: String,
     egress_grpc: String,
     environments: Vec<(&'static str, Environment)>,
     running: Vec<(&'static str, Service)>,
-    key: String,
+    pub key: String,
 }
 
-type Environment = Vec<(&'static str, String)>;
+/// Settings of one service.
+pub type Environment = Vec<(&'static str, String)>;
 
 impl Processes {
     /// Starts them, with further settings of the agent service, and returns when they are ready.
     fn start(dir: &Path, agent_settings: &[(&'static str, &str)]) -> Self {
-        let processes = Self::start_unready(dir, agent_settings, None);
-        processes.ready(dir)
+        let agent_settings: Environment =
+            agent_settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self::start_with(dir, &|service| if service == "agent" { agent_settings.clone() } else { Environment::new() })
+    }
+
+    /// Starts them with further settings of each, whose API key is in the directory `data`.
+    pub fn start_with(dir: &Path, settings: &dyn Fn(&str) -> Environment) -> Self {
+        Self::start_unready(dir, settings, None).ready(dir)
     }
 
     /// Starts them. With an authority, each has a certificate of it, and everything but the API and the echo tool is at
     /// an address that other machines reach, if there is one.
-    fn start_unready(dir: &Path, agent_settings: &[(&'static str, &str)], authority: Option<&TestAuthority>) -> Self {
+    fn start_unready(dir: &Path, settings: &dyn Fn(&str) -> Environment, authority: Option<&TestAuthority>) -> Self {
         let data = dir.join("data");
-        std::fs::create_dir(&data).unwrap();
+        std::fs::create_dir_all(&data).unwrap();
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let host = authority.and_then(|_| outer_address()).unwrap_or(loopback);
         let at = |host: IpAddr| format!("{host}:{}", free_port());
@@ -80,14 +92,13 @@ impl Processes {
         let scheme = if authority.is_some() { "https://" } else { "http://" };
         let url = |at: &str| format!("{scheme}{at}");
         let registry_scheme = if authority.is_some() { scheme } else { "" };
-        let mut agent_env = vec![
+        let agent_env = vec![
             ("GRPC_LISTEN", agent.clone()),
             ("EGRESS_LISTEN", egress.clone()),
             ("EGRESS_URL", url(&egress)),
             ("REGISTRY_ADDRESS", format!("{registry_scheme}{registry}")),
             ("AGENTS_BIND", host.to_string()),
         ];
-        agent_env.extend(agent_settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let echo_url = format!("http://{echo}");
         let mut environments = vec![
             ("tool-registry", vec![("GRPC_LISTEN", tools.clone()), ("HTTP_LISTEN", echo), ("PUBLIC_URL", echo_url)]),
@@ -129,6 +140,9 @@ impl Processes {
                 env.push(("TLS__KEY_FILE", file(&format!("{name}-key.pem"))));
                 env.push(("TLS__CA_FILE", file("ca.pem")));
             }
+        }
+        for (name, environment) in &mut environments {
+            environment.extend(settings(name));
         }
         let running = environments.iter().map(|(name, env)| (*name, start(dir, name, env))).collect();
         Self { dir: dir.to_owned(), api, egress_grpc, environments, running, key: String::new() }
@@ -176,7 +190,7 @@ impl Processes {
     }
 
     /// Returns an agent's answer, once the services have reconnected.
-    fn invoke(&self, agent: &str, message: &str) -> Value {
+    pub fn invoke(&self, agent: &str, message: &str) -> Value {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let answer = self.call("POST", &format!("/api/agents/{agent}/invoke"), &json!({ "message": message }));
@@ -330,7 +344,7 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
 #[test]
 fn processes_with_certificates_speak_tls_and_strangers_with_the_token_are_not_answered() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
-    let processes = Processes::start_unready(dir.path(), &[], Some(&authority)).ready(dir.path());
+    let processes = Processes::start_unready(dir.path(), &|_| Environment::new(), Some(&authority)).ready(dir.path());
     let (slow, _is_slow) = mpsc::sync_channel(1);
     let probe = json!({
         "name": "probe",

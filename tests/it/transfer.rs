@@ -1,14 +1,14 @@
 //! The way of an installation to another one: `hoistway export` and `hoistway import`.
 
 use crate::{
-    http,
-    processes::{KEY, tool},
-    test_installation::{HOISTWAY, Stack, says},
+    http, prerequisites,
+    processes::{Environment, KEY, Processes, tool, variable},
+    test_installation::{HOISTWAY, OPEN, Stack, says},
 };
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::mpsc,
@@ -227,4 +227,158 @@ fn what_cannot_be_imported_is_refused_and_says_why() {
         fails(&mut import(&newer), "the export was made by a newer Hoistway, ");
     }
     succeeds(&mut import(&file));
+}
+
+const SERVICES: [&str; 5] = ["gateway", "agent", "build", "tool-registry", "egress"];
+
+/// The settings of a separate program with a directory, a master key and a schema of its own.
+fn settings(dir: &Path, url: &str, service: &str) -> Environment {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let mut settings = vec![
+        ("DATA_DIR", at(&format!("volumes/{service}"))),
+        ("DATABASE__URL", url.to_owned()),
+        ("SERVICE_TOKEN_FILE", at("data/service-token")),
+    ];
+    settings.extend(match service {
+        "gateway" | "build" => vec![("API_KEY_FILE", at("data/api-key"))],
+        "tool-registry" => vec![("EGRESS_TOKEN_FILE", at("data/egress-token"))],
+        "agent" => vec![("EGRESS_KEY_FILE", at("data/egress-key")), ("EGRESS_CA_FILE", at("data/ca.pem"))],
+        _ => vec![
+            ("KEY_FILE", at("data/egress-key")),
+            ("CA_FILE", at("data/ca.pem")),
+            ("EGRESS_TOKEN_FILE", at("data/egress-token")),
+        ],
+    });
+    settings
+}
+
+/// Gives a command the settings of all separate programs.
+fn for_programs(command: &mut Command, dir: &Path, url: &str) {
+    for service in SERVICES {
+        command.envs(settings(dir, url, service).into_iter().map(|(key, value)| (variable(service, key), value)));
+    }
+}
+
+#[test]
+fn separate_programs_with_postgres_go_on_after_imports_that_were_killed() {
+    if !prerequisites::strace() {
+        return;
+    }
+    let dir = tempdir().unwrap();
+    let [from, to, file, key_file] = paths(dir.path(), ["from", "to", "export", "key"]);
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    let Some(url) = hoistway_testing::postgres(&to) else { return };
+    let stack = Stack::start_open(&from);
+    let source = fill(|method, path, body| call_stack(&stack)(&stack.key, method, path, body), &stack.key);
+    stack.stop();
+    succeeds(&mut hoistway(&from, "export", &file, &key_file));
+
+    // Each kill comes later, in what is sent to the database or written to a directory.
+    let import = |inject: Option<&str>| {
+        let mut command = Command::new(if inject.is_some() { "strace" } else { HOISTWAY });
+        if let Some(inject) = inject {
+            command.args(["-f", "-qq", "-o", "/dev/null", "-e", inject, HOISTWAY]);
+        }
+        with_arguments(&mut command, "import", &file, &key_file);
+        command.arg("--separate-programs");
+        for_programs(&mut command, &to, &url);
+        command
+    };
+    let note = |service: &str| to.join("volumes").join(service).join(service).join("import-unfinished");
+    let (mut kills, mut refused) = (0, 0);
+    for (call, step) in [("sendto", 100), ("unlink", 7), ("unlinkat", 20), ("rename", 6)] {
+        for nth in (1..).step_by(step) {
+            let killed = import(Some(&format!("inject={call}:signal=KILL:when={nth}"))).output().unwrap();
+            if killed.status.success() {
+                break;
+            }
+            assert_eq!(killed.status.signal(), Some(9), "{}", said(&killed));
+            kills += 1;
+            for service in SERVICES.into_iter().filter(|service| note(service).exists()) {
+                let mut program = Command::new(Path::new(HOISTWAY).with_file_name(format!("hoistway-{service}")));
+                for_programs(&mut program, &to, &url);
+                fails(&mut program, "run the same `hoistway import` again");
+                refused += 1;
+            }
+            assert!(nth < 60 * step, "it does not come to its end");
+        }
+        fails(&mut import(None), "the target is not empty");
+        // As if it had been killed before its very end.
+        fs::write(note("gateway"), "").unwrap();
+    }
+    assert!(kills >= 10 && refused >= 10, "{kills} kills, {refused} starts refused");
+    succeeds(&mut import(None));
+
+    let processes = Processes::start_with(&to, &|service| settings(&to, &url, service));
+    processes.invoke("caller", "x");
+    check(|key, method, path, body| send(&processes.api, key, method, path, body), &source, &processes.key);
+}
+
+#[test]
+fn tables_in_postgres_become_files() {
+    let dir = tempdir().unwrap();
+    let [from, to, file, key_file] = paths(dir.path(), ["from", "to", "export", "key"]);
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    let Some(url) = hoistway_testing::postgres(&from) else { return };
+    let stack = Stack::start_with(&from, |command| {
+        command.args(OPEN).args(["--database-url", &url]);
+    });
+    let source = fill(|method, path, body| call_stack(&stack)(&stack.key, method, path, body), &stack.key);
+    let export = || {
+        let mut command = hoistway(&from, "export", &file, &key_file);
+        command.args(["--database-url", &url]);
+        command
+    };
+    fails(&mut export(), "stop it first, since its tables are in PostgreSQL");
+    stack.stop();
+    succeeds(&mut export());
+    succeeds(&mut hoistway(&to, "import", &file, &key_file));
+    let stack = Stack::start_open(&to);
+    stack.wait_for_phase("caller", "Running");
+    check(call_stack(&stack), &source, &stack.key);
+}
+
+#[test]
+fn deploys_in_progress_are_ended_by_the_target() {
+    // Tables in PostgreSQL are exported of a stopped installation.
+    if hoistway_testing::uses_postgres() {
+        return;
+    }
+    let dir = tempdir().unwrap();
+    let [from, to, key_file] = paths(dir.path(), ["from", "to", "key"]);
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&to).unwrap();
+    let stack = Stack::start(&from);
+    stack.deployed(json!({"agent_name": "first", "source_files": says("one")}));
+    let exports: Vec<PathBuf> = (0..8).map(|n| dir.path().join(format!("export-{n}"))).collect();
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            for n in 0..20 {
+                let agent = format!("busy-{}", n % 4);
+                stack.deploy(json!({"agent_name": agent, "source_files": says(&n.to_string())}));
+            }
+        });
+        for file in &exports {
+            succeeds(&mut hoistway(&from, "export", file, &key_file));
+        }
+        busy.join().unwrap();
+    });
+    stack.stop();
+    for file in &exports[2..5] {
+        let target = to.join(file.file_name().unwrap());
+        fs::create_dir_all(&target).unwrap();
+        succeeds(&mut hoistway(&target, "import", file, &key_file));
+        let stack = Stack::start(&target);
+        stack.wait_for("/api/deployments?limit=100", "ended", |deployments| {
+            deployments
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|deployment| deployment["status"] == "SUCCEEDED" || deployment["status"] == "FAILED")
+        });
+        stack.wait_for_phase("first", "Running");
+        assert_eq!(stack.answer("first", "x"), "one");
+    }
 }

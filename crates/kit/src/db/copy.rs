@@ -238,3 +238,99 @@ fn quoted(column: &str) -> String {
 fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::db::{DatabaseConfig, Migration, Migrations};
+    use std::path::Path;
+
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: &[Migration {
+            name: "m1",
+            sql: "CREATE TABLE things (b BLOB NOT NULL DEFAULT '', id TEXT NOT NULL, n INTEGER NOT NULL, t TEXT, f BOOLEAN, i BIGINT,
+                      PRIMARY KEY (n, id));
+                  CREATE TABLE calls (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, seen TEXT);
+                  CREATE VIEW call_ids AS SELECT seq AS last FROM sqlite_sequence WHERE name = 'calls';
+                  CREATE TRIGGER things_are_seen AFTER INSERT ON things BEGIN INSERT INTO calls (seen) VALUES (NEW.id); END;",
+        }],
+        postgres: &[Migration {
+            name: "m1",
+            sql: "CREATE TABLE things (id TEXT COLLATE \"C\" NOT NULL, n INTEGER NOT NULL, t TEXT, f BOOLEAN, i BIGINT,
+                      b BYTEA NOT NULL DEFAULT '', PRIMARY KEY (n, id));
+                  CREATE TABLE calls (id BIGINT NOT NULL PRIMARY KEY, seen TEXT);
+                  CREATE TABLE call_ids (last BIGINT NOT NULL);
+                  INSERT INTO call_ids VALUES (0);
+                  CREATE FUNCTION call_has_an_id() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS
+                      $$ BEGIN UPDATE call_ids SET last = last + 1 RETURNING last INTO NEW.id; RETURN NEW; END $$;
+                  CREATE TRIGGER call_has_an_id BEFORE INSERT ON calls FOR EACH ROW EXECUTE FUNCTION call_has_an_id();
+                  CREATE FUNCTION things_are_seen() RETURNS TRIGGER LANGUAGE plpgsql SET search_path FROM CURRENT AS
+                      $$ BEGIN INSERT INTO calls (seen) VALUES (NEW.id); RETURN NULL; END $$;
+                  CREATE TRIGGER things_are_seen AFTER INSERT ON things FOR EACH ROW EXECUTE FUNCTION things_are_seen();",
+        }],
+    };
+    const THING: &str = "INSERT INTO things (id, n, t, f, i, b) VALUES ($1, $2, $3, $4, $5, $6)";
+    /// More than two pages.
+    const THINGS: i64 = 450;
+
+    async fn open(dir: &Path, name: &str, url: Option<String>) -> Db {
+        let location = DatabaseConfig::from(url).location(name, &dir.join(name)).await.unwrap();
+        Db::open(&location, &MIGRATIONS).await.unwrap()
+    }
+
+    async fn texts(db: &Db, query: &str) -> Vec<String> {
+        let rows = query_raw(db.read(), query, []).await.unwrap();
+        rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn all_rows_of_either_engine_get_into_either_engine() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["from", "to", "last"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let Some(url) = hoistway_testing::postgres(dir.path()) else { return };
+        let from = open(dir.path(), "from", None).await;
+        let txn = from.begin().await.unwrap();
+        for n in 0..THINGS {
+            let text = (n % 3 > 0).then(|| format!("text {n}"));
+            let values: [Value; 6] = [
+                format!("id-{n}").into(),
+                (n % 7).into(),
+                text.into(),
+                Some(n % 2 == 0).into(),
+                (n > 5).then_some(i64::MAX - n).into(),
+                vec![0u8, 255, n as u8].into(),
+            ];
+            execute_raw(&txn, THING, values).await.unwrap();
+        }
+        txn.commit().await.unwrap();
+        let other = "INSERT INTO things (id, n, t) VALUES ('nul', 9, 'a' || char(0) || 'b')";
+        execute_raw(from.write(), other, []).await.unwrap();
+        execute_raw(from.write(), "DELETE FROM calls WHERE id > 3", []).await.unwrap();
+
+        let to = open(dir.path(), "to", Some(url)).await;
+        let last = open(dir.path(), "last", None).await;
+        execute_raw(last.write(), "INSERT INTO things (id, n) VALUES ('of before', 1)", []).await.unwrap();
+        for (from, to) in [(&from, &to), (&to, &last), (&from, &to)] {
+            copy_rows(from, to).await.unwrap();
+            let counts: Vec<_> = row_counts(to).await.unwrap().into_iter().collect();
+            assert_eq!(counts, [("calls".to_owned(), 3), ("things".to_owned(), THINGS as u64 + 1)]);
+        }
+        let rows = "SELECT id || ' ' || n || ' ' || COALESCE(t, '-') || ' ' || CASE f WHEN TRUE THEN 't' WHEN FALSE THEN 'f' ELSE '-' END
+            || ' ' || COALESCE(CAST(i AS TEXT), '-') FROM things WHERE id <> 'nul' ORDER BY n, id";
+        let expected = texts(&from, rows).await;
+        assert_eq!(texts(&to, rows).await, expected);
+        assert_eq!(texts(&last, rows).await, expected);
+        assert_eq!(texts(&last, "SELECT hex(b) FROM things WHERE id = 'id-7'").await, ["00FF07"]);
+        assert_eq!(texts(&to, "SELECT t FROM things WHERE id = 'nul'").await, ["a\u{fffd}b"]);
+        // Triggers work again, and numbers go on after those that were removed.
+        for db in [&to, &last] {
+            execute_raw(db.write(), "INSERT INTO things (id, n) VALUES ('new', 1)", []).await.unwrap();
+            let newest = "SELECT CAST(id AS TEXT) || seen FROM calls ORDER BY id DESC LIMIT 1";
+            assert_eq!(texts(db, newest).await, [format!("{}new", THINGS + 2)]);
+        }
+    }
+}

@@ -1,6 +1,7 @@
-//! Rebuilds of agents whose images are outdated after an upgrade of the interpreter or of Hoistway, each from the
-//! source that its image contains, by an ordinary deployment. Agents are checked whenever the connection to the agent
-//! service is new, because only a start of that service brings another interpreter or layout.
+//! Rebuilds of agents whose images are outdated after an upgrade of the interpreter or of Hoistway or after a change to
+//! containers, each from the source that its image contains, by an ordinary deployment. Agents are checked whenever the
+//! connection to the agent service is new, because only a start of that service brings another interpreter, layout or
+//! runtime.
 
 use crate::{
     deploy::Deployer,
@@ -49,7 +50,8 @@ async fn sweep(agents: &dyn AgentService, deployer: &dyn Deployer) -> Result<()>
         {
             Ok(accepted) => tracing::info!(
                 deployment = %accepted.id,
-                "agent \"{agent}\" has an image for another Python, or of an older Hoistway: it is built again from its kept source"
+                "agent \"{agent}\" has an image for another Python, without a base, or of an older Hoistway: it is built again from its \
+                 kept source"
             ),
             Err(e) if e.code.is_transient() => return Err(e),
             Err(e) => tracing::error!(cause = e.chain(), "agent \"{agent}\" cannot be built again: {e}"),

@@ -177,6 +177,48 @@ def handler(message):
 }
 
 #[test]
+fn agents_that_were_processes_are_built_again_for_containers() {
+    if !is_possible() {
+        return;
+    }
+    let dir = Installation::new();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.args(["--python", "/usr/bin/python3"]);
+    });
+    dir.push_base(&stack);
+    let version = |version: &str| {
+        let source = format!("import six\ndef handler(message):\n    return '{version} ' + six.__version__\n");
+        json!({"agent_name": "moved", "source_files": {"agent.py": source}, "requirements": "six==1.16.0"})
+    };
+    stack.deployed(version("v1"));
+    stack.deployed(version("v2"));
+    stack.deployed(json!({"agent_name": "stopped", "source_files": says("it goes on")}));
+    assert_eq!(stack.call("POST", "/api/agents/stopped/stop", None).status, 200);
+    stack.stop();
+
+    let stack = dir.start();
+    stack.wait_for_phase("moved", "Running");
+    assert_eq!(stack.answer("moved", "x"), "v2 1.16.0");
+    let revisions = stack.get("/api/agents/moved/revisions");
+    assert_eq!(revisions[0]["reason"], "rebuild", "{revisions}");
+    assert_eq!(stack.get("/api/agents/stopped")["status"]["phase"], "Stopped");
+    let started = stack.call("POST", "/api/agents/stopped/start", None);
+    assert_eq!(started.status / 100, 2, "{}", started.text());
+    assert_eq!(stack.answer("stopped", "x"), "it goes on");
+    let back = stack.call("POST", "/api/agents/moved/rollback", Some(&json!({"revision": 1})));
+    assert_eq!(back.status / 100, 2, "{}", back.text());
+    assert_eq!(stack.answer("moved", "x"), "v1 1.16.0");
+
+    // They have a base now.
+    stack.stop();
+    let stack = dir.start();
+    stack.wait_for_phase("moved", "Running");
+    let deployments = stack.get("/api/deployments");
+    let rebuilds = deployments.as_array().unwrap().iter().filter(|d| d["kind"] == "rebuild").count();
+    assert_eq!(rebuilds, 2, "{deployments}");
+}
+
+#[test]
 fn a_killed_installation_starts_its_containers_anew() {
     if !is_possible() {
         return;

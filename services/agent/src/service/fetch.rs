@@ -104,18 +104,26 @@ impl Service {
         image: &ImageRef,
         patience: Duration,
     ) -> Result<(ImageFacts, Program), Failure> {
-        let Revision { image: known, .. } = &supervisor.revision;
+        let Revision { image: known, spec, .. } = &supervisor.revision;
         let facts = match (self.images.describe(image, patience).await, known) {
             // One that ran as a process before is known too.
             (Ok(description), _) if !description.has_base => {
+                let remedy = match &spec.build_id {
+                    // The gateway sees to it.
+                    Some(_) => {
+                        "with base_image (hoistway up --base-image REPOSITORY:TAG) it is built again from the source that \
+                         its image keeps; /api/deployments tells how that goes"
+                    }
+                    None => "set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
+                };
                 let text = format!(
-                    "{} was built without a base image, so it has no Python, and the docker runtime runs it as it is: \
-                     set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
+                    "{} was built without a base image, so it has no Python, and the docker runtime runs it as it is: {remedy}",
                     image.display_tagged()
                 );
                 return Err(Failure::Final(Error::new(Code::UnsupportedImage, text)));
             }
-            (_, Some(known)) => known.clone(),
+            (Ok(description), Some(known)) => ImageFacts { has_base: Some(description.has_base), ..known.clone() },
+            (Err(_), Some(known)) => known.clone(),
             (described, None) => facts(described?),
         };
         let program = self.runtime.pull(image, &facts.digest).await?;
@@ -133,6 +141,6 @@ impl Service {
 }
 
 fn facts(description: Description) -> ImageFacts {
-    let Description { digest, layers, python, layout, entry_point, .. } = description;
-    ImageFacts { digest, layers, python, layout, entry_point }
+    let Description { digest, layers, has_base, python, layout, entry_point } = description;
+    ImageFacts { digest, layers, python, layout, has_base: Some(has_base), entry_point }
 }

@@ -49,11 +49,14 @@ impl Service {
         }
     }
 
-    /// Whether an image that was built here is for another Python than there is now, or has packages that were put
-    /// together by an older Hoistway.
+    /// Whether an image that was built here is for another Python than there is now, has no base where agents run in
+    /// containers, or has packages that were put together by an older Hoistway.
     pub(super) fn needs_rebuild(&self, spec: &AgentSpec, image: Option<&ImageFacts>) -> bool {
-        // An image that runs as it is has its own Python.
-        let suits = |image: &ImageFacts| self.runtime.runs_images() || self.interpreter.suits(&image.python).is_ok();
+        let suits = |image: &ImageFacts| match self.runtime.runs_images() {
+            // An image that runs as it is has its own Python. One that is not known to have a base ran as a process.
+            true => image.has_base == Some(true),
+            false => self.interpreter.suits(&image.python).is_ok(),
+        };
         let outdated = |image: &ImageFacts| !suits(image) || image.has_former_packages();
         spec.build_id.is_some() && image.is_some_and(outdated)
     }

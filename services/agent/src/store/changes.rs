@@ -178,6 +178,7 @@ impl Store {
                     layers: Set(layers_text(&facts.layers)?),
                     python: Set(Some(facts.python.clone())),
                     image_layout: Set(Some(facts.layout.clone())),
+                    image_has_base: Set(facts.has_base),
                     entry_point: Set(facts.entry_point.as_deref().map(|text| storable(text).into_owned())),
                     served_at: Set(Some(now_ms())),
                     ..Default::default()

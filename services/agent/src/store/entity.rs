@@ -55,6 +55,8 @@ pub(super) mod revision {
         pub python: Option<String>,
         /// None for an image that was pulled before this was kept.
         pub image_layout: Option<String>,
+        /// None for an image that was pulled before this was kept.
+        pub image_has_base: Option<bool>,
         pub entry_point: Option<String>,
         pub created_at: i64,
     }

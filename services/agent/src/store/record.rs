@@ -70,6 +70,8 @@ pub(crate) struct ImageFacts {
     pub python: String,
     /// One of [`hoistway_model::image::layout`].
     pub layout: String,
+    /// Whether there is a base below its own layers; `None` if that was not kept when it was pulled.
+    pub has_base: Option<bool>,
     pub entry_point: Option<String>,
 }
 
@@ -141,6 +143,7 @@ impl Revision {
                 layers,
                 python,
                 layout: row.image_layout.unwrap_or_else(|| layout::FORMER.to_owned()),
+                has_base: row.image_has_base,
                 entry_point: row.entry_point,
             }),
             _ => None,
@@ -186,6 +189,7 @@ impl Revision {
             layers: layers_text(image.map_or(&[], |i| &i.layers))?,
             python: image.map(|i| i.python.clone()),
             image_layout: image.map(|i| i.layout.clone()),
+            image_has_base: image.and_then(|i| i.has_base),
             entry_point: image.and_then(|i| i.entry_point.clone()),
             created_at: self.created_at,
             id,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts docker-compose.yml and sends it a first deploy: images are built, every service becomes healthy, an agent
-# answers, and answers again after a restart. Everything is removed afterwards.
+# Starts docker-compose.yml with an export of `hoistway up` and sends it a first deploy: images are built, every service
+# becomes healthy, an agent answers, and answers again after a restart. Everything is removed afterwards.
 #
 # The programs are those that are built already, in HOISTWAY_PROGRAMS (target/debug). If the image of Python or that of
 # the database does not exist, a stand-in made from Debian packages has its name during the test. Needs root for
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 readonly python_image=python:3.11-slim-bookworm
 readonly database_image=postgres:17.6-bookworm
 readonly built=${HOISTWAY_PROGRAMS:-target/debug}
-readonly programs=(hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
+readonly programs=(hoistway hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
 
 log() { echo "compose-test: $*" >&2; }
 fail() { log "$*"; exit 1; }
@@ -32,9 +32,9 @@ fi
 export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
 export COMPOSE_PROJECT_NAME=hoistway-test-$$
 
-read -r HOISTWAY_API_PORT HOISTWAY_REGISTRY_PORT HOISTWAY_ECHO_PORT < <(python3 - <<'PY'
+read -r HOISTWAY_API_PORT HOISTWAY_REGISTRY_PORT HOISTWAY_ECHO_PORT source_port < <(python3 - <<'PY'
 import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
 print(*(s.getsockname()[1] for s in sockets))
 PY
 )
@@ -53,8 +53,9 @@ clean_up() {
         sort -u | xargs -r docker rmi --force >/dev/null || true
     "${compose[@]}" down --volumes --rmi local --timeout 20 >/dev/null 2>&1 || log "docker-compose down failed"
     docker rmi --force "$COMPOSE_PROJECT_NAME-agent-base" >/dev/null 2>&1 || true
+    [ -z "${source_pid:-}" ] || kill -9 "$source_pid" 2>/dev/null || true
     [ ${#stand_ins[@]} -eq 0 ] || docker rmi "${stand_ins[@]}" >/dev/null || true
-    rm -rf "$work" "/run/$COMPOSE_PROJECT_NAME" deploy/programs/hoistway-*
+    rm -rf "$work" "/run/$COMPOSE_PROJECT_NAME" deploy/programs/hoistway*
     exit $status
 }
 trap clean_up EXIT
@@ -75,6 +76,33 @@ for program in "${programs[@]}"; do
 done
 export HOISTWAY_BINARIES=prebuilt
 export HOISTWAY_SOCKETS_DIR=/run/$COMPOSE_PROJECT_NAME
+
+log "an installation of hoistway up, and its export"
+hoistway() { exec env -u HOISTWAY_BINARIES -u HOISTWAY_PROGRAMS -u HOISTWAY_SOCKETS_DIR "$built/hoistway" "$@"; }
+hoistway up --listen "127.0.0.1:$source_port" --data-dir "$work/source" \
+    >"$work/source.out" 2>"$work/source.log" &
+source_pid=$!
+for _ in $(seq 240); do
+    grep -qs '^Hoistway is ready' "$work/source.out" && break
+    sleep 0.25
+done
+source_key=$(cat "$work/source/api-key")
+curl -fsS -m 60 -o "$work/deployed" -H "Authorization: Bearer $source_key" "http://127.0.0.1:$source_port/api/deploy" \
+    -d '{"agent_name": "moved", "env": [{"name": "WORD", "value": "kept-4b1e"}], "source_files": {"agent.py":
+    "import os\n\ndef handler(message):\n    return os.environ[\"WORD\"] + \" \" + message\n"}}' || fail "no deploy: $(cat "$work/source.log")"
+kill -TERM "$source_pid"
+wait "$source_pid" || fail "it does not stop: $(tail "$work/source.log")"
+source_pid=
+mkdir "$work/import"
+(hoistway export "$work/import/team.export" --key-file "$work/import/export.key" --data-dir "$work/source")
+# Whoever is logged in owns the files, and nobody else may read them.
+chown 1000 "$work/import/team.export" "$work/import/export.key"
+chmod 0755 "$work" "$work/import"
+
+log "importing"
+"${compose[@]}" run --rm -v "$work/import:/import:ro" import /import/team.export /import/export.key >"$work/import.log" 2>&1 ||
+    { cat "$work/import.log" >&2; fail "import failed"; }
+grep -q 'Imported 1 agent, ' "$work/import.log" || fail "import says: $(cat "$work/import.log")"
 
 log "building and starting"
 "${compose[@]}" up --detach --build >"$work/up.log" 2>&1 || { cat "$work/up.log" >&2; fail "up failed"; }
@@ -98,6 +126,16 @@ expect() {
 
 wait_until_ready
 key=$("${compose[@]}" exec -T gateway cat /keys/api/api-key)
+
+log "the imported agent is built again for containers, and its users go on with their key"
+for _ in $(seq 240); do
+    answer=$(curl -sS -m 60 -H "Authorization: Bearer $source_key" -w '\n%{http_code}\n' "$api/api/agents/moved/invoke" -d '{"message": "world"}')
+    [[ $answer == *200 ]] && break
+    sleep 0.25
+done
+expect "$answer" 200 'kept-4b1e world'
+expect "$(call "$api/api/agents/moved/revisions")" 200 '"reason":"rebuild"'
+expect "$(call -X DELETE "$api/api/agents/moved")" 200
 
 log "deploying"
 answer=$(call "$api/api/deploy" -d '{"agent_name": "hello", "source_files": {"agent.py":

@@ -20,6 +20,7 @@ use hoistway_kit::{
 };
 use hoistway_model::{Code, Error, Result, Secret};
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -188,17 +189,15 @@ const COUNTED: [(&str, &str); 4] =
     [("agents", "agent"), ("tools", "tool"), ("model_providers", "model provider"), ("api_keys", "API key")];
 
 async fn summary(target: &Target, staged: &Staged) -> Result<String> {
-    let mut counts = Vec::new();
+    let mut rows = BTreeMap::new();
     for service in &target.services {
         let db = Db::open(&staged.location(service.name), service.migrations).await?;
-        let rows = db::row_counts(&db).await?;
+        rows.append(&mut db::row_counts(&db).await?);
         db.close().await;
-        for (table, named) in COUNTED {
-            if let Some(count) = rows.get(table) {
-                counts.push(format!("{count} {named}{}", if *count == 1 { "" } else { "s" }));
-            }
-        }
     }
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let counted = COUNTED.iter().filter_map(|(table, named)| Some((rows.get(*table)?, named)));
+    let counts: Vec<_> = counted.map(|(count, named)| format!("{count} {named}{}", plural(*count))).collect();
     Ok(format!("Imported {}.", if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") }))
 }
 

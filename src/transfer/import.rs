@@ -75,14 +75,14 @@ pub async fn import(args: ImportArgs) -> Result<String> {
         db.close().await;
     }
     let text = summary(&target, &staged).await?;
-    staged.remove()?;
+    drop(staged);
     for service in target.services.iter().rev() {
         service.note().remove().map_err(failed("completing the import"))?;
     }
     Ok(format!("{text}{said}"))
 }
 
-/// An export that is unpacked, as a data directory.
+/// An export that is unpacked, as a data directory, which is removed with it.
 struct Staged {
     dir: PathBuf,
     /// The version of Hoistway that made it.
@@ -178,9 +178,12 @@ impl Staged {
         from.close().await;
         copied
     }
+}
 
-    fn remove(self) -> Result<()> {
-        remove_dir(&self.dir).map_err(failed("removing what was unpacked"))
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // The next import removes what is left.
+        let _ = remove_dir(&self.dir);
     }
 }
 

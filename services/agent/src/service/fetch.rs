@@ -106,15 +106,14 @@ impl Service {
     ) -> Result<(ImageFacts, Program), Failure> {
         let Revision { image: known, spec, .. } = &supervisor.revision;
         let facts = match (self.images.describe(image, patience).await, known) {
-            // One that ran as a process before is known too.
             (Ok(description), _) if !description.has_base => {
-                let remedy = match &spec.build_id {
-                    // The gateway sees to it.
-                    Some(_) => {
+                let remedy = match (known, &spec.build_id) {
+                    // It ran as a process before, and the gateway sees to it.
+                    (Some(_), Some(_)) => {
                         "with base_image (hoistway up --base-image REPOSITORY:TAG) it is built again from the source that \
                          its image keeps; /api/deployments tells how that goes"
                     }
-                    None => "set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
+                    _ => "set base_image (hoistway up --base-image REPOSITORY:TAG) and deploy the source again",
                 };
                 let text = format!(
                     "{} was built without a base image, so it has no Python, and the docker runtime runs it as it is: {remedy}",

@@ -10,8 +10,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly suite=bookworm python=3.11
-readonly packages=python3,python3-pip,python3-venv,ca-certificates
-readonly tarball=target/stand-ins/$suite-python.tar
+# What the published image has too: the C++ library, which numpy needs, and time zones.
+readonly packages=python3,python3-pip,python3-venv,ca-certificates,libstdc++6,tzdata
+readonly tarball=target/stand-ins/$suite-python-$(echo "$packages" | cksum | cut -d' ' -f1).tar
 
 if [ $# -eq 0 ]; then
     echo "usage: scripts/base-image.sh IMAGE..." >&2

@@ -2,6 +2,7 @@
 
 use crate::{
     http::{self, Chunks},
+    processes::Processes,
     test_installation::{Stack, says},
 };
 use serde_json::{Value, json};
@@ -240,4 +241,39 @@ fn a_flood_of_output_is_bounded_and_affects_nothing_else() {
     let metrics = stack.call("GET", "/metrics", None).text();
     let lines = metrics.lines().find_map(|l| l.strip_prefix("hoistway_agent_log_lines_total{agent=\"flood\"} "));
     assert!(lines.unwrap().parse::<usize>().unwrap() >= LINES);
+}
+
+#[test]
+fn json_lines_of_a_deploy_have_the_same_trace_in_every_service() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let dir = tempfile::tempdir().unwrap();
+    let processes = Processes::start_with(dir.path(), &|_| {
+        vec![("LOG_FORMAT", "json".to_owned()), ("HOISTWAY_LOG", "info,hoistway_egress=debug".to_owned())]
+    });
+    let (authorization, traceparent) =
+        (format!("Bearer {}", processes.key), format!("00-{TRACE}-b7ad6b7169203331-00"));
+    let headers = [("Authorization", authorization.as_str()), ("Traceparent", &traceparent), ("X-Request-Id", "r-1")];
+    let deploy = |source: Value| {
+        let body = json!({"agent_name": "logged", "source_files": source}).to_string();
+        http::send(&processes.api, "POST", "/api/deploy", &headers, body.as_bytes()).unwrap()
+    };
+    assert_eq!(deploy(says("x")).status, 201);
+    assert_eq!(deploy(json!({"agent.py": "raise SystemExit(3)\ndef handler(m): return m\n"})).status, 500);
+    processes.stop();
+    let find = |service: &str, text: &str| -> Value {
+        let log = std::fs::read_to_string(dir.path().join(format!("{service}.log"))).unwrap();
+        let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found = lines.find(|line| line["message"].as_str().is_some_and(|message| message.contains(text)));
+        let found = found.unwrap_or_else(|| panic!("{service} says nowhere \"{text}\":\n{log}"));
+        assert_eq!((&found["trace_id"], &found["request_id"]), (&json!(TRACE), &json!("r-1")), "{found}");
+        assert_eq!(found["span_id"].as_str().map(str::len), Some(16), "{found}");
+        found
+    };
+    find("gateway", "POST /api/deploy 201");
+    for (service, text) in [("build", "built in "), ("agent", "revision 1 is ready after "), ("agent", "not started: ")]
+    {
+        assert_eq!(find(service, text)["agent"], "logged");
+    }
+    let failed = find("gateway", "failed to create agent");
+    assert!(failed["agent"] == "logged" && failed["deployment"].is_string(), "{failed}");
 }

@@ -3,6 +3,7 @@
 use crate::{
     http::{self, Answer},
     prerequisites,
+    test_installation::signal,
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_kit::{tls::ServiceTlsConfig, token::ServiceToken};
@@ -47,7 +48,10 @@ fn start(dir: &Path, name: &str, env: &[(&str, String)]) -> Service {
     let mut command = Command::new(binary(name));
     command.env(variable(name, "DATA_DIR"), dir.join("data"));
     for (key, value) in env {
-        command.env(variable(name, key), value);
+        // Such as those of OpenTelemetry, which are the same for all.
+        let is_whole = ["OTEL_", "HOISTWAY_"].iter().any(|prefix| key.starts_with(prefix));
+        let whole = if is_whole { (*key).to_owned() } else { variable(name, key) };
+        command.env(whole, value);
     }
     Service(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap())
 }
@@ -178,7 +182,15 @@ impl Processes {
         }
     }
 
-    fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
+    /// Ends them all as Ctrl-C does, the gateway first.
+    pub fn stop(mut self) {
+        for (name, mut service) in self.running.drain(..).rev() {
+            signal(service.0.id(), "INT");
+            assert!(service.0.wait().unwrap().success(), "{name}: {}", logs(&self.dir));
+        }
+    }
+
+    pub fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
         let auth = format!("Bearer {}", self.key);
         let body = if body.is_null() { String::new() } else { body.to_string() };
         http::send(&self.api, method, path, &[("Authorization", &auth)], body.as_bytes()).unwrap()

@@ -1,18 +1,12 @@
 //! Spans exported to a collector: of an invoke, and of its agent's calls.
 
-use crate::test_installation::{Stack, log_of};
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::any_value::Value as Attribute,
-    trace::v1::{Span, span::SpanKind, status::StatusCode},
+use crate::{
+    collector::{Collector, attribute, hex},
+    test_installation::{Stack, log_of},
 };
-use prost::Message;
+use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode};
 use serde_json::json;
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-};
+use std::net::TcpListener;
 
 const PROMPT: &str = "a prompt that nobody may read";
 /// The agent's own trace, which it passes on to the tool.
@@ -39,74 +33,6 @@ def handler(message):
     echoed = ask(tool, {"x": 1}, Traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     return {"response": [answer["choices"][0]["message"]["content"], refused, echoed]}
 "#;
-
-/// A collector for OTLP over HTTP.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Collector {
-    fn start() -> (Self, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        (Self::take(listener), url)
-    }
-
-    fn take(listener: TcpListener) -> Self {
-        let collector = Self::default();
-        let taking = collector.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let taking = taking.clone();
-                std::thread::spawn(move || taking.serve(&stream));
-            }
-        });
-        collector
-    }
-
-    fn serve(&self, mut stream: &TcpStream) {
-        let mut reader = BufReader::new(stream);
-        loop {
-            let (mut line, mut length) = (String::new(), 0);
-            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                if let Some(("content-length", value)) = line.to_lowercase().trim().split_once(": ") {
-                    length = value.parse().unwrap();
-                }
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            if length == 0 || reader.read_exact(&mut body).is_err() {
-                return;
-            }
-            self.0.lock().unwrap().push(body);
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-        }
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let decode = |body: &Vec<u8>| ExportTraceServiceRequest::decode(&body[..]).unwrap();
-        let exported: Vec<_> = self.0.lock().unwrap().iter().map(decode).collect();
-        let scopes = exported.into_iter().flat_map(|e| e.resource_spans).flat_map(|r| r.scope_spans);
-        scopes.flat_map(|scope| scope.spans).collect()
-    }
-
-    fn has(&self, text: &str) -> bool {
-        let bodies = self.0.lock().unwrap();
-        bodies.iter().any(|body| body.windows(text.len()).any(|window| window == text.as_bytes()))
-    }
-}
-
-fn attribute(span: &Span, key: &str) -> Option<String> {
-    let value = span.attributes.iter().find(|attribute| attribute.key == key)?.value.clone()?.value?;
-    Some(match value {
-        Attribute::StringValue(text) => text,
-        Attribute::IntValue(number) => number.to_string(),
-        other => format!("{other:?}"),
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// Returns the spans exported for an invoke of [`AGENT`] with these settings, and the invoke's request id.
 fn traced(settings: &[(&str, &str)]) -> (Collector, String) {
@@ -137,7 +63,9 @@ fn calls_of_models_and_tools_are_spans_of_the_invokes_trace_or_of_the_agents_own
         let found = spans.iter().find(|span| span.name == name);
         found.unwrap_or_else(|| panic!("{name}: {:?}", spans.iter().map(|span| &span.name).collect::<Vec<_>>()))
     };
-    let invoke = named("POST /api/agents/{name}/invoke");
+    let request = named("POST /api/agents/{name}/invoke");
+    let invoke = named("invoke_agent traced");
+    assert_eq!((&invoke.trace_id, &invoke.parent_span_id), (&request.trace_id, &request.span_id));
     let chat = named("chat gpt-4o-mini");
     assert_eq!((&chat.trace_id, &chat.parent_span_id), (&invoke.trace_id, &invoke.span_id));
     assert_eq!(chat.kind(), SpanKind::Client);

@@ -1,5 +1,6 @@
 //! Metrics and their Prometheus text format. Families are values that their owner keeps; a scrape reads them.
 
+use crate::grpc;
 use hoistway_model::metric::{Family, Kind, Metrics, Sample};
 use std::{
     collections::BTreeMap,
@@ -193,7 +194,9 @@ pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
-    Metrics { process, of_process: process_families(service, number), of_service }
+    let mut of_process = process_families(service, number);
+    of_process.extend(grpc::metrics::families());
+    Metrics { process, of_process, of_service }
 }
 
 fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {

@@ -12,11 +12,14 @@ use axum::{
 };
 use futures_util::FutureExt;
 use hoistway_kit::telemetry::{self, REQUEST_ID};
-use hoistway_model::{Error, error::excerpt};
+use hoistway_model::{Code, Error, error::excerpt};
 use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT};
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
-use tracing::{Instrument, field::Empty};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
+
+/// The routes that probes and scrapers request all the time.
+const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The outermost layer.
 pub async fn handle(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
@@ -25,24 +28,43 @@ pub async fn handle(State(state): State<Arc<AppState>>, request: Request, next: 
     let id: Arc<str> = sent.map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from);
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("unknown path", MatchedPath::as_str).to_owned();
+    let span = span(&request, &method, &route, &id);
+    let answered = answer(request, next, id.clone()).instrument(span.clone());
+    let mut response = telemetry::with_request_id(id.clone(), answered).await;
+    state.metrics.request_answered(&method, &route, response.status(), began.elapsed());
+    let status = response.status();
+    telemetry::set_attribute(&span, "http.response.status_code", i64::from(status.as_u16()));
+    let code = response.extensions().get::<Code>().map(|code| code.as_str());
+    match (status.is_server_error(), code) {
+        (true, code) => telemetry::set_error(&span, code.unwrap_or("internal")),
+        // By the conventions a server has not failed where its client was wrong.
+        (false, Some(code)) => telemetry::set_attribute(&span, "error.type", code),
+        (false, None) => {}
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// Returns the span of a request, by OpenTelemetry's conventions for HTTP servers: the child of the client's. Probes and
+/// scrapes, which come without an end, are traced only for a client that traces them itself.
+fn span(request: &Request, method: &Method, route: &str, id: &str) -> Span {
+    let parent = telemetry::remote_parent(request.headers());
+    if !parent.is_some() && PROBES.contains(&route) {
+        return tracing::info_span!(target: telemetry::UNTRACED, "request", request_id = %id);
+    }
     let span = tracing::info_span!(
         "request",
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         http.request.method = %method,
         http.route = %route,
-        http.response.status_code = Empty,
+        url.path = excerpt(request.uri().path()),
         request_id = %id,
     );
-    telemetry::set_parent(&span, request.headers());
-    let answered = answer(request, next, id.clone()).instrument(span.clone());
-    let mut response = telemetry::with_request_id(id.clone(), answered).await;
-    state.metrics.request_answered(&method, &route, response.status(), began.elapsed());
-    span.record("http.response.status_code", response.status().as_u16());
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    response
+    parent.adopt(&span);
+    span
 }
 
 async fn answer(request: Request, next: Next, id: Arc<str>) -> Response {

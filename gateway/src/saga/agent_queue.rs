@@ -3,7 +3,7 @@
 
 use super::{Watch, cancel_signal::CancelSignal, progress_of, record::Record};
 use crate::deploy::{Accepted, Progress, kind::DeploymentKind};
-use hoistway_kit::{quota::QuotaGrant, telemetry::Origin};
+use hoistway_kit::quota::QuotaGrant;
 use hoistway_model::{DeploymentId, Digest, Name};
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,8 +21,6 @@ pub struct Job {
     work: StdMutex<Option<DeploymentKind>>,
     /// The reservation for its request while it waits.
     waiting: StdMutex<Option<QuotaGrant>>,
-    /// The request that caused it, or the start of this process.
-    pub origin: Origin,
     /// The signal that cancels it.
     pub cancel: CancelSignal,
     progress: Watch,
@@ -49,7 +47,6 @@ impl Job {
             record: Mutex::new(record),
             work,
             waiting,
-            origin: Origin::current(),
             cancel: CancelSignal::default(),
             progress,
             accepted,

@@ -358,7 +358,7 @@ impl Inner {
                     continue;
                 }
             };
-            let Ok(progress) = job.origin.clone().scope(worker::run(&self, &job)).await else {
+            let Ok(progress) = worker::run(&self, &job).await else {
                 // Shutting down: the journal has the deployments, and their waiters notice that the channels close.
                 return agent_queue.clear().await;
             };

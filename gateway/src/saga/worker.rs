@@ -12,12 +12,15 @@ use super::{
     },
 };
 use crate::deploy::{Progress, kind::DeploymentKind};
-use hoistway_kit::time::now_ms;
+use hoistway_kit::{
+    telemetry::{self, TraceParent},
+    time::now_ms,
+};
 use hoistway_model::{Code, Error, Result, redact::Masker};
 use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 /// The least time for which a step is retried.
 const GRACE: Duration = Duration::from_secs(30);
@@ -29,47 +32,70 @@ pub struct Stopped;
 /// happens.
 pub async fn run(inner: &Inner, job: &Job) -> Result<Progress, Stopped> {
     let mut record = job.record.lock().await;
-    let span = info_span!("deployment", deployment = %record.id, agent = %record.agent);
-    async {
-        let mut permit = None;
-        let begun = job.begin();
-        if begun.is_none()
-            && record.log.step == Position::PLAN
-            && let Some(why) = job.cancel.at(Position::PLAN)
-        {
-            fail(inner, &mut record, &why).await?;
-            return Ok(progress_of(&record));
+    let (span, request_id) = (span(&record), record.log.request_id.clone());
+    let work = run_record(inner, job, &mut record).instrument(span.clone());
+    let ran = match request_id {
+        Some(id) => telemetry::with_request_id(id, work).await,
+        None => work.await,
+    };
+    if let Some(failure) = &record.failure {
+        telemetry::set_error(&span, Code::parse(&failure.code).unwrap_or(Code::Internal).as_str());
+    }
+    ran
+}
+
+/// Returns the span of a deployment, in the trace of the request that it was accepted with: that may have been answered
+/// already, and by an earlier process. A deployment that nobody requested is a trace of its own.
+fn span(record: &Record) -> Span {
+    let span = info_span!(
+        parent: None,
+        "deployment",
+        deployment = %record.id,
+        agent = %record.agent,
+        hoistway.deployment.kind = record.log.reason.as_str(),
+        request_id = record.log.request_id,
+    );
+    record.log.traceparent.as_deref().map(TraceParent::parse).unwrap_or_default().adopt(&span);
+    span
+}
+
+async fn run_record(inner: &Inner, job: &Job, record: &mut Record) -> Result<Progress, Stopped> {
+    let mut permit = None;
+    let begun = job.begin();
+    if begun.is_none()
+        && record.log.step == Position::PLAN
+        && let Some(why) = job.cancel.at(Position::PLAN)
+    {
+        fail(inner, record, &why).await?;
+        return Ok(progress_of(record));
+    }
+    let mut work = match begun {
+        Some(work) => work,
+        None => {
+            let size = journalled(inner, record).await?;
+            if size > LARGE_SOURCE && record.log.step.needs_source() {
+                permit = large_source_permit(inner, job).await?;
+            }
+            match read(inner, record).await? {
+                Some(work) => work,
+                None => return Ok(progress_of(record)),
+            }
         }
-        let mut work = match begun {
-            Some(work) => work,
-            None => {
-                let size = journalled(inner, &record).await?;
-                if size > LARGE_SOURCE && record.log.step.needs_source() {
-                    permit = large_source_permit(inner, job).await?;
-                }
-                match read(inner, &mut record).await? {
-                    Some(work) => work,
-                    None => return Ok(progress_of(&record)),
-                }
+    };
+    loop {
+        if !record.log.step.needs_source() {
+            // A log of an earlier version has no fingerprint, which is still to be computed from the source.
+            if record.log.fingerprint.is_some() {
+                work.forget_source();
             }
-        };
-        loop {
-            if !record.log.step.needs_source() {
-                // A log of an earlier version has no fingerprint, which is still to be computed from the source.
-                if record.log.fingerprint.is_some() {
-                    work.forget_source();
-                }
-                drop(permit.take());
-            }
-            match record.state {
-                State::Running => forward(inner, job, &work, &mut record).await?,
-                State::Undoing => backward(inner, &work, &mut record).await?,
-                State::Succeeded | State::Failed => return Ok(progress_of(&record)),
-            }
+            drop(permit.take());
+        }
+        match record.state {
+            State::Running => forward(inner, job, &work, record).await?,
+            State::Undoing => backward(inner, &work, record).await?,
+            State::Succeeded | State::Failed => return Ok(progress_of(record)),
         }
     }
-    .instrument(span)
-    .await
 }
 
 /// The size of a deployment's journalled request, in bytes.
@@ -176,7 +202,8 @@ async fn backward(inner: &Inner, work: &DeploymentKind, record: &mut Record) -> 
 
 async fn undo_all(ctx: &Context<'_>) -> Result<()> {
     for step in ctx.log.step.undone(ctx.log) {
-        step.undo(ctx).await?;
+        let span = info_span!("deployment.undo", otel.name = format!("undo {}", step.name()));
+        telemetry::within(span, step.undo(ctx)).await?;
     }
     Ok(())
 }
@@ -218,7 +245,8 @@ async fn perform(inner: &Inner, work: &DeploymentKind, record: &Record) -> Resul
     let mut log = record.log.clone();
     let ctx = Context { services: &inner.services, key: &inner.key, id: record.id, work, log: &record.log };
     if let Some(step) = record.log.step.step() {
-        step.run(&ctx, &mut log).await?;
+        let span = info_span!("deployment.step", otel.name = format!("step {}", step.name()));
+        telemetry::within(span, step.run(&ctx, &mut log)).await?;
     }
     log.advance(now_ms());
     Ok(log)

@@ -14,7 +14,7 @@ use crate::{
     source_recovery,
     store::{Attempt, Finished, Store},
 };
-use hoistway_kit::time::now_ms;
+use hoistway_kit::{telemetry::within, time::now_ms};
 use hoistway_model::{
     Code, Digest, Error, Name, Result,
     build::{BuildRequest, BuildSource, BuiltImage},
@@ -23,6 +23,7 @@ use hoistway_model::{
     source::Requirements,
 };
 use std::{str::FromStr, sync::Arc};
+use tracing::info_span;
 
 /// The number of times that a build id is lengthened before two different images with one id are a defect.
 const MAX_LENGTHENED: usize = 8;
@@ -139,14 +140,16 @@ impl Pipeline {
             ));
         }
         inner.copy_base(base.as_ref(), log).await?;
-        let requirements = inner.requirements(source, &target, log).await?;
+        let analysing = info_span!("build.analyse", hoistway.build.files = source.files.len());
+        let requirements = within(analysing, inner.requirements(source, &target, log)).await?;
         let mut layers = vec![inner.runner.layer(&target).await?.clone()];
         let runner = layers[0].layer.digest;
         let (mut lock, mut packages) = (None, Vec::new());
         if let Some(wanted) = &requirements {
             log.step("dependencies");
             let (refresh, store) = (request.refresh, &inner.store);
-            let found = inner.dependencies.layers(&request.agent, wanted, refresh, &target, store, log).await?;
+            let layers_of = inner.dependencies.layers(&request.agent, wanted, refresh, &target, store, log);
+            let found = within(info_span!("build.dependencies"), layers_of).await?;
             layers.extend(found.layers);
             lock = Some(found.lock);
             packages = found.packages;
@@ -156,7 +159,8 @@ impl Pipeline {
         let invocation = invocation(attempt, request, &target);
         let describe =
             move |image: &Image, source: &Layer| referrers::write(&contents, &invocation, image, source, now_ms());
-        let written = inner.write_source(source, requirements, layers, (base.as_ref(), &target), describe, log).await?;
+        let writing = inner.write_source(source, requirements, layers, (base.as_ref(), &target), describe, log);
+        let written = within(info_span!("build.write_image"), writing).await?;
         let WrittenImage { image, referrers } = written;
         let repository = repository(request.agent.as_str())?;
         let manifest = read_manifest(image.manifest.into())?;
@@ -175,9 +179,11 @@ impl Pipeline {
                 Some(pusher) => {
                     let base = base.as_ref().and_then(|base| base.remote.as_ref());
                     let (repository, tag, blobs) = (built.repository.as_str(), built.tag.as_str(), &inner.blobs);
-                    pusher.push(Push { repository, tag, manifest: &manifest, blobs, base }, log).await?;
+                    let push = pusher.push(Push { repository, tag, manifest: &manifest, blobs, base }, log);
+                    within(info_span!("build.push"), push).await?;
                     // The image runs without them.
-                    match pusher.attach(repository, built.digest, &referrers, blobs).await {
+                    let attach = pusher.attach(repository, built.digest, &referrers, blobs);
+                    match within(info_span!("build.attach_sbom"), attach).await {
                         Ok(0) => {}
                         Ok(_) => log.write_line("attached its SBOM and provenance"),
                         Err(e) => log.write_line(format!("its SBOM and provenance are not attached there: {e}")),
@@ -194,7 +200,7 @@ impl Pipeline {
                 lock: lock.as_ref(),
                 log: &log.kept(attempt.request_id.clone()),
             };
-            if inner.store.succeed(attempt, &finished).await? {
+            if within(info_span!("build.publish"), inner.store.succeed(attempt, &finished)).await? {
                 return Ok(built);
             }
             log.write_line("that id is another image's: a longer one is taken");

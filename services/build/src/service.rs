@@ -11,7 +11,10 @@ use crate::{
 };
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use hoistway_kit::{telemetry, time::now_ms};
+use hoistway_kit::{
+    telemetry::{self, TraceParent},
+    time::now_ms,
+};
 use hoistway_model::{
     BuildAttemptId, BuildService, Code, Digest, Error, Operation, OperationId, Result,
     build::{Build, BuildEvents, BuildQuery, BuildRequest, BuildStatus, BuiltImage, Collected, RebuildRequest},
@@ -32,6 +35,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span, info_span};
 
 /// Bounds of the service.
 #[derive(Debug, Clone, Copy)]
@@ -199,20 +203,25 @@ impl Inner {
         }
         let (log, cancel, waiting) = (log.clone(), self.shutdown.child_token(), Arc::new(AtomicBool::new(true)));
         log.step("queue");
+        let span = span(attempt);
         let task = {
             let (inner, attempt, request) = (self.clone(), attempt.clone(), request.clone());
             let (log, cancel, waiting) = (log.clone(), cancel.clone(), waiting.clone());
             // A task of its own: the build goes on when its caller goes away.
-            self.tasks.spawn(async move {
+            let work = async move {
                 let outcome = inner.run(&attempt, &request, quotes, &log, &cancel, &waiting).await;
                 log.end();
+                if let Ok(image) = &outcome {
+                    tracing::info!(build = image.build_id, "built in {} ms", now_ms() - attempt.created_at);
+                }
                 let ended = inner.lock().remove(&work).map(|running| running.ended(&outcome));
                 if let Some(build) = ended {
                     inner.metrics.ended(&build, &log);
                     inner.events.push(&build);
                 }
-                outcome.map_err(Arc::new)
-            })
+                outcome
+            };
+            self.tasks.spawn(async move { telemetry::within(span, work).await.map_err(Arc::new) })
         };
         let outcome = async move { task.await.unwrap_or_else(|e| Err(Arc::new(Error::internal("building", e)))) };
         let outcome = outcome.boxed().shared();
@@ -257,7 +266,8 @@ impl Inner {
             return Ok(image);
         }
         let work = async {
-            let _slot = self.slots.acquire().await.map_err(|e| Error::internal("waiting for a build slot", e))?;
+            let slot = self.slots.acquire().instrument(info_span!("build.queue")).await;
+            let _slot = slot.map_err(|e| Error::internal("waiting for a build slot", e))?;
             waiting.store(false, Ordering::Relaxed);
             let build = self.pipeline.run(attempt, request, log);
             tokio::time::timeout(self.limits.timeout, build).await.unwrap_or_else(|_| {
@@ -286,6 +296,20 @@ impl Inner {
         self.store.fail(attempt, &error.message, &log.kept(attempt.request_id.clone())).await?;
         Err(error)
     }
+}
+
+/// Returns the span of a build, a child of the call that began it. That may be cancelled while the build goes on for
+/// others.
+fn span(attempt: &Attempt) -> Span {
+    let span = info_span!(
+        parent: None,
+        "build",
+        agent = %attempt.agent,
+        hoistway.build.attempt = %attempt.id,
+        request_id = attempt.request_id,
+    );
+    TraceParent::current().adopt(&span);
+    span
 }
 
 fn last_lines(log: &BuildLog) -> Vec<String> {
@@ -317,6 +341,7 @@ impl Builder {
             && let Some(image) = inner.store.reuse(&attempt, image).await?
         {
             inner.metrics.reused();
+            telemetry::set_attribute(&Span::current(), "hoistway.build.reused", true);
             return Ok(image);
         }
         inner.images.check_space().await?;

@@ -40,7 +40,7 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    service_main::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
+    service_main::serve("hoistway-egress", config.log_format, &config.data_dir.clone(), async |shutdown| {
         let mut deps = Deps::load(&config).await?;
         if let Some(policies) = policies {
             deps.policies = Arc::new(policies);

@@ -19,7 +19,7 @@ struct Arguments {
 fn main() -> ExitCode {
     service_main::main(|arguments: Arguments| {
         let mut config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
-        service_main::serve(SERVICE, config.log_format, &config.data_dir.clone(), async |shutdown| {
+        service_main::serve("hoistway-tool-registry", config.log_format, &config.data_dir.clone(), async |shutdown| {
             let deps = Deps::load(&config).await?;
             let ports = Ports::listen(&mut config)?;
             tracing::info!(grpc = %config.grpc_listen, http = %config.http_listen, "{SERVICE} is listening");

@@ -1,7 +1,11 @@
 //! The middleware of every call before it reaches a service, over TCP and in process: token, limits, deadline, span,
 //! log line, and the response to a panic.
 
-use super::{DEFAULT_DEADLINE, MAX_DEADLINE, parse_timeout, status};
+use super::{
+    DEFAULT_DEADLINE, MAX_DEADLINE, metrics, parse_timeout,
+    spans::{self, names},
+    status,
+};
 use crate::{connection_limits::Connection, telemetry, token::ServiceToken};
 use futures_util::FutureExt;
 use hoistway_model::{Code, Error};
@@ -19,7 +23,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tonic::{body::Body, service::Routes};
 use tower::Service;
-use tracing::{Instrument, Span, field::Empty};
+use tracing::Instrument;
 
 /// The most concurrent calls of one server; further calls are refused and may be retried.
 const MAX_CALLS: usize = 1024;
@@ -148,53 +152,27 @@ impl Service<Request<Body>> for GuardedRoutes {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limit = self.guard.limit(request.headers());
-        let span = span(&request);
-        let edge = self.clone();
+        let span = spans::of_server(&request);
+        let (edge, of_call) = (self.clone(), span.clone());
         let call = async move {
             let (service, method) = names(request.uri().path());
             let (service, method, start) = (service.to_owned(), method.to_owned(), Instant::now());
             let response = edge.answer(request, limit).await;
+            let (status, took) = (spans::status(&response), start.elapsed());
+            spans::end_server(&of_call, status);
+            metrics::answered(&service, &method, status, took);
             tracing::debug!(
                 target: "hoistway::rpc",
                 service,
                 method,
-                status = grpc_status(&response),
-                micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+                status = i32::from(status).to_string(),
+                micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 "call"
             );
             Ok(response)
         };
         Box::pin(call.instrument(span))
     }
-}
-
-fn span(request: &Request<Body>) -> Span {
-    let (service, method) = names(request.uri().path());
-    let span = tracing::info_span!(
-        "grpc.server",
-        rpc.service = service,
-        rpc.method = method,
-        request_id = Empty,
-        trace_id = Empty
-    );
-    telemetry::set_parent(&span, request.headers());
-    if let Some(id) = telemetry::request_id_of(request.headers()) {
-        span.record("request_id", id);
-    }
-    if let Some(id) = telemetry::trace_id(&span) {
-        span.record("trace_id", id);
-    }
-    span
-}
-
-/// Splits `/package.Service/Method` into service and method.
-fn names(path: &str) -> (&str, &str) {
-    path.strip_prefix('/').and_then(|rest| rest.split_once('/')).unwrap_or((path, ""))
-}
-
-/// Returns the status that is known when a response begins: that of every call that is not a stream.
-fn grpc_status(response: &Response<Body>) -> &str {
-    response.headers().get("grpc-status").and_then(|value| value.to_str().ok()).unwrap_or("0")
 }
 
 fn refuse(error: &Error) -> Response<Body> {

@@ -4,8 +4,10 @@
 //! In process, a generated client calls the generated server through the same [`Server`] layers, only without HTTP/2
 //! between them.
 
+pub(crate) mod metrics;
 mod middleware;
 mod server;
+mod spans;
 pub mod status;
 mod transport;
 

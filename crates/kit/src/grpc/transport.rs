@@ -1,7 +1,8 @@
 //! The transport to a server: a connection over TCP, or a call in process. Generated clients use it as their channel.
 
-use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, format_timeout, middleware::GuardedRoutes, status};
+use super::{DEFAULT_DEADLINE, GRPC_TIMEOUT, format_timeout, middleware::GuardedRoutes, spans, status};
 use crate::{telemetry, tls::ServiceTls, token::ServiceToken};
+use futures_util::FutureExt;
 use hoistway_model::{Code, Error, Result};
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use std::{
@@ -17,6 +18,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower::Service;
+use tracing::Instrument;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -112,8 +114,10 @@ impl Service<Request<Body>> for Transport {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let span = spans::of_client(&request);
+        let inside = span.enter();
         self.add_headers(&mut request);
-        match &mut self.way {
+        let call: Self::Future = match &mut self.way {
             Way::Local(routes) => {
                 let call = routes.call(request);
                 Box::pin(async move {
@@ -127,7 +131,16 @@ impl Service<Request<Body>> for Transport {
                 let (call, server) = (channel.call(request), self.server.clone());
                 Box::pin(async move { call.await.map_err(|e| failure(&server, e)) })
             }
+        };
+        drop(inside);
+        if span.is_none() {
+            return call;
         }
+        let of_call = span.clone();
+        let call = call.inspect(move |answer| {
+            spans::end_client(&of_call, answer.as_ref().map_or_else(Status::code, spans::status));
+        });
+        Box::pin(call.instrument(span))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The log format for people: time, level, message and fields. Of the enclosing spans a line shows only the fields that
 //! identify its request, deployment and agent; the rest is for traces and for JSON logs. An event is always one line.
 
+use super::SHOWN;
 use std::fmt::{self, Debug};
 use tracing::{
     Event, Level, Subscriber,
@@ -23,9 +24,6 @@ pub fn controls_display(c: char) -> bool {
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || direction || matches!(c, '\u{2028}' | '\u{2029}')
 }
-
-/// The fields of spans that a line shows, unless the event has them itself. Their values contain no space.
-const SHOWN: [&str; 3] = ["request_id", "deployment", "agent"];
 
 /// Formats a line.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::{
     str::FromStr,
     sync::Arc,
 };
-use tracing::{Instrument, Level, Span};
+use tracing::{Instrument, Level, Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -28,12 +28,15 @@ use tracing_subscriber::{
 
 mod export;
 mod human;
+mod json;
 mod outage;
 mod stderr;
+mod trace_parent;
 
 pub use export::Telemetry;
 pub use human::controls_display;
 pub use stderr::{HeldLines, hold_lines};
+pub use trace_parent::{TraceParent, UNTRACED, set_attribute, set_error, within};
 
 /// The variable with the log filter, such as `info,hoistway::rpc=debug,sqlx::query=debug`.
 pub const LOG_VARIABLE: &str = "HOISTWAY_LOG";
@@ -67,6 +70,9 @@ impl FromStr for LogFormat {
     }
 }
 
+/// The fields of spans that a line shows, unless the event has them itself. Their values contain no space.
+const SHOWN: [&str; 3] = ["request_id", "deployment", "agent"];
+
 /// The lines that are logged by default. A pool of connections replaces broken ones by itself: a statement that fails
 /// is logged where it fails.
 const LOGGED: &str = "info,sqlx::postgres::notice=error,sqlx_core::pool=error";
@@ -85,22 +91,47 @@ pub fn init(service_name: &str, format: LogFormat) -> Result<Telemetry> {
             .with_ansi(io::stderr().is_terminal())
             .with_writer(stderr::Stderr)
             .boxed(),
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(stderr::Stderr).boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .map_event_format(|format| json::JsonFormat::new(format.flatten_event(true)))
+            .with_writer(stderr::Stderr)
+            .boxed(),
     };
 
     // Spans have ids whatever is logged and exported, so that a trace crosses every service unbroken.
     let (provider, telemetry) = export::start(service_name)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(service_name.to_owned()))
-        .with_filter(filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO).with_max_level_hint(Level::INFO));
+        .with_location(false)
+        .with_target(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(filter_fn(is_exported).with_max_level_hint(Level::INFO));
     global::set_text_map_propagator(TraceContextPropagator::new());
 
     tracing_subscriber::registry()
-        .with(lines.with_filter(filter.and(filter_fn(outage::is_no_failed_batch))))
+        .with(
+            lines.with_filter(
+                filter
+                    .and(filter_fn(outage::is_no_failed_batch).with_max_level_hint(Level::TRACE))
+                    .or(filter_fn(is_context).with_max_level_hint(Level::INFO)),
+            ),
+        )
         .with(spans)
         .try_init()
         .map_err(|e| Error::internal("starting telemetry", e))?;
     Ok(telemetry)
+}
+
+/// Whether a span is part of a trace.
+fn is_exported(meta: &Metadata<'_>) -> bool {
+    is_context(meta) && meta.target() != UNTRACED
+}
+
+/// Whether a span has the fields that lines of its request, deployment or agent show, also where a filter leaves only
+/// warnings of the lines.
+fn is_context(meta: &Metadata<'_>) -> bool {
+    meta.is_span() && *meta.level() <= Level::INFO
 }
 
 /// Writes the W3C trace context of the current span into `headers`.
@@ -134,14 +165,9 @@ pub fn inject_span(span: &SpanContext, headers: &mut HeaderMap) {
     global::get_text_map_propagator(|p| p.inject_context(&context, &mut HeadersOut(headers)));
 }
 
-/// Makes the trace context in `headers` the parent of `span`, which must not have been entered yet. Headers without one
-/// leave the span the root of a new trace.
-pub fn set_parent(span: &Span, headers: &HeaderMap) {
-    let context = global::get_text_map_propagator(|p| p.extract(&HeadersIn(headers)));
-    if context.span().span_context().is_valid() {
-        // It fails only if tracing is not started, and then there is nothing to continue.
-        let _ = span.set_parent(context);
-    }
+/// Returns the caller's span in `headers`, if they have one.
+pub fn remote_parent(headers: &HeaderMap) -> TraceParent {
+    TraceParent::of(remote_context(headers, None))
 }
 
 /// Returns the trace id of the current span: 32 hexadecimal digits.
@@ -245,11 +271,11 @@ pub(crate) mod tests {
         assert!(headers["traceparent"].to_str().unwrap().contains(&sent));
 
         let callee = tracing::info_span!("callee");
-        set_parent(&callee, &headers);
+        remote_parent(&headers).adopt(&callee);
         assert_eq!(callee.in_scope(current_trace_id), Some(sent.clone()));
 
         let stranger = tracing::info_span!("stranger");
-        set_parent(&stranger, &HeaderMap::new());
+        remote_parent(&HeaderMap::new()).adopt(&stranger);
         let other = stranger.in_scope(current_trace_id).unwrap();
         assert_ne!(other, sent);
         assert!(init("again", LogFormat::Json).is_err());

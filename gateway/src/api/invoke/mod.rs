@@ -41,6 +41,7 @@ use serde_json::json;
 use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, Span};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The number of times that a route is read again after its connection was refused.
@@ -390,7 +391,9 @@ impl Chunks {
             };
             self.ended = true;
             self.timer.set_outcome(error.code.as_str());
-            tracing::info!(agent = %self.rest.agent, cause = error.chain(), "a streamed answer broke off: {error}");
+            let span = self.rest.open.spans.first().cloned().unwrap_or_else(Span::none);
+            telemetry::set_error(&span, error.code.as_str());
+            span.in_scope(|| tracing::info!(cause = error.chain(), "a streamed answer broke off: {error}"));
             if !self.is_events {
                 return Err(io::Error::other(error));
             }
@@ -419,6 +422,15 @@ pub(super) struct Open {
     _slot: Slot,
     /// The instance that answers.
     instance: RevisionId,
+    /// The spans that end with the answer: the invoke's, and that of the request.
+    spans: Vec<Span>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A span ends when it is left for the last time.
+        self.spans.iter().for_each(|span| span.in_scope(|| ()));
+    }
 }
 
 /// A request for the runner, without its body.
@@ -469,8 +481,25 @@ impl<'a> Call<'a> {
         Ok(Self { state, agent, caller, body, deadline, slot })
     }
 
-    /// Connects, sends, and waits for the answer's head only.
+    /// Connects, sends, and waits for the answer's head only. The span of the invoke ends with the answer.
     pub(super) async fn send(self, outgoing: Outgoing) -> ApiResult<Answered> {
+        let (request, span) = (Span::current(), invoke_span(&self.agent, &outgoing));
+        let mut sent = self.send_within(outgoing).instrument(span.clone()).await;
+        match &mut sent {
+            Ok(answered) => {
+                answered.open.spans = vec![span.clone(), request];
+                let status = answered.answer.status();
+                telemetry::set_attribute(&span, "http.response.status_code", i64::from(status.as_u16()));
+                if status.is_server_error() {
+                    telemetry::set_error(&span, Code::AgentError.as_str());
+                }
+            }
+            Err(e) => telemetry::set_error(&span, e.error().code.as_str()),
+        }
+        sent
+    }
+
+    async fn send_within(self, outgoing: Outgoing) -> ApiResult<Answered> {
         let (agent, mut caller) = (self.agent, self.caller);
         let (stream, to) = connect(self.state, &agent, &mut caller).await?;
         let user = caller.user_for(&to.access_policy);
@@ -493,12 +522,27 @@ impl<'a> Call<'a> {
         };
         match answered {
             Ok(answer) => {
-                let open = Open { _connection: connection, _slot: self.slot, instance: to.target.revision };
+                let open =
+                    Open { _connection: connection, _slot: self.slot, instance: to.target.revision, spans: Vec::new() };
                 Ok(Answered { agent, answer, deadline: self.deadline, open })
             }
             Err(e) => Err(crashed(routes, &agent, &to.target.revision, e).await.into()),
         }
     }
+}
+
+/// Returns the span of an agent's work on an invoke, by OpenTelemetry's conventions for generative AI and for HTTP
+/// clients. What the agent calls through egress is its child.
+fn invoke_span(agent: &Name, outgoing: &Outgoing) -> Span {
+    tracing::info_span!(
+        "invoke_agent",
+        otel.name = format!("invoke_agent {agent}"),
+        otel.kind = "client",
+        gen_ai.operation.name = "invoke_agent",
+        gen_ai.agent.name = %agent,
+        http.request.method = %outgoing.method,
+        agent = %agent,
+    )
 }
 
 /// The target of a connection.

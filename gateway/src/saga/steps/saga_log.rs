@@ -136,6 +136,9 @@ pub struct SagaLog {
     /// The HTTP request that caused it.
     #[serde(default)]
     pub request_id: Option<String>,
+    /// The span of that request, a W3C `traceparent`, which the deployment goes on with also after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 impl SagaLog {
@@ -157,6 +160,7 @@ impl SagaLog {
             pending: None,
             timings: vec![Timing { step: Position::PLAN, started_at: now, completed_at: None }],
             request_id: telemetry::request_id().map(|id| id.to_string()),
+            traceparent: telemetry::traceparent(),
         }
     }
 
@@ -187,6 +191,11 @@ mod tests {
         );
         let log: SagaLog = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&log).unwrap(), text);
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traced =
+            text.replace(r#""request_id":null"#, &format!(r#""request_id":"r","traceparent":"{traceparent}""#));
+        let log: SagaLog = serde_json::from_str(&traced).unwrap();
+        assert_eq!((log.traceparent.as_deref(), serde_json::to_string(&log).unwrap()), (Some(traceparent), traced));
         let first =
             text.replace(r#""reason":"rollback","from":["#, r#""from_was":["#).replace(r#","request_id":null"#, "");
         assert_eq!(serde_json::from_str::<SagaLog>(&first).unwrap().reason, Reason::Deploy);

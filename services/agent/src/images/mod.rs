@@ -22,6 +22,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tracing::{Instrument, info_span};
 
 /// The time that a registry may take to say what it has, before a deploy goes on without it. Later tries have
 /// [`RETRY_PATIENCE`].
@@ -145,7 +146,8 @@ impl Images {
         if self.store.has(&layer.digest).await {
             return Ok(());
         }
-        self.registries.unpack_layer(image, layer, &self.store).await
+        let unpacking = info_span!("agent.unpack_layer", hoistway.layer.digest = %layer.digest);
+        self.registries.unpack_layer(image, layer, &self.store).instrument(unpacking).await
     }
 
     /// Whether the image is one of ours, for this machine.

@@ -4,7 +4,10 @@ use super::logs::{LogBook, Sink};
 use super::supervisor::{Launcher, Starts, Supervisor};
 use super::{Instance, Masker, Started, State};
 use futures_util::future::join_all;
-use hoistway_kit::tls::{ListenerTls, REMEDY, ServiceTls};
+use hoistway_kit::{
+    telemetry::TraceParent,
+    tls::{ListenerTls, REMEDY, ServiceTls},
+};
 use hoistway_model::{Error, Result, RevisionId, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, TcpListener};
@@ -131,6 +134,7 @@ impl Instances {
             sink: sink.clone(),
             masker: masker.clone(),
             instance: instance.clone(),
+            start: TraceParent::current(),
             listener: Some(listener.into()),
             tls: self.callers.tls.clone(),
             forwarder: None,

@@ -9,9 +9,10 @@ use crate::{
     runtime::Program,
     store::{ImageFacts, Revision, StoredPhase},
 };
-use hoistway_kit::backoff::Backoff;
-use hoistway_model::{Code, Error, Result, image::ImageRef};
+use hoistway_kit::{backoff::Backoff, telemetry};
+use hoistway_model::{Code, Digest, Error, Result, image::ImageRef};
 use std::{sync::Arc, time::Duration};
+use tracing::Span;
 
 /// The pauses before an unreachable registry is called again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
@@ -25,6 +26,7 @@ impl Service {
             && !self.runtime.runs_images()
             && let Some(program) = self.unpacked_before(supervisor, known).await?
         {
+            pulled_from(&known.digest, true);
             return Ok((known.clone(), program));
         }
         let mut image = revision.spec.image.clone();
@@ -41,6 +43,7 @@ impl Service {
             };
             match pulled {
                 Ok((facts, program)) => {
+                    pulled_from(&facts.digest, false);
                     if facts.has_former_packages() && revision.spec.build_id.is_none() {
                         tracing::warn!(
                             agent = %revision.spec.agent,
@@ -137,6 +140,13 @@ impl Service {
             interpreter: self.interpreter.path.clone(),
         }
     }
+}
+
+/// Notes in the current span which image was used, and whether all of it was unpacked already.
+fn pulled_from(digest: &Digest, unpacked_before: bool) {
+    let span = Span::current();
+    telemetry::set_attribute(&span, "oci.manifest.digest", digest.to_string());
+    telemetry::set_attribute(&span, "hoistway.image.unpacked_before", unpacked_before);
 }
 
 fn facts(description: Description) -> ImageFacts {

@@ -35,7 +35,7 @@ use draining::Draining;
 use egress_identities::EgressIdentities;
 use events::EventLog;
 use futures_util::StreamExt;
-use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, probes::ReadyCheck};
+use hoistway_kit::{disk_reserve::Reserve, egress_auth::EgressKey, fs::DirLock, probes::ReadyCheck, telemetry::Origin};
 use hoistway_model::{
     AgentIdentities, AgentService, Code, Digest, Error, Name, Operation, OperationId, Result, RevisionId,
     agent::{Agent, AgentEvents, AgentSpec, EventPosition, RevisionStatus, RouteStream, RuntimeStatus},
@@ -155,6 +155,7 @@ impl Service {
         if self.stopping.is_cancelled() {
             return Err(Error::new(Code::Unavailable, "the agent service is shutting down"));
         }
+        let work = Origin::current().scope(work);
         self.tasks.spawn(work).await.map_err(|e| Error::internal("changing an agent", e))?
     }
 }

@@ -4,9 +4,10 @@
 use super::Service;
 use crate::{
     images::Pins,
-    runtime::{Endpoint, Instance, Program, State},
+    runtime::{Endpoint, Instance, Program, Started, State},
     store::{ImageFacts, Revision, StoredPhase},
 };
+use hoistway_kit::telemetry::{self, TraceParent, within};
 use hoistway_model::{
     Code, Error, Name, Result, RevisionId,
     agent::{EnvVar, Phase, RevisionStatus},
@@ -14,10 +15,11 @@ use hoistway_model::{
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
 /// The health of a revision.
 #[derive(Debug, Clone)]
@@ -114,27 +116,54 @@ impl RevisionSupervisor {
     }
 }
 
+/// Returns the span of a revision's start, from its image to its readiness: in the trace of the call that began it, or
+/// else a trace of its own, as after a start of this program.
+fn start_span(revision: &Revision) -> Span {
+    let span = info_span!(
+        parent: None,
+        "agent.start",
+        agent = %revision.spec.agent,
+        revision = %revision.id,
+        hoistway.agent.revision_number = revision.number,
+        request_id = telemetry::request_id().as_deref(),
+    );
+    TraceParent::current().adopt(&span);
+    span
+}
+
 impl Service {
     /// Runs a supervisor to its end.
-    pub(super) async fn run_supervisor(self: Arc<Self>, supervisor: Arc<RevisionSupervisor>) {
-        let result = supervisor.stop.run_until_cancelled(self.supervise(&supervisor)).await;
+    pub(super) async fn run_supervisor(self: Arc<Self>, supervisor: Arc<RevisionSupervisor>, start: Span) {
+        let mut start = Some(start);
+        let result = supervisor.stop.run_until_cancelled(self.supervise(&supervisor, &mut start)).await;
         match result {
             None | Some(Ok(())) => supervisor.set(|c| c.life = RevisionHealth::Gone),
-            Some(Err(error)) => self.give_up(&supervisor, error).await,
+            Some(Err(error)) => {
+                let start = start.take().unwrap_or_else(Span::none);
+                telemetry::set_error(&start, error.code.as_str());
+                self.give_up(&supervisor, error).instrument(start).await;
+            }
         }
+        drop(start);
         supervisor.done.cancel();
         self.refresh_soon(&supervisor.revision.spec.agent);
     }
 
-    async fn supervise(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<()> {
-        let revision = &supervisor.revision;
-        let (facts, program) = self.fetch(supervisor).await?;
+    /// Has the image there and the instance applied.
+    async fn launch(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>) -> Result<Started> {
+        let (facts, program) = within(info_span!("agent.pull"), self.fetch(supervisor)).await?;
         supervisor.set(|c| c.image = Some(facts.clone()));
         self.ca_bundle.ensure().await;
         let started = self.runtime.apply(self.instance(supervisor, &facts, program)).await?;
         supervisor.set(|c| c.address = Some(started.address.clone()));
+        Ok(started)
+    }
 
-        let mut states = started.states;
+    /// Starts the revision, and follows it from then on. Once it is ready `start` is gone.
+    async fn supervise(self: &Arc<Self>, supervisor: &Arc<RevisionSupervisor>, start: &mut Option<Span>) -> Result<()> {
+        let (revision, began) = (&supervisor.revision, Instant::now());
+        let starting = start.clone().unwrap_or_else(Span::none);
+        let mut states = self.launch(supervisor).instrument(starting).await?.states;
         let mut crash: Option<(String, u32)> = None;
         loop {
             let state = states.borrow_and_update().clone();
@@ -147,6 +176,10 @@ impl Service {
                 },
                 State::Ready => {
                     crash = None;
+                    if let Some(start) = start.take() {
+                        let ms = began.elapsed().as_millis();
+                        start.in_scope(|| tracing::info!("revision {} is ready after {ms} ms", revision.number));
+                    }
                     RevisionHealth::Ready
                 }
                 State::Crashed { failure, restarts, next_try_ms } => {
@@ -209,7 +242,8 @@ impl Service {
         self.identities.add(&revision);
         let supervisor = RevisionSupervisor::new(self, revision, proven);
         self.supervisors().insert(id, Arc::clone(&supervisor));
-        self.tasks.spawn(Arc::clone(self).run_supervisor(Arc::clone(&supervisor)));
+        let start = start_span(&supervisor.revision);
+        self.tasks.spawn(Arc::clone(self).run_supervisor(Arc::clone(&supervisor), start));
         supervisor
     }
 

@@ -15,6 +15,7 @@ use crate::{
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
 use disk_quota::DiskQuota;
+use hoistway_kit::telemetry::{self, within};
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
 use layer_grouping::Package;
 use staging::Staging;
@@ -26,6 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::Mutex, task::spawn_blocking};
+use tracing::{Span, info_span};
 
 /// The time that resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
@@ -116,26 +118,15 @@ impl Dependencies {
         store: &Store,
         log: &BuildLog,
     ) -> Result<Found> {
-        let identity = &target.identity();
         // All programs of the build together have one set of limits.
         let uv = self.uv.for_build().await?;
-        let kept = if refresh { None } else { store.lock(agent, requirements.digest(), identity).await? };
+        let kept = if refresh { None } else { store.lock(agent, requirements.digest(), &target.identity()).await? };
+        let is_kept = kept.as_ref().is_some_and(|kept| kept.interpreter == target.identity());
         let (lock, keep) = match kept {
-            Some(kept) if kept.interpreter == *identity => (Lock::parse(&kept.text)?, kept),
-            other => {
-                let lines: Vec<&str> = requirements.iter().map(|requirement| requirement.line.as_str()).collect();
-                log.write_line(format!("resolving {}", lines.join(", ")));
-                let former = other.map(|kept| Lock::parse(&kept.text)).transpose()?;
-                if former.is_some() {
-                    let what = if target.wheels().is_some() { "another Python or platform" } else { "another Python" };
-                    log.write_line(format!("{what} than before: versions are kept where they still fit"));
-                }
-                let report = |line: &str| log.write_line(line);
-                let wanted = uv.resolve(requirements, former.as_ref(), target, STEP_LIMIT, &report);
-                let lock = wanted.await?;
-                let (requirements, interpreter) = (requirements.digest(), identity.clone());
-                let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
-                (lock, keep)
+            Some(kept) if is_kept => (Lock::parse(&kept.text)?, kept),
+            former => {
+                let resolving = info_span!("build.resolve", hoistway.build.requirements = requirements.iter().count());
+                within(resolving, resolve(&uv, requirements, former, target, log)).await?
             }
         };
         let locked = packages(&lock, target);
@@ -160,6 +151,16 @@ impl Dependencies {
                 made
             }
         };
+        let (span, layers) = (Span::current(), log.dependency_layers());
+        telemetry::set_attribute(&span, "hoistway.build.lock.kept", is_kept);
+        let reused = layers.iter().filter(|reused| **reused).count();
+        for (key, count) in [
+            ("hoistway.build.packages", locked.len()),
+            ("hoistway.build.layers", layers.len()),
+            ("hoistway.build.layers.reused", reused),
+        ] {
+            telemetry::set_attribute(&span, key, i64::try_from(count).unwrap_or(i64::MAX));
+        }
         made.clashes.iter().for_each(|clash| log.write_line(clash.clone()));
         let packages = locked.into_iter().filter(|package| installed.get(&package.key) == Some(&true));
         let packages = packages.map(|Locked { name, version, entry, .. }| {
@@ -204,14 +205,18 @@ impl Dependencies {
         let members: HashSet<Digest> = missing.iter().flat_map(|(_, group)| group.iter().map(|p| p.key)).collect();
         let needed: Vec<&Locked> = locked.iter().filter(|package| members.contains(&package.key)).collect();
         staging.install(&needed).await?;
-        staging.compile(&needed, STEP_LIMIT).await?;
-        let new = layers::write_layers(&missing, &staging, &self.blobs).await?;
+        let compiling = info_span!("build.compile", hoistway.build.packages = needed.len());
+        within(compiling, staging.compile(&needed, STEP_LIMIT)).await?;
+        let packing = info_span!("build.pack", hoistway.build.layers = missing.len());
+        let new = within(packing.clone(), layers::write_layers(&missing, &staging, &self.blobs)).await?;
+        let bytes = new.iter().map(|(_, layer)| layer.size).sum::<u64>();
+        telemetry::set_attribute(&packing, "hoistway.build.bytes", i64::try_from(bytes).unwrap_or(i64::MAX));
         log.write_line(format!(
             "{} packages in {} layers, {} of them new with {} bytes",
             locked.len(),
             groups.len(),
             new.len(),
-            new.iter().map(|(_, layer)| layer.size).sum::<u64>()
+            bytes
         ));
         staging.end().await;
         store.remember_packages(&seen, &new).await?;
@@ -246,6 +251,28 @@ impl Dependencies {
         making.insert(inputs, Arc::downgrade(&maker));
         maker
     }
+}
+
+/// A new lock of requirements, with the versions of a former one for another Python or platform where they still fit.
+async fn resolve(
+    uv: &Uv,
+    requirements: &Requirements,
+    former: Option<KeptLock>,
+    target: &Target,
+    log: &BuildLog,
+) -> Result<(Lock, KeptLock)> {
+    let lines: Vec<&str> = requirements.iter().map(|requirement| requirement.line.as_str()).collect();
+    log.write_line(format!("resolving {}", lines.join(", ")));
+    let former = former.map(|kept| Lock::parse(&kept.text)).transpose()?;
+    if former.is_some() {
+        let what = if target.wheels().is_some() { "another Python or platform" } else { "another Python" };
+        log.write_line(format!("{what} than before: versions are kept where they still fit"));
+    }
+    let report = |line: &str| log.write_line(line);
+    let lock = uv.resolve(requirements, former.as_ref(), target, STEP_LIMIT, &report).await?;
+    let (requirements, interpreter) = (requirements.digest(), target.identity());
+    let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
+    Ok((lock, keep))
 }
 
 /// The packages of a lock.

@@ -11,6 +11,7 @@ use crate::{
     store::KnownPackage,
 };
 use futures_util::{StreamExt, stream};
+use hoistway_kit::telemetry::within;
 use hoistway_model::{Error, Result};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,6 +22,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use tracing::info_span;
 
 /// The number of packages that are installed at a time: most of it is waiting for the package index.
 const AT_ONCE: usize = 8;
@@ -66,7 +68,8 @@ impl<'a> Staging<'a> {
             return Ok(());
         }
         self.log.write_line(format!("installing {} packages", missing.len()));
-        let installed = self.install_all(missing).await?;
+        let installing = info_span!("build.install", hoistway.build.packages = missing.len());
+        let installed = within(installing, self.install_all(missing)).await?;
         self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
         Ok(())
     }

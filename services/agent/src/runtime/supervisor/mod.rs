@@ -13,7 +13,11 @@ use super::notices::Notice;
 use super::{Failure, Instance, Masker, State, now_ms};
 use crate::launcher::protocol::Exit;
 use crate::sandbox::size;
-use hoistway_kit::{backoff::Backoff, tls::ListenerTls};
+use hoistway_kit::{
+    backoff::Backoff,
+    telemetry::{self, TraceParent},
+    tls::ListenerTls,
+};
 use hoistway_model::{Code, env::platform};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{Instrument, Span, info_span};
 
 /// The time that a runner that said "failed", or fell silent, may take to end.
 const FAILED_END: Duration = Duration::from_secs(5);
@@ -35,6 +40,8 @@ pub(super) struct Supervisor<L> {
     pub sink: Sink,
     pub masker: Arc<Masker>,
     pub instance: Instance,
+    /// The span of the instance's first start.
+    pub start: TraceParent,
     /// Our copy of the agent's listener. While it is open, connections wait for an agent that starts again.
     pub listener: Option<OwnedFd>,
     /// The TLS of a forwarder's listener.
@@ -82,7 +89,9 @@ impl<L: Launcher> Supervisor<L> {
     }
 
     async fn supervise(&mut self) {
-        if let Err(unable) = self.launcher.prepare().await {
+        let preparing = info_span!(parent: None, "agent.prepare", agent = %self.instance.agent);
+        self.start.adopt(&preparing);
+        if let Err(unable) = self.launcher.prepare().instrument(preparing).await {
             let failure = self.environment(unable);
             return self.fail(failure).await;
         }
@@ -99,7 +108,11 @@ impl<L: Launcher> Supervisor<L> {
             self.lead(Target::Starting);
             // One that has been ready may need longer today: each try gets twice the time of the one before.
             let limit = self.starts.settings.limit.map(|limit| limit.saturating_mul(1 << restarts.min(MAX_DOUBLINGS)));
-            let (failure, ready_for) = match self.once(proven, limit).await {
+            let restart = (restarts > 0).then(|| {
+                let Instance { agent, revision, .. } = &self.instance;
+                info_span!(parent: None, "agent.restart", %agent, %revision, hoistway.agent.restarts = restarts)
+            });
+            let (failure, ready_for) = match self.once(proven, limit, restart).await {
                 Outcome::Stopped => return,
                 Outcome::Ended { failure, ready_for } => (failure, ready_for),
             };
@@ -161,8 +174,10 @@ impl<L: Launcher> Supervisor<L> {
         stop_of(&mut self.stop).await;
     }
 
-    /// One run from start to end.
-    async fn once(&mut self, proven: bool, limit: Option<Duration>) -> Outcome {
+    /// One run from start to end. `restart` is the span of a start after a crash, and ends when the agent is ready.
+    async fn once(&mut self, proven: bool, limit: Option<Duration>, restart: Option<Span>) -> Outcome {
+        let parent = restart.as_ref().map_or_else(|| self.start.clone(), TraceParent::of_span);
+        let mut starting = restart.unwrap_or_else(Span::none);
         let (turns, turn_time) = self.starts.turns(proven);
         let mut turn: Option<OwnedSemaphorePermit> = tokio::select! {
             biased;
@@ -173,11 +188,20 @@ impl<L: Launcher> Supervisor<L> {
         if self.listener.is_none() && self.forwarder.is_none() {
             return Outcome::Stopped;
         }
-        let launched = self.launcher.launch(self.listener.as_ref().map(AsFd::as_fd), limit).await;
-        let mut run = match launched {
+        let launching = info_span!(parent: None, "agent.launch", agent = %self.instance.agent);
+        parent.adopt(&launching);
+        let launched = self.launcher.launch(self.listener.as_ref().map(AsFd::as_fd), limit);
+        let mut run = match launched.instrument(launching.clone()).await {
             Ok(run) => run,
-            Err(unable) => return Outcome::Ended { failure: self.environment(unable), ready_for: None },
+            Err(unable) => {
+                telemetry::set_error(&launching, Code::AgentStartFailed.as_str());
+                let failure = launching.in_scope(|| self.environment(unable));
+                return Outcome::Ended { failure, ready_for: None };
+            }
         };
+        drop(launching);
+        let mut waiting = info_span!(parent: None, "agent.wait_until_ready", agent = %self.instance.agent);
+        parent.adopt(&waiting);
 
         if let Some(network) = run.network() {
             self.lead(Target::Up(network));
@@ -199,6 +223,10 @@ impl<L: Launcher> Supervisor<L> {
                     Event::Ended(ended) => break Some(ended),
                     Event::Notice(said) => {
                         turn = None;
+                        let (starting, waiting) = (take(&mut starting), take(&mut waiting));
+                        if let Notice::Failed { code, .. } = &said {
+                            [starting, waiting].iter().for_each(|span| telemetry::set_error(span, code.as_str()));
+                        }
                         if said == Notice::Ready {
                             ready = Some(Instant::now());
                             self.state.send_replace(State::Ready);
@@ -216,6 +244,11 @@ impl<L: Launcher> Supervisor<L> {
                 }
             }
         };
+        if notice.is_none() {
+            let code = if timed_out.is_some() { Code::StartTimeout } else { Code::AgentStartFailed };
+            [&starting, &waiting].iter().for_each(|span| telemetry::set_error(span, code.as_str()));
+        }
+        drop((starting, waiting));
         self.lead(Target::Starting);
         let is_out_of_memory = ended.is_some() && run.is_out_of_memory().await;
         let late = run.finish().await;
@@ -313,6 +346,11 @@ impl<L: Launcher> Supervisor<L> {
         }
         run.finish().await;
     }
+}
+
+/// Ends a span unless somebody else has it.
+fn take(span: &mut Span) -> Span {
+    std::mem::replace(span, Span::none())
 }
 
 /// Waits until `limit` is over, for ever where there is none.

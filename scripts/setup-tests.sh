@@ -47,6 +47,18 @@ if ! "$tools/bin/cargo-deny" --version 2>/dev/null | grep -qx "cargo-deny $cargo
         --root "$tools" "cargo-deny@$cargo_deny" </dev/null
 fi
 
+# Debian's package would start a server, so it is only unpacked: its programs are linked statically but for the C library.
+prometheus=$tools/prometheus
+if [ ! -x "$prometheus/usr/bin/promtool" ]; then
+    echo "setup-tests: unpacking prometheus" >&2
+    apt-get update -q </dev/null
+    rm -rf "$prometheus"
+    mkdir -p "$prometheus"
+    (cd "$prometheus" && apt-get download -q -o APT::Sandbox::User=root prometheus </dev/null)
+    dpkg -x "$prometheus"/prometheus_*.deb "$prometheus"
+    rm "$prometheus"/prometheus_*.deb
+fi
+
 # Debian's package starts Docker where there is a service manager; elsewhere this script does, and writes its process id
 # to target/dockerd.pid.
 if ! docker info >/dev/null 2>&1; then

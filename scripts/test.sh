@@ -2,7 +2,7 @@
 # All checks that must pass before a change is merged. An ordinary user with Rust, a C compiler, Python, crates.io and
 # PyPI is enough; tests whose requirements are missing are skipped, reported and counted at the end.
 # HOISTWAY_TEST_REQUIRE lists the requirements that must not be missing, separated by commas:
-#     docker docker-registry skopeo containerd pypi compose root strace cargo-deny postgres
+#     docker docker-registry skopeo containerd pypi compose root strace cargo-deny postgres prometheus
 # scripts/setup-tests.sh installs all of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."

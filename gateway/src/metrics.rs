@@ -39,7 +39,7 @@ pub struct Gauges {
 impl GatewayMetrics {
     /// Returns metrics without any values.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
+        let metrics = Self {
             requests: Counter::new(
                 "hoistway_http_requests_total",
                 "HTTP requests, by the route that answered.",
@@ -71,7 +71,10 @@ impl GatewayMetrics {
                 "Time of each step of deployments.",
                 &["step"],
             ),
-        })
+        };
+        // The first one is then an increase too.
+        ["succeeded", "failed"].iter().for_each(|outcome| metrics.deployments.add(&[outcome], 0.0));
+        Arc::new(metrics)
     }
 
     /// Counts an answered request. `route` is the pattern that it matched, so that requests cannot create new series.

@@ -28,6 +28,7 @@ mod images;
 mod keys;
 mod model_clients;
 mod models;
+mod monitoring;
 mod observability;
 mod openapi;
 mod port_takeover;

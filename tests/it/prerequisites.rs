@@ -1,7 +1,10 @@
 //! The requirements of these tests on the machine.
 
 pub use hoistway_testing::{need, runs};
-use std::process::{Command, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 pub fn docker() -> bool {
     need("docker", runs("docker", &["info"]), "no Docker engine answers `docker info`")
@@ -17,6 +20,14 @@ pub fn pip() -> bool {
 
 pub fn strace() -> bool {
     need("strace", runs("strace", &["-o", "/dev/null", "true"]), "strace is not installed or may not trace")
+}
+
+/// Returns the path of a program of Prometheus: the installed one, or that of scripts/setup-tests.sh.
+pub fn prometheus(program: &str) -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/prometheus/usr/bin").join(program);
+    let paths = [PathBuf::from(program), unpacked];
+    let found = paths.into_iter().find(|path| runs(path.to_str().unwrap(), &["--version"]));
+    need("prometheus", found.is_some(), "prometheus and promtool are not there").then_some(found).flatten()
 }
 
 /// Mounts a file system in memory on `at`; returns whether that is possible.

@@ -1,11 +1,12 @@
 //! Metrics and their Prometheus text format. Families are values that their owner keeps; a scrape reads them.
 
-use crate::grpc;
+use crate::{grpc, telemetry};
 use hoistway_model::metric::{Family, Kind, Metrics, Sample};
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    fs,
+    fs, io,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -185,6 +186,18 @@ pub fn database(service: &str, size: Option<u64>) -> Family {
     family(Kind::Gauge, "hoistway_database_size_bytes", help, sample)
 }
 
+/// Returns the free space and the size of the disk with a service's directory, as far as they are known. Reads the file
+/// system: call it off the runtime's threads.
+pub fn disk(service: &str, directory: &Path) -> [Family; 2] {
+    let sample = |bytes: io::Result<u64>| bytes.ok().map(|bytes| ([("service", service.to_owned())], bytes as f64));
+    let free = "Free space of the disk with a service's directory, for users other than root.";
+    let size = "Size of the disk with a service's directory.";
+    [
+        family(Kind::Gauge, "hoistway_disk_free_bytes", free, sample(crate::fs::free_bytes(directory))),
+        family(Kind::Gauge, "hoistway_disk_size_bytes", size, sample(crate::fs::total_bytes(directory))),
+    ]
+}
+
 /// Returns the metrics of a service, with those of its process. Reads `/proc`: call it off the runtime's threads.
 pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -195,7 +208,7 @@ pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
     let mut of_process = process_families(service, number);
-    of_process.extend(grpc::metrics::families());
+    of_process.extend(grpc::metrics::families(service));
     Metrics { process, of_process, of_service }
 }
 
@@ -215,6 +228,12 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
         one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory.", kilobytes("VmRSS:") * 1024.0),
         one(Kind::Gauge, "process_open_fds", "Open file descriptors.", fds as f64),
         one(Kind::Gauge, "process_threads", "Threads.", stat(20)),
+        one(
+            Kind::Counter,
+            "hoistway_trace_dropped_spans_total",
+            "Spans that were not exported, because the collector did not take them.",
+            telemetry::dropped_spans() as f64,
+        ),
         one(
             Kind::Gauge,
             "process_start_time_seconds",

@@ -30,7 +30,7 @@ pub struct BuildMetrics {
 impl BuildMetrics {
     /// Nothing yet; `dir` is the service's directory.
     pub fn new(dir: PathBuf) -> Self {
-        Self {
+        let metrics = Self {
             dir,
             builds: Counter::new(
                 "hoistway_builds_total",
@@ -49,7 +49,10 @@ impl BuildMetrics {
             ),
             steps: Histogram::new("hoistway_build_step_duration_seconds", "Time of each step of builds.", &["step"]),
             registry: Mutex::default(),
-        }
+        };
+        // The first one is then an increase too.
+        ["succeeded", "failed", "reused"].iter().for_each(|outcome| metrics.builds.add(&[outcome], 0.0));
+        metrics
     }
 
     /// Counts a build that was answered by one that was there or running.
@@ -77,7 +80,7 @@ impl BuildMetrics {
     pub fn all(&self, running: usize, waiting: usize, database: Option<u64>) -> Metrics {
         let gauge = [("running", running), ("waiting", waiting)];
         let gauge = gauge.map(|(state, count)| ([("state", state.to_owned())], count as f64));
-        let families = vec![
+        let mut families = vec![
             metrics::family(Kind::Gauge, "hoistway_builds", "Builds that run or wait for their turn.", gauge),
             self.builds.family(),
             self.layers.family(),
@@ -86,6 +89,7 @@ impl BuildMetrics {
             self.registry_size(),
             metrics::database("build", database),
         ];
+        families.extend(metrics::disk("build", &self.dir));
         metrics::of_service("build", families)
     }
 

@@ -26,7 +26,13 @@ pub(super) fn answered(service: &str, method: &str, status: Code, took: Duration
     DURATIONS.observe(&[service, method], took);
 }
 
-/// Returns what was measured.
-pub(crate) fn families() -> [Family; 2] {
-    [CALLS.family(), DURATIONS.family()]
+/// Returns what was measured in this process, whose other metrics have the label `service` too.
+pub(crate) fn families(service: &str) -> [Family; 2] {
+    [CALLS.family(), DURATIONS.family()].map(|mut family| {
+        family
+            .samples
+            .iter_mut()
+            .for_each(|sample| sample.labels.insert(0, ("service".to_owned(), service.to_owned())));
+        family
+    })
 }

@@ -35,6 +35,7 @@ mod trace_parent;
 
 pub use export::Telemetry;
 pub use human::controls_display;
+pub use outage::dropped_spans;
 pub use stderr::{HeldLines, hold_lines};
 pub use trace_parent::{TraceParent, UNTRACED, set_attribute, set_error, within};
 

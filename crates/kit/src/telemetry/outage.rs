@@ -12,7 +12,10 @@ use opentelemetry_sdk::{
 };
 use std::{
     error::Error,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tracing::Metadata;
@@ -24,6 +27,14 @@ const FAILED: &str = "Export.Failed.";
 /// Whether a line is not one of the exporter's lines about failed batches.
 pub(super) fn is_no_failed_batch(line: &Metadata<'_>) -> bool {
     line.target() != TARGET || !line.name().starts_with(FAILED)
+}
+
+/// The number of spans that this process has not exported, since its exporter is as global.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns the number of spans that this process could not export.
+pub fn dropped_spans() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 /// The reason why the last batch failed: its address and the error.
@@ -114,6 +125,9 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
+        if exported.is_err() {
+            DROPPED.fetch_add(spans as u64, Ordering::Relaxed);
+        }
         match (self.news(spans, exported.is_err()), exported) {
             (Some(News::Fails), Err(e)) => {
                 let cause = self.cause.lock().take().unwrap_or_else(|| e.to_string());

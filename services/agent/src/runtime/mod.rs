@@ -203,6 +203,8 @@ pub enum State {
     Crashed {
         /// Why it ended, and what it said last.
         failure: Failure,
+        /// Whether it was killed because its memory was used up.
+        out_of_memory: bool,
         /// The number of restarts so far.
         restarts: u32,
         /// When the next start is due, in milliseconds since the epoch.

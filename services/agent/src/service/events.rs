@@ -26,6 +26,7 @@ pub(super) struct EventLog {
     events: Arc<Ring<AgentEvent>>,
     phases: Mutex<BTreeMap<Name, (Phase, RevisionId)>>,
     pub crashes: Counter,
+    pub out_of_memory: Counter,
 }
 
 impl EventLog {
@@ -38,6 +39,11 @@ impl EventLog {
                 "How often an agent ended although it was up, and was started again.",
                 &["agent"],
             ),
+            out_of_memory: Counter::new(
+                "hoistway_agent_out_of_memory_total",
+                "How often an agent that was up was killed because it had used up its memory.",
+                &["agent"],
+            ),
         }
     }
 
@@ -47,14 +53,18 @@ impl EventLog {
     }
 
     /// An agent that was up ended, and is started again.
-    pub fn crashed(&self, agent: &Name, revision: RevisionId, reason: &str, restarts: u32) {
+    pub fn crashed(&self, agent: &Name, revision: RevisionId, reason: &str, restarts: u32, out_of_memory: bool) {
         self.crashes.inc(&[agent.as_str()]);
+        if out_of_memory {
+            self.out_of_memory.inc(&[agent.as_str()]);
+        }
         self.push(agent, Some(revision), AgentChange::Crashed { reason: reason.to_owned(), restarts });
     }
 
     /// An agent is gone.
     pub fn deleted(&self, agent: &Name) {
         self.crashes.forget(agent.as_str());
+        self.out_of_memory.forget(agent.as_str());
         if self.phases().remove(agent).is_some() {
             self.push(agent, None, AgentChange::Deleted);
         }
@@ -62,7 +72,12 @@ impl EventLog {
 
     fn phase(&self, agent: &Name, phase: Phase, message: String, revision: RevisionId) {
         let mut phases = self.phases();
-        if phases.insert(agent.clone(), (phase, revision)) != Some((phase, revision)) {
+        let before = phases.insert(agent.clone(), (phase, revision));
+        if before.is_none() {
+            // The first crash is then an increase too.
+            [&self.crashes, &self.out_of_memory].iter().for_each(|counter| counter.add(&[agent.as_str()], 0.0));
+        }
+        if before != Some((phase, revision)) {
             // Pushed under the lock: events of one agent are in the order of what happened.
             self.push(agent, Some(revision), AgentChange::Phase(phase, message));
         }

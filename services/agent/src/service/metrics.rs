@@ -20,10 +20,13 @@ impl Service {
             metrics::family(Kind::Gauge, "hoistway_agents", "Agents by their phase.", by_phase),
             metrics::family(Kind::Gauge, "hoistway_agent_up", "1 while the agent is Running, else 0.", up),
             self.events.crashes.family(),
+            self.events.out_of_memory.family(),
         ];
         families.extend(self.runtime.metrics());
         let database = self.store.size().await.ok();
+        let directory = self.path.clone();
         let read = move || {
+            families.extend(metrics::disk("agent", &directory));
             families.push(metrics::database("agent", database));
             metrics::of_service("agent", families)
         };

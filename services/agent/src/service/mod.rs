@@ -54,6 +54,7 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -96,6 +97,8 @@ pub struct Service {
     stopping: CancellationToken,
     /// Nobody else may run on the same directory, until the service is shut down.
     directory: Mutex<Option<DirLock>>,
+    /// That directory.
+    path: PathBuf,
 }
 
 #[async_trait]

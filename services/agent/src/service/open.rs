@@ -60,6 +60,7 @@ impl Service {
             closing: CancellationToken::new(),
             stopping: CancellationToken::new(),
             directory: Mutex::new(Some(parts.lock)),
+            path: parts.directory,
         });
         service.bring_back().await?;
         let cleaning = Arc::clone(&service);

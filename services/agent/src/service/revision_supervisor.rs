@@ -182,9 +182,10 @@ impl Service {
                     }
                     RevisionHealth::Ready
                 }
-                State::Crashed { failure, restarts, next_try_ms } => {
+                State::Crashed { failure, out_of_memory, restarts, next_try_ms } => {
                     crash = Some((failure.message.clone(), restarts));
-                    self.events.crashed(&revision.spec.agent, revision.id, &failure.message, restarts);
+                    let agent = &revision.spec.agent;
+                    self.events.crashed(agent, revision.id, &failure.message, restarts, out_of_memory);
                     RevisionHealth::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
                 }
                 State::Failed(failure) => {

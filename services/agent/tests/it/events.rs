@@ -26,7 +26,8 @@ async fn events_of_an_agent_come_in_order() {
     }
     assert!(matches!(changes[0], AgentChange::Phase(Phase::Pending, _)), "{changes:?}");
 
-    let crash = State::Crashed { failure: failure("exit status 7"), restarts: 2, next_try_ms: i64::MAX };
+    let crash =
+        State::Crashed { failure: failure("exit status 7"), out_of_memory: false, restarts: 2, next_try_ms: i64::MAX };
     stack.runtime.set(&revision, crash);
     let crashed = next(&mut events).await;
     assert_eq!(crashed.change, AgentChange::Crashed { reason: "exit status 7".into(), restarts: 2 });

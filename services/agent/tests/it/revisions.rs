@@ -207,7 +207,10 @@ async fn a_crash_is_visible_and_heals() {
         routes.ack(version).await;
     });
     let crash = failure("killed by SIGSEGV");
-    stack.runtime.set(&revision, State::Crashed { failure: crash, restarts: 2, next_try_ms: i64::MAX / 2 });
+    stack.runtime.set(
+        &revision,
+        State::Crashed { failure: crash, out_of_memory: false, restarts: 2, next_try_ms: i64::MAX / 2 },
+    );
     let (_, route) = routes.see(|r| !r.ready).await;
     assert!(route.message.contains("SIGSEGV") && route.target.is_some(), "{route:?}");
     let (phase, message) = stack.status(&spec.agent).await;

@@ -57,7 +57,7 @@ enum Outcome {
     /// It was asked to end.
     Stopped,
     /// It ended by itself: before it was ready, or after it had been for so long.
-    Ended { failure: Failure, ready_for: Option<Duration> },
+    Ended { failure: Failure, ready_for: Option<Duration>, out_of_memory: bool },
 }
 
 /// The number of times that the time for a start is doubled.
@@ -112,9 +112,9 @@ impl<L: Launcher> Supervisor<L> {
                 let Instance { agent, revision, .. } = &self.instance;
                 info_span!(parent: None, "agent.restart", %agent, %revision, hoistway.agent.restarts = restarts)
             });
-            let (failure, ready_for) = match self.once(proven, limit, restart).await {
+            let (failure, ready_for, out_of_memory) = match self.once(proven, limit, restart).await {
                 Outcome::Stopped => return,
-                Outcome::Ended { failure, ready_for } => (failure, ready_for),
+                Outcome::Ended { failure, ready_for, out_of_memory } => (failure, ready_for, out_of_memory),
             };
             proven |= ready_for.is_some();
             if !proven {
@@ -129,7 +129,7 @@ impl<L: Launcher> Supervisor<L> {
             self.sink.remark(&format!("{}; the agent is started again in {wait} s", failure.message)).await;
             tracing::warn!(agent = %self.instance.agent, revision = %self.instance.revision, restarts, "an agent crashed");
             let next_try_ms = now_ms().saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
-            self.state.send_replace(State::Crashed { failure, restarts, next_try_ms });
+            self.state.send_replace(State::Crashed { failure, out_of_memory, restarts, next_try_ms });
             if delay > PATIENCE {
                 self.listener.iter().for_each(turn_away);
                 self.lead(Target::Absent);
@@ -196,7 +196,7 @@ impl<L: Launcher> Supervisor<L> {
             Err(unable) => {
                 telemetry::set_error(&launching, Code::AgentStartFailed.as_str());
                 let failure = launching.in_scope(|| self.environment(unable));
-                return Outcome::Ended { failure, ready_for: None };
+                return Outcome::Ended { failure, ready_for: None, out_of_memory: false };
             }
         };
         drop(launching);
@@ -254,7 +254,7 @@ impl<L: Launcher> Supervisor<L> {
         let late = run.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
         if let Some(failure) = timed_out {
-            return Outcome::Ended { failure, ready_for };
+            return Outcome::Ended { failure, ready_for, out_of_memory: false };
         }
         let failed = |message| (Code::AgentStartFailed, message, Vec::new());
         let (code, message, details) = match (notice.or(late), ended) {
@@ -266,7 +266,8 @@ impl<L: Launcher> Supervisor<L> {
             true => self.sink.recent(Failure::LOG_LINES),
             false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
         };
-        Outcome::Ended { failure: Failure { code, message: self.masker.text(message.trim()), details }, ready_for }
+        let failure = Failure { code, message: self.masker.text(message.trim()), details };
+        Outcome::Ended { failure, ready_for, out_of_memory: is_out_of_memory }
     }
 
     /// A start that took too long: its stack, also in the log.

@@ -106,7 +106,7 @@ def handler(message):
     let answer = invoke(&started, "segv").await;
     assert!(answer.is_err(), "{answer:?}");
     let crashed = until(&started, |s| matches!(s, State::Crashed { .. })).await;
-    let State::Crashed { failure, restarts, next_try_ms } = crashed else { unreachable!() };
+    let State::Crashed { failure, restarts, next_try_ms, .. } = crashed else { unreachable!() };
     assert!(failure.message.starts_with("killed by SIGSEGV"), "{}", failure.message);
     assert!(restarts == 0 && next_try_ms > 0);
     assert_eq!(ask(&started, "patient").await, "patient", "a caller waits for the next run");

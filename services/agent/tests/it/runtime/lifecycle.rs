@@ -170,7 +170,7 @@ def handle(line):
 
     assert_eq!(ask(&started, "segv").await, "");
     let crashed = until(&started, |s| matches!(s, State::Crashed { .. })).await;
-    let State::Crashed { failure, restarts, next_try_ms } = crashed else { unreachable!() };
+    let State::Crashed { failure, restarts, next_try_ms, .. } = crashed else { unreachable!() };
     assert_eq!((failure.message.as_str(), restarts), ("killed by SIGSEGV", 0));
     assert!(next_try_ms > 0);
     // Nobody listens now, and still the connection is not refused: it waits.

@@ -152,10 +152,12 @@ pub async fn an_agent_without_memory_ends_with_that_cause(kind: Kind) {
     let source = "def handler(message):\n    keep = []\n    while True: keep.append(bytearray(20_000_000))";
     let (instance, started) = test.ready(source).await;
     assert!(invoke(&started, "fill").await.is_err());
-    let State::Crashed { failure, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await else {
+    let State::Crashed { failure, out_of_memory, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await
+    else {
         unreachable!()
     };
     assert_eq!(failure.message, "killed: out of memory (256 MiB of memory, setting HOISTWAY_AGENT_LIMITS__MEMORY)");
+    assert!(out_of_memory);
     test.runtime.remove(&instance.revision, GRACE).await.unwrap();
 }
 

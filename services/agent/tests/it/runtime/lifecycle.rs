@@ -134,10 +134,12 @@ async fn an_agent_that_takes_too_much_memory_ends_with_that_cause() {
     let source = "def handle(line):\n    keep = []\n    while True: keep.append(bytearray(20_000_000))";
     let (instance, started) = stage.ready(source).await;
     assert_eq!(ask(&started, "fill").await, "");
-    let State::Crashed { failure, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await else {
+    let State::Crashed { failure, out_of_memory, .. } = until(&started, |s| matches!(s, State::Crashed { .. })).await
+    else {
         unreachable!()
     };
     assert_eq!(failure.message, "killed: out of memory (256 MiB of memory, setting HOISTWAY_AGENT_LIMITS__MEMORY)");
+    assert!(out_of_memory);
     stage.runtime.remove(&instance.revision, GRACE).await.unwrap();
 }
 

@@ -243,21 +243,33 @@ fn a_flood_of_output_is_bounded_and_affects_nothing_else() {
     assert!(lines.unwrap().parse::<usize>().unwrap() >= LINES);
 }
 
+/// Calls a tool whenever it is invoked.
+const CALLER: &str = r#"
+import os, urllib.request
+def handler(message):
+    urllib.request.urlopen(os.environ["TOOL_URL_NOWHERE"])
+"#;
+
 #[test]
-fn json_lines_of_a_deploy_have_the_same_trace_in_every_service() {
+fn json_lines_of_a_deploy_and_an_invoke_have_the_same_trace_in_every_service() {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     let dir = tempfile::tempdir().unwrap();
     let processes = Processes::start_with(dir.path(), &|_| {
         vec![("LOG_FORMAT", "json".to_owned()), ("HOISTWAY_LOG", "info,hoistway_egress=debug".to_owned())]
     });
-    let (authorization, traceparent) =
-        (format!("Bearer {}", processes.key), format!("00-{TRACE}-b7ad6b7169203331-00"));
+    let (authorization, traceparent) = (format!("Bearer {}", processes.key), format!("00-{TRACE}-b7ad6b7169203331-00"));
     let headers = [("Authorization", authorization.as_str()), ("Traceparent", &traceparent), ("X-Request-Id", "r-1")];
     let deploy = |source: Value| {
-        let body = json!({"agent_name": "logged", "source_files": source}).to_string();
+        let body = json!({"agent_name": "logged", "source_files": source, "required_tools": ["nowhere"]}).to_string();
         http::send(&processes.api, "POST", "/api/deploy", &headers, body.as_bytes()).unwrap()
     };
-    assert_eq!(deploy(says("x")).status, 201);
+    let tool = json!({"name": "nowhere", "spec": {"connection": {"baseUrl": "http://127.0.0.1:9"}}});
+    assert_eq!(processes.call("POST", "/api/tools", &tool).status, 201);
+    assert_eq!(deploy(json!({"agent.py": CALLER})).status, 201);
+    let message = json!({"message": "x"}).to_string();
+    let invoked =
+        http::send(&processes.api, "POST", "/api/agents/logged/invoke", &headers, message.as_bytes()).unwrap();
+    assert_eq!(invoked.status, 500, "{}", invoked.text());
     assert_eq!(deploy(json!({"agent.py": "raise SystemExit(3)\ndef handler(m): return m\n"})).status, 500);
     processes.stop();
     let find = |service: &str, text: &str| -> Value {
@@ -266,14 +278,15 @@ fn json_lines_of_a_deploy_have_the_same_trace_in_every_service() {
         let found = lines.find(|line| line["message"].as_str().is_some_and(|message| message.contains(text)));
         let found = found.unwrap_or_else(|| panic!("{service} says nowhere \"{text}\":\n{log}"));
         assert_eq!((&found["trace_id"], &found["request_id"]), (&json!(TRACE), &json!("r-1")), "{found}");
-        assert_eq!(found["span_id"].as_str().map(str::len), Some(16), "{found}");
         found
     };
     find("gateway", "POST /api/deploy 201");
     for (service, text) in [("build", "built in "), ("agent", "revision 1 is ready after "), ("agent", "not started: ")]
     {
-        assert_eq!(find(service, text)["agent"], "logged");
+        let line = find(service, text);
+        assert_eq!((&line["agent"], line["span_id"].as_str().map(str::len)), (&json!("logged"), Some(16)), "{line}");
     }
+    assert_eq!(find("egress", "no connection to the tool \"nowhere\"")["agent"], "logged");
     let failed = find("gateway", "failed to create agent");
     assert!(failed["agent"] == "logged" && failed["deployment"].is_string(), "{failed}");
 }

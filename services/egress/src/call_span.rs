@@ -3,8 +3,11 @@
 //! query, and a prompt only where the operator has turned that on.
 
 use crate::calls::CallRecord;
-use hoistway_kit::{invoke_statement::InvokeStatement, telemetry};
-use hoistway_model::{egress::CallTarget, usage::UsageSums};
+use hoistway_kit::{
+    invoke_statement::InvokeStatement,
+    telemetry::{self, TraceParent},
+};
+use hoistway_model::{Name, egress::CallTarget, usage::UsageSums};
 use http::HeaderMap;
 use opentelemetry::{
     KeyValue,
@@ -15,6 +18,20 @@ use std::borrow::Cow;
 
 const TRACER: &str = "hoistway-egress";
 const OPERATION: &str = "gen_ai.operation.name";
+
+/// Returns the span of the log lines of a call with these headers: they name the agent, and the request and the trace
+/// that it calls within.
+pub(crate) fn for_lines(agent: &Name, headers: &HeaderMap, invoke: &InvokeStatement) -> tracing::Span {
+    let parent = telemetry::remote_parent(headers).trace_id();
+    let parent = parent.or_else(|| TraceParent::parse(invoke.traceparent.as_deref()?).trace_id());
+    tracing::info_span!(
+        target: telemetry::UNTRACED,
+        "call",
+        %agent,
+        request_id = invoke.request_id,
+        trace_id = parent,
+    )
+}
 
 /// A span that ends with its call. Without an export of spans there is none.
 #[derive(Debug, Default)]

@@ -34,7 +34,13 @@ where
         let Some(members) = line.trim_end().strip_suffix('}') else { return writer.write_str(&line) };
         writer.write_str(members)?;
         let has = |name: &str| event.metadata().fields().field(name).is_some();
-        let mut missing: Vec<&str> = SHOWN.into_iter().filter(|name| !has(name)).collect();
+        let (trace, span) = Context::map_current(|context| {
+            let span = context.span().span_context().clone();
+            (span.trace_id(), span.is_valid().then(|| span.span_id()))
+        });
+        // A span that is for lines only may name the trace that they belong to.
+        let of_trace = span.is_none().then_some("trace_id");
+        let mut missing: Vec<&str> = SHOWN.into_iter().chain(of_trace).filter(|name| !has(name)).collect();
         for span in ctx.event_scope().into_iter().flatten() {
             if missing.is_empty() {
                 break;
@@ -48,10 +54,6 @@ where
                 None => true,
             });
         }
-        let (trace, span) = Context::map_current(|context| {
-            let span = context.span().span_context().clone();
-            (span.trace_id(), span.is_valid().then(|| span.span_id()))
-        });
         if let Some(span) = span {
             write!(writer, ",\"trace_id\":\"{trace}\",\"span_id\":\"{span}\"")?;
         }

@@ -40,6 +40,11 @@ impl TraceParent {
         Self(context.map(|context| context.span().span_context().clone()))
     }
 
+    /// Returns the trace's id: 32 hexadecimal digits.
+    pub fn trace_id(&self) -> Option<String> {
+        self.0.as_ref().map(|context| context.trace_id().to_string())
+    }
+
     /// Whether there is a parent.
     pub fn is_some(&self) -> bool {
         self.0.is_some()

@@ -1,6 +1,7 @@
 //! Requests of one connection: who asks, for what, and whether that is allowed.
 
 use crate::{
+    call_span,
     calls::call_entry::CallEntry,
     connection::agent_connection::{AgentConnection, Identity},
     connection::intercept,
@@ -19,6 +20,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use std::{convert::Infallible, sync::Arc};
+use tracing::Instrument;
 
 enum Outcome {
     Called(Answer),
@@ -86,7 +88,18 @@ impl AgentConnection {
             return Ok(Outcome::Tunnel);
         }
         let invoke = forward::invoke(&self.egress, &policy, request.headers()).unwrap_or_default();
+        let span = call_span::for_lines(&policy.agent, request.headers(), &invoke);
         entry.within(invoke, request.headers());
+        self.pass_on(&policy, request, entry).instrument(span).await
+    }
+
+    /// Makes the call of an agent that may call.
+    async fn pass_on(
+        &self,
+        policy: &AgentPolicy,
+        request: Request<Incoming>,
+        entry: &mut CallEntry,
+    ) -> Result<Outcome, Refusal> {
         let method = request.method().clone();
         let origin;
         let destination = match target::wanted(&self.mode, &request, self.local, &self.egress.names)? {
@@ -95,22 +108,22 @@ impl AgentConnection {
                 entry.to(origin.to_string());
                 match policy.route(&origin) {
                     Route::Models if !policy.open_network || models::has_placeholder_key(request.headers()) => {
-                        let called = models::call(&self.egress, &policy, request, &path_and_query, entry).await;
+                        let called = models::call(&self.egress, policy, request, &path_and_query, entry).await;
                         return called.map(Outcome::Called);
                     }
                     Route::OwnKey => Destination { host: Host::OwnKey(&origin), path_and_query },
                     Route::Models | Route::Open => Destination { host: Host::Other(&origin), path_and_query },
                     Route::Tool | Route::Closed => {
-                        target::by_origin(&self.egress, &policy, &origin, &method, path_and_query).await?
+                        target::by_origin(&self.egress, policy, &origin, &method, path_and_query).await?
                     }
                 }
             }
             Wanted::Own { path_and_query } if models::is_model_path(&path_and_query) => {
                 entry.path(path_and_query.split('?').next().unwrap_or_default());
-                let called = models::call(&self.egress, &policy, request, &path_and_query, entry).await;
+                let called = models::call(&self.egress, policy, request, &path_and_query, entry).await;
                 return called.map(Outcome::Called);
             }
-            Wanted::Own { path_and_query } => match target::by_name(&policy, &method, &path_and_query) {
+            Wanted::Own { path_and_query } => match target::by_name(policy, &method, &path_and_query) {
                 Some(allowed) => allowed?,
                 None => {
                     let text =

@@ -1,6 +1,9 @@
 //! Metrics of this gateway: requests, invokes and deployments.
 
-use hoistway_kit::metrics::{self, Counter, Histogram};
+use hoistway_kit::{
+    metrics::{self, Counter, Histogram},
+    process_metrics,
+};
 use hoistway_model::{
     Name,
     metric::{Family, Kind, Metrics},
@@ -140,7 +143,7 @@ impl GatewayMetrics {
             ),
             metrics::database("gateway", database),
         ];
-        metrics::of_service("gateway", families)
+        process_metrics::of_service("gateway", families)
     }
 }
 

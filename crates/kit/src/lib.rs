@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod open_files;
 pub mod ports;
 pub mod probes;
+pub mod process_metrics;
 pub mod prune;
 pub mod quota;
 pub mod registry_logins;

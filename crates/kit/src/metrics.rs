@@ -1,11 +1,10 @@
 //! Metrics and their Prometheus text format. Families are values that their owner keeps; a scrape reads them.
 
-use crate::{grpc, telemetry};
-use hoistway_model::metric::{Family, Kind, Metrics, Sample};
+use hoistway_model::metric::{Family, Kind, Sample};
 use std::{
     collections::BTreeMap,
     fmt::Write,
-    fs, io,
+    io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,8 +14,6 @@ use std::{
 const MAX_SERIES: usize = 2_000;
 /// The upper bounds of histogram buckets, in seconds.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// The clock ticks per second in `/proc`, the same on every supported architecture.
-const TICKS: f64 = 100.0;
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -198,51 +195,6 @@ pub fn disk(service: &str, directory: &Path) -> [Family; 2] {
     ]
 }
 
-/// Returns the metrics of a service, with those of its process. Reads `/proc`: call it off the runtime's threads.
-pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After the name, which may contain anything, fields are counted from the third.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
-    let mut of_process = process_families(service, number);
-    of_process.extend(grpc::metrics::families(service));
-    Metrics { process, of_process, of_service }
-}
-
-fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
-    let one = |kind, name, help, value| family(kind, name, help, [([("service", service.to_owned())], value)]);
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
-        line.split_whitespace().next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let fds = fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count().saturating_sub(1));
-    let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let booted = booted.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|t| t.parse::<f64>().ok());
-    let cpu = (stat(14) + stat(15)) / TICKS;
-    vec![
-        one(Kind::Counter, "process_cpu_seconds_total", "Processor time used, by user and system.", cpu),
-        one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory.", kilobytes("VmRSS:") * 1024.0),
-        one(Kind::Gauge, "process_open_fds", "Open file descriptors.", fds as f64),
-        one(Kind::Gauge, "process_threads", "Threads.", stat(20)),
-        one(
-            Kind::Counter,
-            "hoistway_trace_dropped_spans_total",
-            "Spans that were not exported, because the collector did not take them.",
-            telemetry::dropped_spans() as f64,
-        ),
-        one(
-            Kind::Gauge,
-            "process_start_time_seconds",
-            "When the process began, since the epoch.",
-            booted.unwrap_or(0.0) + stat(22) / TICKS,
-        ),
-    ]
-}
-
 /// Returns the text format, version 0.0.4. Families with the same name are merged.
 pub fn text(families: Vec<Family>) -> String {
     let mut by_name: BTreeMap<String, Family> = BTreeMap::new();
@@ -306,15 +258,5 @@ mod tests {
         assert_eq!(family.samples.iter().find(|s| s.labels[0].1 == "other").unwrap().value, 10.0);
         counter.forget("other");
         assert_eq!(counter.family().samples.len(), MAX_SERIES);
-    }
-
-    #[test]
-    fn the_process_is_known_and_measured() {
-        let (one, two) = (of_service("a", Vec::new()), of_service("b", Vec::new()));
-        assert_eq!(one.process, two.process);
-        assert!(one.process.contains("pid:["), "{}", one.process);
-        for family in one.of_process.iter().filter(|f| f.kind == Kind::Gauge) {
-            assert!(family.samples[0].value > 0.0, "{}", family.name);
-        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::fakes::name;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
-use hoistway_kit::metrics;
+use hoistway_kit::{metrics, process_metrics};
 use hoistway_model::{
     Code, EgressService, Error, Name, Result, RevisionId,
     budget::{Budget, BudgetUse, LimitUse},
@@ -147,6 +147,6 @@ impl EgressService for FakeEgress {
     async fn egress_metrics(&self) -> Result<Metrics> {
         self.status().await?;
         let dropped = metrics::family(Kind::Counter, "hoistway_egress_dropped_records_total", "Lost.", [([], 0.0)]);
-        Ok(metrics::of_service("egress", vec![dropped]))
+        Ok(process_metrics::of_service("egress", vec![dropped]))
     }
 }

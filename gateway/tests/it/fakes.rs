@@ -7,7 +7,7 @@ use hoistway_gateway::deploy::{
     Accepted, AgentLease, Deployer, Deployment, DeploymentQuery, DeploymentStatus, DeploymentStep, Progress, Room,
     Urgency, kind::DeploymentKind, request::DeployRequest,
 };
-use hoistway_kit::metrics;
+use hoistway_kit::{metrics, process_metrics};
 use hoistway_model::{
     AgentService, BuildAttemptId, BuildService, Code, DeploymentId, Digest, Error, Name, Operation, OperationId,
     Result, RevisionId, Secret, ToolRegistry,
@@ -287,7 +287,7 @@ impl ToolRegistry for FakeTools {
     }
 
     async fn tool_metrics(&self) -> Result<Metrics> {
-        Ok(metrics::of_service("tool-registry", Vec::new()))
+        Ok(process_metrics::of_service("tool-registry", Vec::new()))
     }
 }
 
@@ -644,7 +644,7 @@ impl AgentService for FakeAgents {
 
     async fn agent_metrics(&self) -> Result<Metrics> {
         let up = metrics::family(Kind::Gauge, "hoistway_agent_up", "Up.", [([("agent", "a".to_owned())], 1.0)]);
-        Ok(metrics::of_service("agent", vec![up]))
+        Ok(process_metrics::of_service("agent", vec![up]))
     }
 
     async fn watch_routes(&self, _: String) -> Result<RouteStream> {

@@ -1,7 +1,10 @@
 //! Measurements of builds.
 
 use crate::log::BuildLog;
-use hoistway_kit::metrics::{self, Counter, Histogram};
+use hoistway_kit::{
+    metrics::{self, Counter, Histogram},
+    process_metrics,
+};
 use hoistway_model::{
     build::{Build, BuildStatus},
     metric::{Family, Kind, Metrics},
@@ -90,7 +93,7 @@ impl BuildMetrics {
             metrics::database("build", database),
         ];
         families.extend(metrics::disk("build", &self.dir));
-        metrics::of_service("build", families)
+        process_metrics::of_service("build", families)
     }
 
     fn registry_size(&self) -> Family {

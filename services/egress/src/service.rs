@@ -9,7 +9,7 @@ use crate::{
     usage::{Budgets, Uncommitted, UsageMetrics},
 };
 use async_trait::async_trait;
-use hoistway_kit::{metrics, probes::ReadyCheck};
+use hoistway_kit::{metrics, probes::ReadyCheck, process_metrics};
 use hoistway_model::{
     Code, EgressService, Error, Name, Result,
     budget::{Budget, BudgetUse},
@@ -162,7 +162,7 @@ impl EgressService for Handle {
         let database = self.store.size().await.ok();
         let read = move || {
             families.push(metrics::database(SERVICE, database));
-            metrics::of_service(SERVICE, families)
+            process_metrics::of_service(SERVICE, families)
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }

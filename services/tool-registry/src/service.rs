@@ -11,7 +11,7 @@ use crate::{
     vault::Vault,
 };
 use async_trait::async_trait;
-use hoistway_kit::{fs::DirLock, metrics, probes::ReadyCheck, prune::Retention, secrets::MasterKey};
+use hoistway_kit::{fs::DirLock, metrics, probes::ReadyCheck, process_metrics, prune::Retention, secrets::MasterKey};
 use hoistway_model::{
     Error, Name, Operation, OperationId, Result, Secret, ToolCredentials, ToolRegistry,
     egress::{ModelProviderAccess, ToolAccess},
@@ -251,7 +251,7 @@ impl ToolRegistry for ToolRegistryService {
         let read = move || {
             let help = "What is registered: tools, model providers and identity providers.";
             let registered = metrics::family(Kind::Gauge, "hoistway_registered", help, registered);
-            metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, database)])
+            process_metrics::of_service(SERVICE, vec![registered, metrics::database(SERVICE, database)])
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }

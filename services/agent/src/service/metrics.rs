@@ -1,7 +1,7 @@
 //! Measurements of agents.
 
 use super::Service;
-use hoistway_kit::metrics;
+use hoistway_kit::{metrics, process_metrics};
 use hoistway_model::{
     Error, Result,
     agent::Phase,
@@ -28,7 +28,7 @@ impl Service {
         let read = move || {
             families.extend(metrics::disk("agent", &directory));
             families.push(metrics::database("agent", database));
-            metrics::of_service("agent", families)
+            process_metrics::of_service("agent", families)
         };
         tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("reading what was measured", e))
     }

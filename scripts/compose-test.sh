@@ -31,6 +31,9 @@ else
 fi
 export DOCKER_BUILDKIT=1 COMPOSE_DOCKER_CLI_BUILD=1 BUILDKIT_PROGRESS=plain
 export COMPOSE_PROJECT_NAME=hoistway-test-$$
+# Stands for the collector of deploy/telemetry.env: it keeps each batch of spans in a file.
+readonly collector=$COMPOSE_PROJECT_NAME-collector
+export OTEL_EXPORTER_OTLP_ENDPOINT=http://otel-collector:4318
 
 read -r HOISTWAY_API_PORT HOISTWAY_REGISTRY_PORT HOISTWAY_ECHO_PORT source_port < <(python3 - <<'PY'
 import socket
@@ -51,6 +54,7 @@ clean_up() {
     docker images --quiet --filter "reference=hoistway-${installation:-none}/*" | sort -u | xargs -r docker rmi --force >/dev/null || true
     docker images --quiet --filter "reference=localhost:$HOISTWAY_REGISTRY_PORT/*/*" --filter "reference=localhost:$HOISTWAY_REGISTRY_PORT/*" |
         sort -u | xargs -r docker rmi --force >/dev/null || true
+    docker rm --force "$collector" >/dev/null 2>&1 || true
     "${compose[@]}" down --volumes --rmi local --timeout 20 >/dev/null 2>&1 || log "docker-compose down failed"
     docker rmi --force "$COMPOSE_PROJECT_NAME-agent-base" >/dev/null 2>&1 || true
     [ -z "${source_pid:-}" ] || kill -9 "$source_pid" 2>/dev/null || true
@@ -137,8 +141,21 @@ expect "$answer" 200 'kept-4b1e world'
 expect "$(call "$api/api/agents/moved/revisions")" 200 '"reason":"rebuild"'
 expect "$(call -X DELETE "$api/api/agents/moved")" 200
 
+docker run --detach --name "$collector" --network "${COMPOSE_PROJECT_NAME}_default" --network-alias otel-collector \
+    "$python_image" python3 -c '
+import http.server, itertools
+numbers = itertools.count()
+class Collector(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        with open(f"/tmp/spans-{next(numbers)}", "wb") as file:
+            file.write(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("", 4318), Collector).serve_forever()' >/dev/null
+
 log "deploying"
-answer=$(call "$api/api/deploy" -d '{"agent_name": "hello", "source_files": {"agent.py":
+readonly trace=4bf92f3577b34da6a3ce929d0e0e4736
+answer=$(call -H "traceparent: 00-$trace-00f067aa0ba902b7-01" "$api/api/deploy" -d '{"agent_name": "hello", "source_files": {"agent.py":
     "def handler(message):\n    return \"Hello, \" + message\n"}}')
 expect "$answer" 201 '"build_id"' "localhost:$HOISTWAY_REGISTRY_PORT/hello:"
 expect "$(call "$api/api/agents/hello/invoke" -d '{"message": "world"}')" 200 'Hello, world'
@@ -216,6 +233,21 @@ expect "$answer" 201 '"asker"'
 expect "$(call "$api/api/agents/asker/invoke" -d '{"message": "through egress"}')" 200 'playground' 'You said: through egress'
 expect "$(call "$api/api/usage?agent=asker")" 200 '"requests":1'
 expect "$(call -X POST "$api/api/model-providers/playground-llm/check")" 200 '"ok":true'
+
+log "one trace of the deploy, over all services that had a part in it, without a key"
+for _ in $(seq 60); do
+    answer=$(docker exec "$collector" python3 -c '
+import glob, sys
+batches = [open(path, "rb").read() for path in glob.glob("/tmp/spans-*")]
+trace, key = bytes.fromhex(sys.argv[1]), sys.argv[2].encode()
+names = ["gateway", "tool-registry", "build", "agent"]
+print([name for name in names if any(trace in batch and b"hoistway-" + name.encode() in batch for batch in batches)])
+print("key" if any(key in batch for batch in batches) else "no key")' "$trace" "$key")
+    [[ $answer == *"'gateway', 'tool-registry', 'build', 'agent'"* ]] && break
+    sleep 0.5
+done
+expect "$answer" "['gateway', 'tool-registry', 'build', 'agent']" 'no key'
+docker rm --force "$collector" >/dev/null
 
 log "restarting"
 "${compose[@]}" restart --timeout 40 >/dev/null 2>&1

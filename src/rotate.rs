@@ -7,7 +7,13 @@
 use crate::RotateArgs;
 use hoistway_agent as agent;
 use hoistway_gateway as gateway;
-use hoistway_kit::{config, db::is_in_postgres, fs::DirLock, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{
+    config,
+    db::{UnfinishedImport, is_in_postgres},
+    fs::DirLock,
+    secrets::MasterKey,
+    token::ServiceToken,
+};
 use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
@@ -36,6 +42,7 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         let text = format!("there is no Hoistway data at {}: {} is missing", dir.display(), key.display());
         return Err(Error::new(Code::NotFound, text));
     }
+    config::SERVICES.iter().try_for_each(|service| UnfinishedImport::of(&dir.join(service)).refuse())?;
     match DirLock::acquire(&dir) {
         // The way to the server is among the settings of `up`.
         Ok(_lock) if config::SERVICES.iter().any(|service| is_in_postgres(service, &dir.join(service))) => {

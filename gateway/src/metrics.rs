@@ -39,6 +39,12 @@ pub struct Gauges {
     pub database: Option<u64>,
 }
 
+/// Returns the name of a method that HTTP defines: clients cannot create names.
+pub fn known_method(method: &Method) -> Option<&str> {
+    let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
+    known.contains(method).then(|| method.as_str())
+}
+
 impl GatewayMetrics {
     /// Returns metrics without any values.
     pub fn new() -> Arc<Self> {
@@ -82,9 +88,7 @@ impl GatewayMetrics {
 
     /// Counts an answered request. `route` is the pattern that it matched, so that requests cannot create new series.
     pub fn request_answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
-        let known =
-            [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
-        let method = if known.contains(method) { method.as_str() } else { "other" };
+        let method = known_method(method).unwrap_or("other");
         // `/api/v1` and `/api` are counted as one.
         let v1 = route.strip_prefix("/api/v1/").map(|rest| format!("/api/{rest}"));
         let route = v1.as_deref().unwrap_or(route);

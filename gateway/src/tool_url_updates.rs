@@ -2,7 +2,7 @@
 //! earlier process.
 
 use crate::state::AppState;
-use hoistway_kit::telemetry;
+use hoistway_kit::telemetry::{self, TraceParent};
 use hoistway_model::{
     Code, Name, Operation, Result, page,
     tool::{BoundTool, Tool},
@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tracing::Instrument;
+use tracing::{Instrument, info_span};
 
 /// The most times that agents follow a tool that moves again meanwhile.
 const FOLLOW: usize = 10;
@@ -27,7 +27,10 @@ pub fn propagate(state: &Arc<AppState>, tool: Name, replaces: Option<String>) {
         }
     };
     let request = telemetry::request_id().unwrap_or_default();
-    state.tasks.spawn(telemetry::with_request_id(request, task).in_current_span());
+    // A span of its own: the request's ends with its answer.
+    let span = info_span!(parent: None, "tool.propagate", request_id = %request);
+    TraceParent::current().adopt(&span);
+    state.tasks.spawn(telemetry::with_request_id(request, task).instrument(span));
 }
 
 /// The properties of a tool that agents know.

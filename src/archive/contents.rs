@@ -7,8 +7,10 @@ use std::{
     io::{self, Read},
 };
 
-/// The last entry of every archive.
+/// The list, which is the last entry but for its code.
 pub(super) const CONTENTS: &str = "contents.json";
+/// The authentication code of the list, in an archive with a key.
+pub(super) const CODE: &str = "contents.code";
 
 /// The entries of an archive except the list itself.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Tar files of an installation: a description first, then files under the names that they have in a data directory,
-//! and last a list of them with their sizes and digests, so that a truncated or corrupted file is detected.
+//! and last a list of them with their sizes and digests, so that a truncated or corrupted file is detected. Where the
+//! archive has a key, a code of that list follows, which nobody can make without the key.
 
 mod contents;
 mod reader;

@@ -2,10 +2,13 @@
 
 use super::{
     About, BLOBS, Kind,
-    contents::{CONTENTS, Contents, Hashed},
+    contents::{CODE, CONTENTS, Contents, Hashed},
     failed,
 };
-use hoistway_kit::fs::{PRIVATE_FILE, private_dir};
+use hoistway_kit::{
+    fs::{PRIVATE_FILE, private_dir},
+    secrets::MasterKey,
+};
 use hoistway_model::{Code, Digest, Error, Result};
 use std::{
     cmp::Ordering,
@@ -22,20 +25,25 @@ const MAX_ABOUT: u64 = 64 << 10;
 const MAX_CONTENTS: u64 = 256 << 20;
 
 /// Unpacks `file`, or standard input if that is `-`, into the directory `to`. One that was truncated or modified, or is
-/// of another format, is refused; what is unpacked by then stays.
-pub fn unpack(kind: &Kind, file: &Path, to: &Path) -> Result<About> {
+/// of another format, is refused, and with `key` one that was made or changed without it; what is unpacked by then
+/// stays.
+pub fn unpack(kind: &Kind, key: Option<&MasterKey>, file: &Path, to: &Path) -> Result<About> {
     if file == Path::new("-") {
-        return read(kind, io::stdin().lock(), to);
+        return read(kind, key, io::stdin().lock(), to);
     }
     let wrong = |e| Error::new(Code::InvalidArgument, format!("{}: {e}", file.display()));
-    read(kind, File::open(file).map_err(wrong)?, to)
+    read(kind, key, File::open(file).map_err(wrong)?, to)
 }
 
 impl Kind {
+    /// For messages: the sort without an article.
+    fn noun(&self) -> &'static str {
+        self.named.split_once(' ').unwrap_or_default().1
+    }
+
     /// For messages: the sort with the definite article.
     fn the(&self) -> String {
-        let (_, noun) = self.named.split_once(' ').unwrap_or_default();
-        format!("the {noun}")
+        format!("the {}", self.noun())
     }
 
     fn check(&self, about: &About) -> Result<()> {
@@ -51,7 +59,7 @@ impl Kind {
     }
 }
 
-fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
+fn read(kind: &Kind, key: Option<&MasterKey>, from: impl Read, to: &Path) -> Result<About> {
     let the = kind.the();
     let not_one = || Error::new(Code::InvalidArgument, format!("this is not {} of Hoistway", kind.named));
     let is_damaged = || format!("{the} is damaged");
@@ -61,7 +69,8 @@ fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
         _ => Error::new(Code::InvalidArgument, is_damaged()).with_source(e),
     };
     let mut archive = Archive::new(BufReader::with_capacity(1 << 20, from));
-    let mut entries = archive.entries().map_err(damaged)?;
+    // Long names, which take memory, are entries of their own then, and foreign: no archive has one.
+    let mut entries = archive.entries().map_err(damaged)?.raw(true);
     let mut found = Contents::default();
 
     let mut first = entries.next().ok_or_else(not_one)?.map_err(|_| not_one())?;
@@ -75,15 +84,24 @@ fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
     found.add(kind.about, text.len() as u64, Digest::of(&text));
 
     let mut list: Option<Contents> = None;
+    // The code that the list has, and the one that it must have.
+    let (mut code, mut expected_code) = (None, None);
     for entry in entries {
         let mut entry = entry.map_err(damaged)?;
         let name = entry.path().map_err(damaged)?.into_owned();
+        if name == Path::new(CODE) && expected_code.is_some() && code.is_none() {
+            let mut text = String::new();
+            entry.by_ref().take(MAX_ABOUT).read_to_string(&mut text).map_err(damaged)?;
+            code = Some(text);
+            continue;
+        }
         if list.is_some() {
             return Err(wrong("something follows the list of its contents"));
         }
         if name == Path::new(CONTENTS) {
             let mut text = Vec::new();
             entry.by_ref().take(MAX_CONTENTS).read_to_end(&mut text).map_err(damaged)?;
+            expected_code = key.map(|key| key.fingerprint(CONTENTS, &text).hex());
             list = Some(serde_json::from_slice(&text).map_err(|_| wrong("the list of its contents cannot be read"))?);
             continue;
         }
@@ -98,6 +116,11 @@ fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
         found.add(known, size, digest);
     }
     let list = list.ok_or_else(|| wrong("it is cut off, the list of its contents is missing"))?;
+    if code != expected_code {
+        let text =
+            format!("the key is not the key that this {} was made with, or {the} was changed since", kind.noun());
+        return Err(Error::new(Code::InvalidArgument, text));
+    }
     match list.differs(&found) {
         Some(difference) => Err(wrong(&difference)),
         None if !to.join(kind.required).is_file() => Err(wrong("it has no keys")),
@@ -108,7 +131,13 @@ fn read(kind: &Kind, from: impl Read, to: &Path) -> Result<About> {
 /// Whether an archive may hold a file of this name.
 fn belongs(kind: &Kind, name: &Path) -> bool {
     let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
-    plain && ((kind.belongs)(name) || name.starts_with(BLOBS))
+    plain && ((kind.belongs)(name) || is_blob(name))
+}
+
+/// Whether a name is that of a blob: `sha256/` and a digest, which is compared with the content.
+fn is_blob(name: &Path) -> bool {
+    let below = name.strip_prefix(BLOBS).ok();
+    below.is_some_and(|below| below.components().count() == 2 && below.starts_with("sha256"))
 }
 
 /// Returns the digest, in hex, in a blob's name.
@@ -147,7 +176,14 @@ mod tests {
         for good in ["master.key", "agent/agent.db", "build/registry/blobs/sha256/ab"] {
             assert!(belongs(&KIND, Path::new(good)), "{good}");
         }
-        for bad in ["../master.key", "/master.key", "build/registry/blobs/../../x", "agent/agent.db-wal", "lock"] {
+        for bad in [
+            "../master.key",
+            "/master.key",
+            "build/registry/blobs/../../x",
+            "build/registry/blobs",
+            "build/registry/blobs/x/y",
+            "agent/agent.db-wal",
+        ] {
             assert!(!belongs(&KIND, Path::new(bad)), "{bad}");
         }
         assert_eq!(expected(Path::new("build/registry/blobs/sha256/ab")), Some("ab"));

@@ -2,10 +2,11 @@
 
 use super::{
     About, Kind,
-    contents::{CONTENTS, Contents, Hashed},
+    contents::{CODE, CONTENTS, Contents, Hashed},
 };
 use hoistway_kit::{
     fs::{PRIVATE_FILE, fsync_dir},
+    secrets::MasterKey,
     time::{now_ms, rfc3339},
 };
 use std::{
@@ -16,14 +17,19 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// Writes an archive to the new file `file`, or to standard output if that is `-`. `fill` adds its entries. A file that
-/// cannot be completed is removed.
-pub fn create(kind: &Kind, file: &Path, fill: impl FnOnce(&mut Writer) -> io::Result<()>) -> io::Result<()> {
+/// Writes an archive to the new file `file`, or to standard output if that is `-`. `fill` adds its entries. With `key`
+/// nobody else can change it. A file that cannot be completed is removed.
+pub fn create(
+    kind: &Kind,
+    key: Option<&MasterKey>,
+    file: &Path,
+    fill: impl FnOnce(&mut Writer) -> io::Result<()>,
+) -> io::Result<()> {
     if file == Path::new("-") {
-        return write(kind, &mut io::stdout().lock(), fill);
+        return write(kind, key, &mut io::stdout().lock(), fill);
     }
     let mut new = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(file)?;
-    let whole = write(kind, &mut new, fill).and_then(|()| new.sync_all()).and_then(|()| {
+    let whole = write(kind, key, &mut new, fill).and_then(|()| new.sync_all()).and_then(|()| {
         let parent = file.parent().filter(|dir| !dir.as_os_str().is_empty());
         fsync_dir(parent.unwrap_or(Path::new(".")))
     });
@@ -31,14 +37,19 @@ pub fn create(kind: &Kind, file: &Path, fill: impl FnOnce(&mut Writer) -> io::Re
     whole.inspect_err(|_| drop(fs::remove_file(file)))
 }
 
-fn write(kind: &Kind, to: &mut dyn Write, fill: impl FnOnce(&mut Writer) -> io::Result<()>) -> io::Result<()> {
+fn write(
+    kind: &Kind,
+    key: Option<&MasterKey>,
+    to: &mut dyn Write,
+    fill: impl FnOnce(&mut Writer) -> io::Result<()>,
+) -> io::Result<()> {
     let tar = Builder::new(BufWriter::with_capacity(1 << 20, to));
     let mut writer = Writer { tar, contents: Contents::default() };
     let about =
         About { format: kind.format, hoistway: env!("CARGO_PKG_VERSION").to_owned(), created_at: rfc3339(now_ms()) };
     writer.append_bytes(kind.about, &serde_json::to_vec(&about)?)?;
     fill(&mut writer)?;
-    writer.finish()
+    writer.finish(key)
 }
 
 /// An archive that is being written, with the list of its entries so far.
@@ -95,10 +106,14 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Adds the list of entries.
-    fn finish(mut self) -> io::Result<()> {
+    /// Adds the list of entries, and its code.
+    fn finish(mut self, key: Option<&MasterKey>) -> io::Result<()> {
         let list = serde_json::to_vec(&self.contents)?;
         self.tar.append_data(&mut header(list.len() as u64), CONTENTS, list.as_slice())?;
+        if let Some(key) = key {
+            let code = key.fingerprint(CONTENTS, &list).hex();
+            self.tar.append_data(&mut header(code.len() as u64), CODE, code.as_bytes())?;
+        }
         self.tar.into_inner()?.flush()
     }
 }

@@ -13,7 +13,10 @@ use crate::{
     archive::{self, BLOBS, Kind, failed},
     rotate,
 };
-use hoistway_kit::{config, db};
+use hoistway_kit::{
+    config,
+    db::{self, UnfinishedImport},
+};
 use hoistway_model::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -56,7 +59,7 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
     }
     let copied = Snapshot::take(&dir).await?;
     let written = tokio::task::spawn_blocking(move || {
-        archive::create(&BACKUP, &args.file, |archive| {
+        archive::create(&BACKUP, None, &args.file, |archive| {
             archive.append_bytes(KEYS, &copied.keys)?;
             for name in FILES {
                 archive.append(&dir.join(name), name)?;
@@ -70,10 +73,10 @@ pub async fn backup(args: BackupArgs) -> Result<()> {
     written.await.map_err(|e| Error::internal("writing the backup", e))?.map_err(failed("writing the backup"))
 }
 
-/// Refuses a data directory without an installation.
+/// Refuses a data directory without an installation, and one whose import was interrupted.
 pub fn check_is_there(dir: &Path) -> Result<()> {
-    if rotate::key_file(dir).is_file() {
-        return Ok(());
+    if !rotate::key_file(dir).is_file() {
+        return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
-    Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())))
+    config::SERVICES.iter().try_for_each(|service| UnfinishedImport::of(&dir.join(service)).refuse())
 }

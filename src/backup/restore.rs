@@ -55,7 +55,7 @@ fn unpack_beside(file: &Path, dir: &Path) -> Result<TempDir> {
     private_dir_if_missing(parent)?;
     let fresh = tempfile::Builder::new().prefix(".hoistway-restore-").tempdir_in(parent);
     let fresh = fresh.map_err(failed("making a directory"))?;
-    unpack(&BACKUP, file, fresh.path())?;
+    unpack(&BACKUP, None, file, fresh.path())?;
     // The original installation may run on this machine.
     Ports::forget_if_taken(fresh.path())?;
     private_dir(fresh.path()).map_err(failed("restoring"))?;

@@ -25,7 +25,7 @@ pub struct ExportArgs {
     installation: Installation,
 }
 
-/// Writes an export. Nobody can use its secrets without the key in `key_file`.
+/// Writes an export. Without the key in `key_file` nobody can use its secrets, or change it.
 pub async fn export(args: ExportArgs) -> Result<()> {
     let (dir, database) = args.installation.load()?;
     check_is_there(&dir)?;
@@ -38,7 +38,7 @@ pub async fn export(args: ExportArgs) -> Result<()> {
     let api_key = read_if_there(&dir.join("api-key")).map_err(failed("reading the API key"))?;
     let api_key = api_key.map(|text| key.seal(API_KEY, &text)).transpose()?;
     let written = tokio::task::spawn_blocking(move || {
-        archive::create(&EXPORT, &args.file, |archive| {
+        archive::create(&EXPORT, Some(&key), &args.file, |archive| {
             archive.append_bytes(MASTER_KEY, &master_key)?;
             if let Some(api_key) = &api_key {
                 archive.append_bytes(API_KEY, api_key)?;

@@ -57,7 +57,7 @@ pub async fn import(args: ImportArgs) -> Result<String> {
     };
     let _locks = target.lock()?;
     let databases = target.open().await?;
-    let staged = Staged::unpack(&args.file, &target).await?;
+    let staged = Staged::unpack(&args.file, &key, &target).await?;
     let secret = |name: &str| staged.secret(name, &key, &args.key_file);
     let master_key = secret(MASTER_KEY)?.unwrap_or_default();
     let api_key = secret(API_KEY)?;
@@ -91,13 +91,13 @@ struct Staged {
 
 impl Staged {
     /// On the file system of the registry, so that blobs are moved and not copied.
-    async fn unpack(file: &Path, target: &Target) -> Result<Self> {
+    async fn unpack(file: &Path, key: &MasterKey, target: &Target) -> Result<Self> {
         let dir = target.registry_dir()?.join("import");
-        let (file, to) = (file.to_owned(), dir.clone());
+        let (file, key, to) = (file.to_owned(), key.clone(), dir.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
             remove_dir(&to).map_err(failed("removing an interrupted import"))?;
             private_dir(&to).map_err(failed("making a directory"))?;
-            archive::unpack(&EXPORT, &file, &to).inspect_err(|_| drop(remove_dir(&to)))
+            archive::unpack(&EXPORT, Some(&key), &file, &to).inspect_err(|_| drop(remove_dir(&to)))
         });
         let about = unpacking.await.map_err(|e| Error::internal("importing", e))??;
         Ok(Self { dir, version: about.hoistway })
@@ -154,13 +154,11 @@ impl Staged {
         }
         let staged = gateway::Config { data_dir: self.dir.clone(), ..gateway::Config::default() };
         Ok(match gateway::store_key(&staged, IMPORTED_KEY, &key).await? {
-            true => format!(
-                "\nThe API key of the installation before goes on to work: it is the key \"{IMPORTED_KEY}\", which can be \
-                 revoked."
-            ),
+            true => {
+                format!("\nThe source's API key still works: it is the key \"{IMPORTED_KEY}\", which can be revoked.")
+            }
             false => format!(
-                "\nThe API key of the installation before does not work, since its owner chose it: write it into {} if it \
-                 shall.",
+                "\nThe source's API key does not work here, since its owner chose it: to keep it, write it into {}.",
                 target.api_key_file.display()
             ),
         })

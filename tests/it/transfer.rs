@@ -196,6 +196,26 @@ fn an_installation_goes_on_elsewhere_with_its_keys_and_credentials() {
     fails(&mut import(&key_file), "stop it first");
 }
 
+/// Changes a file of an export and the list of its contents, as everybody can who has no key.
+fn forge(export: &Path, to: &Path) {
+    let script = r#"
+import hashlib, io, json, sys, tarfile
+with tarfile.open(sys.argv[1]) as source, tarfile.open(sys.argv[2], "w", format=tarfile.GNU_FORMAT) as target:
+    files = {member.name: source.extractfile(member).read() for member in source}
+    files["api-key.encrypted"] += b"x"
+    listed = json.loads(files["contents.json"])
+    entry = listed["entries"]["api-key.encrypted"]
+    entry["size"] += 1
+    entry["digest"] = "sha256:" + hashlib.sha256(files["api-key.encrypted"]).hexdigest()
+    files["contents.json"] = json.dumps(listed).encode()
+    for name, content in files.items():
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        target.addfile(member, io.BytesIO(content))
+"#;
+    assert!(Command::new("python3").args(["-c", script]).args([export, to]).status().unwrap().success());
+}
+
 #[test]
 fn what_cannot_be_imported_is_refused_and_says_why() {
     let dir = tempdir().unwrap();
@@ -210,6 +230,9 @@ fn what_cannot_be_imported_is_refused_and_says_why() {
     let bytes = fs::read(&file).unwrap();
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
     fails(&mut import(&cut), "the export is damaged");
+    let forged = dir.path().join("forged");
+    forge(&file, &forged);
+    fails(&mut import(&forged), "the export was changed since");
     if !hoistway_testing::uses_postgres() {
         let mut command = Command::new(HOISTWAY);
         succeeds(command.arg("backup").arg(&backup).arg("--data-dir").arg(from.join("data")));

@@ -40,7 +40,7 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
         one(
             Kind::Counter,
             "hoistway_trace_dropped_spans_total",
-            "Spans that were not exported, because the collector did not take them.",
+            "Spans of batches that the collector did not take; those beyond the queue are not counted.",
             telemetry::dropped_spans() as f64,
         ),
         one(

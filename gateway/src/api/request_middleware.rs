@@ -4,7 +4,7 @@ use super::{
     error::{ApiError, UnauthenticatedResponse},
     request_body::Drained,
 };
-use crate::state::AppState;
+use crate::{metrics::known_method, state::AppState};
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
@@ -19,6 +19,9 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 /// The routes that probes and scrapers request all the time.
+/// The route of a request that matches none.
+const NO_ROUTE: &str = "unknown path";
+
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The outermost layer.
@@ -27,7 +30,7 @@ pub async fn handle(State(state): State<Arc<AppState>>, request: Request, next: 
     let sent = telemetry::request_id_of(request.headers());
     let id: Arc<str> = sent.map_or_else(|| Uuid::now_v7().to_string().into(), Arc::from);
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("unknown path", MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
     let span = span(&request, &method, &route, &id);
     let answered = answer(request, next, id.clone()).instrument(span.clone());
     let mut response = telemetry::with_request_id(id.clone(), answered).await;
@@ -54,12 +57,15 @@ fn span(request: &Request, method: &Method, route: &str, id: &str) -> Span {
     if !parent.is_some() && PROBES.contains(&route) {
         return tracing::info_span!(target: telemetry::UNTRACED, "request", request_id = %id);
     }
+    let route = Some(route).filter(|route| *route != NO_ROUTE);
+    let method = known_method(method);
+    let name = [Some(method.unwrap_or("HTTP")), route].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let span = tracing::info_span!(
         "request",
-        otel.name = format!("{method} {route}"),
+        otel.name = name,
         otel.kind = "server",
-        http.request.method = %method,
-        http.route = %route,
+        http.request.method = method.unwrap_or("_OTHER"),
+        http.route = route,
         url.path = excerpt(request.uri().path()),
         request_id = %id,
     );

@@ -35,7 +35,8 @@ impl UnfinishedImport {
         }
     }
 
-    pub(super) fn refuse(&self) -> Result<()> {
+    /// Fails while it is there.
+    pub fn refuse(&self) -> Result<()> {
         if !self.exists() {
             return Ok(());
         }

@@ -152,7 +152,9 @@ impl Service<Request<Body>> for GuardedRoutes {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limit = self.guard.limit(request.headers());
-        let span = spans::of_server(&request);
+        let (service, _) = names(request.uri().path());
+        let is_admitted = service != OPEN_SERVICE && self.guard.admit(service, request.headers()).is_ok();
+        let span = spans::of_server(&request, is_admitted);
         let (edge, of_call) = (self.clone(), span.clone());
         let call = async move {
             let (service, method) = names(request.uri().path());

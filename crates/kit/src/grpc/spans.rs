@@ -6,11 +6,11 @@ use tonic::{Code, body::Body};
 use tracing::{Span, field::Empty};
 
 /// Returns the span of a call that arrives: the child of its caller's. A background task's call belongs to no trace, and
-/// only log lines show its span.
-pub(super) fn of_server(request: &Request<Body>) -> Span {
+/// only log lines show its span; so do strangers' calls, since the names in them are the callers'.
+pub(super) fn of_server(request: &Request<Body>, is_admitted: bool) -> Span {
     let (service, method) = names(request.uri().path());
     let parent = telemetry::remote_parent(request.headers());
-    let span = if parent.is_some() {
+    let span = if is_admitted && parent.is_some() {
         tracing::info_span!(
             "grpc.server",
             otel.name = name(request.uri().path()),

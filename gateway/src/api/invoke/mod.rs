@@ -155,9 +155,17 @@ enum Answer {
 }
 
 async fn answer(state: &AppState, name: Name, caller: InvokeCaller, body: WholeBody) -> ApiResult<Answer> {
-    let limit = state.limits.max_answer;
     let call = Call::begin(state, name.clone(), caller, body, json::must_be_object).await?;
-    let Answered { mut answer, deadline, open, .. } = call.send(Outgoing::message("/invoke")).await?;
+    let answered = call.send(Outgoing::message("/invoke")).await?;
+    let span = answered.open.spans.first().cloned().unwrap_or_else(Span::none);
+    let read = read_answer(state, name, answered).await;
+    read.inspect_err(|e| telemetry::set_error(&span, e.error().code.as_str()))
+}
+
+/// Reads an answer whole, or its beginning if it is long.
+async fn read_answer(state: &AppState, name: Name, answered: Answered) -> ApiResult<Answer> {
+    let limit = state.limits.max_answer;
+    let Answered { mut answer, deadline, open, .. } = answered;
     if answer.status() != StatusCode::OK {
         let said = collect_error(&state.routes, &name, &open, &mut answer, deadline).await?;
         return Err(agent_failed(&name, answer.status(), &said).into());
@@ -363,6 +371,7 @@ impl Chunks {
                             let told = frame.trailers_ref().and_then(|trailers| trailers.get(OUTCOME));
                             if told.is_some_and(|outcome| outcome != "ok") {
                                 self.outcome = Code::AgentError.as_str();
+                                open.mark_failed(Code::AgentError);
                             }
                             continue;
                         }
@@ -372,6 +381,7 @@ impl Chunks {
                         None => {
                             self.ended = true;
                             self.timer.set_outcome(Code::AgentError.as_str());
+                            open.mark_failed(Code::AgentError);
                             return Err(io::Error::other(format!("agent \"{agent}\" answered with too much")));
                         }
                     }
@@ -391,8 +401,8 @@ impl Chunks {
             };
             self.ended = true;
             self.timer.set_outcome(error.code.as_str());
+            self.rest.open.mark_failed(error.code);
             let span = self.rest.open.spans.first().cloned().unwrap_or_else(Span::none);
-            telemetry::set_error(&span, error.code.as_str());
             span.in_scope(|| tracing::info!(cause = error.chain(), "a streamed answer broke off: {error}"));
             if !self.is_events {
                 return Err(io::Error::other(error));
@@ -424,6 +434,15 @@ pub(super) struct Open {
     instance: RevisionId,
     /// The spans that end with the answer: the invoke's, and that of the request.
     spans: Vec<Span>,
+}
+
+impl Open {
+    /// Marks the span of the invoke as failed, after its answer has begun well.
+    fn mark_failed(&self, code: Code) {
+        if let Some(span) = self.spans.first() {
+            telemetry::set_error(span, code.as_str());
+        }
+    }
 }
 
 impl Drop for Open {

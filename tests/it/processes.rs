@@ -196,6 +196,20 @@ impl Processes {
         http::send(&self.api, method, path, &[("Authorization", &auth)], body.as_bytes()).unwrap()
     }
 
+    /// Registers the tool at a port of this machine as `probe`, with its key.
+    fn register_tool(&self, port: u16) {
+        let probe = json!({
+            "name": "probe",
+            "spec": {"connection": {
+                "baseUrl": format!("http://127.0.0.1:{port}"),
+                "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
+            }},
+        });
+        assert_eq!(self.call("POST", "/api/tools", &probe).status, 201);
+        let stored = self.call("PUT", "/api/tools/probe/credentials", &json!({ "api_key": KEY }));
+        assert_eq!(stored.status, 200, "{}", stored.text());
+    }
+
     fn deploy(&self, body: &Value) {
         let deployed = self.call("POST", "/api/deploy", body);
         assert_eq!(deployed.status, 201, "{}\n{}", deployed.text(), logs(&self.dir));
@@ -284,16 +298,7 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut processes = Processes::start(dir.path(), &[("SANDBOX", "namespaces"), ("NETWORK", "closed")]);
     let (slow, is_slow) = mpsc::sync_channel(1);
-    let probe = json!({
-        "name": "probe",
-        "spec": {"connection": {
-            "baseUrl": format!("http://127.0.0.1:{}", tool(slow)),
-            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
-        }},
-    });
-    assert_eq!(processes.call("POST", "/api/tools", &probe).status, 201);
-    let stored = processes.call("PUT", "/api/tools/probe/credentials", &json!({ "api_key": KEY }));
-    assert_eq!(stored.status, 200, "{}", stored.text());
+    processes.register_tool(tool(slow));
     processes
         .deploy(&json!({"agent_name": "caller", "source_files": {"agent.py": CALLER}, "required_tools": ["probe"]}));
     let process = processes.invoke("caller", "/")[0].clone();
@@ -358,16 +363,7 @@ fn processes_with_certificates_speak_tls_and_strangers_with_the_token_are_not_an
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
     let processes = Processes::start_unready(dir.path(), &|_| Environment::new(), Some(&authority)).ready(dir.path());
     let (slow, _is_slow) = mpsc::sync_channel(1);
-    let probe = json!({
-        "name": "probe",
-        "spec": {"connection": {
-            "baseUrl": format!("http://127.0.0.1:{}", tool(slow)),
-            "authentication": {"type": "APIKey", "apiKeyConfig": {"in": "Header", "name": "X-Key"}},
-        }},
-    });
-    assert_eq!(processes.call("POST", "/api/tools", &probe).status, 201);
-    let stored = processes.call("PUT", "/api/tools/probe/credentials", &json!({ "api_key": KEY }));
-    assert_eq!(stored.status, 200, "{}", stored.text());
+    processes.register_tool(tool(slow));
     for round in 0..2 {
         // The second revision takes the first one's place over.
         let source = format!("{CALLER}\n# {round}\n");

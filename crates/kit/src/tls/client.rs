@@ -18,11 +18,9 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, ToSocketAddrs},
-};
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::either::Either;
 use tower::Service;
 
 /// The scheme of an address with TLS.
@@ -99,9 +97,9 @@ impl ServiceAddress {
     /// Connects, with Nagle's algorithm off.
     pub async fn connect(&self) -> io::Result<ClientStream> {
         let stream = dial(&*self.host_port).await?;
-        let Some(certificates) = &self.certificates else { return Ok(ClientStream::Plain(stream)) };
+        let Some(certificates) = &self.certificates else { return Ok(Either::Left(stream)) };
         let config = mutual(certificates, |mutual| &mutual.other_client).await?;
-        Ok(ClientStream::Tls(Box::new(open(config, self.host(), stream).await?)))
+        Ok(Either::Right(Box::new(open(config, self.host(), stream).await?)))
     }
 }
 
@@ -111,46 +109,8 @@ impl fmt::Display for ServiceAddress {
     }
 }
 
-/// A connection to another service, with TLS or without.
-#[derive(Debug)]
-pub enum ClientStream {
-    /// Without TLS.
-    Plain(TcpStream),
-    /// With TLS.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+/// A connection to another service, without TLS or with it.
+pub type ClientStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Whether an address, `HOST:PORT`, is on this machine.
 pub(super) fn is_on_this_machine(host_port: &str) -> bool {

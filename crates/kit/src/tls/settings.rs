@@ -92,33 +92,23 @@ impl ServiceTls {
     /// Requires certificates of the clients of gRPC. Without a certificate, other machines must not reach the
     /// listeners, whose address is the setting `setting`.
     pub fn secure_grpc(&self, setting: &str, listeners: Listeners) -> Result<Listeners> {
-        self.secure(setting, listeners, |certificates| ListenerTls::Mutual(certificates.clone()))
+        self.secure(setting, listeners, self.certificates.clone().map(ListenerTls::Mutual))
     }
 
     /// The same for HTTP, whose clients need no certificate.
     pub fn secure_http(&self, setting: &str, listeners: Listeners) -> Result<Listeners> {
-        let allow_plaintext = self.allow_plaintext;
-        let tls = |certificates: &CertificateFiles| {
-            let certificates = certificates.clone();
-            ListenerTls::Http { certificates, allow_plaintext }
-        };
-        self.secure(setting, listeners, tls)
+        self.secure(setting, listeners, self.http_listener())
     }
 
-    fn secure(
-        &self,
-        setting: &str,
-        listeners: Listeners,
-        tls: impl FnOnce(&CertificateFiles) -> ListenerTls,
-    ) -> Result<Listeners> {
-        match &self.certificates {
-            Some(certificates) => Ok(listeners.with_tls(tls(certificates))),
+    fn secure(&self, setting: &str, listeners: Listeners, tls: Option<ListenerTls>) -> Result<Listeners> {
+        match tls {
+            Some(tls) => Ok(listeners.with_tls(tls)),
             None if self.allow_plaintext || is_this_machine(&listeners) => Ok(listeners),
             None => Err(plaintext(setting, &listeners, REMEDY)),
         }
     }
 
-    /// Returns the TLS of listeners that are not known yet, if there is a certificate.
+    /// Returns the TLS of listeners of HTTP that are not there yet, if there is a certificate.
     pub fn http_listener(&self) -> Option<ListenerTls> {
         let certificates = self.certificates.clone()?;
         Some(ListenerTls::Http { certificates, allow_plaintext: self.allow_plaintext })

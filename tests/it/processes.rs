@@ -11,12 +11,13 @@ use hoistway_model::{Code, EgressService, egress::PolicySource};
 use hoistway_testing::{TestAuthority, outer_address};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -34,8 +35,16 @@ impl Drop for Service {
     }
 }
 
+/// Returns a free port that no test of this process was given before: the kernel may choose one that was free a moment
+/// ago again.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Returns the variable of a service's setting.

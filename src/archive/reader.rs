@@ -142,7 +142,7 @@ fn is_blob(name: &Path) -> bool {
 
 /// Returns the digest, in hex, in a blob's name.
 fn expected(name: &Path) -> Option<&str> {
-    name.starts_with(Path::new(BLOBS).join("sha256")).then(|| name.file_name()?.to_str())?
+    is_blob(name).then(|| name.file_name()?.to_str())?
 }
 
 fn write(from: impl Read, to: &Path) -> io::Result<(u64, Digest)> {

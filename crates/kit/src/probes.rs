@@ -1,6 +1,6 @@
 //! Probes: whether a process can do its work, and their HTTP server beside a service that speaks gRPC.
 
-use crate::{connection_limits::Limits, ports, web};
+use crate::{connection_limits::Limits, ports, shutdown::part, web};
 use async_trait::async_trait;
 use axum::{Json, Router, extract::State, routing::get};
 use hoistway_model::{Code, Error, Result};
@@ -69,6 +69,18 @@ pub async fn serve(listen: Option<SocketAddr>, check: Arc<dyn ReadyCheck>, shutd
         .route("/readyz", get(ready))
         .with_state(readiness);
     web::serve(ports::listen(address)?, app, Limits::default(), shutdown).await
+}
+
+/// Runs a service with its probes beside it. When one of the two ends, `ended` is cancelled for the other.
+pub async fn serve_beside(
+    service: impl Future<Output = Result<()>>,
+    listen: Option<SocketAddr>,
+    check: Arc<dyn ReadyCheck>,
+    ended: &CancellationToken,
+) -> Result<()> {
+    let probes = serve(listen, check, ended.clone());
+    let (served, probes) = tokio::join!(part(ended, service), part(ended, probes));
+    served.and(probes)
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Value>) {

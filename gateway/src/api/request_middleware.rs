@@ -18,10 +18,9 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-/// The routes that probes and scrapers request all the time.
 /// The route of a request that matches none.
 const NO_ROUTE: &str = "unknown path";
-
+/// The routes that probes and scrapers request all the time.
 const PROBES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The outermost layer.

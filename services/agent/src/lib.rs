@@ -108,14 +108,15 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         Ok::<_, Error>((lock, layers))
     });
     let (lock, layers) = opening.await.map_err(|e| Error::internal("opening the agents' directory", e))??;
+    let tls = config.tls.load()?;
     let runtime = match &deps.runtime {
         Some(runtime) => Arc::clone(runtime),
-        None => configured_runtime(config, &interpreter, &deps.token).await?,
+        None => configured_runtime(config, &interpreter, &deps.token, &tls).await?,
     };
     // Users name these images, so the operator's logins are shown only if the operator says so.
     let logins = RegistryLogins::named(config.docker_config.clone());
     let insecure = config.insecure_registries.clone();
-    let platform = config.tls.load()?.address("registry_address", &config.registry_address)?;
+    let platform = tls.address("registry_address", &config.registry_address)?;
     let registries = Registries::new(platform, deps.token.secret(), logins, insecure)?;
     let EgressRoute { url, has_identity } =
         runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });
@@ -158,11 +159,11 @@ async fn configured_runtime(
     config: &Config,
     interpreter: &Interpreter,
     token: &ServiceToken,
+    tls: &ServiceTls,
 ) -> Result<Arc<dyn Runtime>> {
-    let tls = config.tls.load()?;
     Ok(match config.runtime {
-        RuntimeKind::Process => Arc::new(ProcessRuntime::new(process_config(config, interpreter, &tls)?).await?),
-        RuntimeKind::Docker => Arc::new(DockerRuntime::new(docker_config(config, token, &tls)?).await?),
+        RuntimeKind::Process => Arc::new(ProcessRuntime::new(process_config(config, interpreter, tls)?).await?),
+        RuntimeKind::Docker => Arc::new(DockerRuntime::new(docker_config(config, token, tls)?).await?),
     })
 }
 
@@ -257,9 +258,8 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     let service = open(config, &deps).await?;
     let server = grpc(service.handle(), service.identities(), &deps)?;
     let ended = shutdown.child_token();
-    let probes = probes::serve(config.probe_listen, service.clone(), ended.clone());
-    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
-    served.and(probes)
+    let check = service.clone();
+    probes::serve_beside(run(service, server, ports, ended.clone()), config.probe_listen, check, &ended).await
 }
 
 #[cfg(test)]

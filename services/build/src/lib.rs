@@ -235,9 +235,8 @@ impl Opened {
 pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: CancellationToken) -> Result<()> {
     let ended = shutdown.child_token();
     let service = open(config, &deps, ended.clone()).await?;
-    let probes = probes::serve(config.probe_listen, Arc::new(Ready(service.store.clone())), ended.clone());
-    let (served, probes) = tokio::join!(part(&ended, service.run(ports, ended.clone())), part(&ended, probes));
-    served.and(probes)
+    let check = Arc::new(Ready(service.store.clone()));
+    probes::serve_beside(service.run(ports, ended.clone()), config.probe_listen, check, &ended).await
 }
 
 /// Ready when the database answers.

@@ -339,7 +339,6 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     let server = grpc(service.handle(), &deps)?;
     let ended = shutdown.child_token();
     let ready = Handle::new(&service.egress, service.authority(), service.store.clone());
-    let probes = probes::serve(config.probe_listen, Arc::new(ready), ended.clone());
-    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
-    served.and(probes)
+    let check = Arc::new(ready);
+    probes::serve_beside(run(service, server, ports, ended.clone()), config.probe_listen, check, &ended).await
 }

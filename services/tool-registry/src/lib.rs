@@ -130,7 +130,6 @@ pub async fn serve(config: &Config, deps: Deps, ports: Ports, shutdown: Cancella
     let service = open(config, &deps).await?;
     let server = grpc(Arc::new(service.clone()), Arc::new(service.clone()), &deps)?;
     let ended = shutdown.child_token();
-    let probes = probes::serve(config.probe_listen, Arc::new(service.clone()), ended.clone());
-    let (served, probes) = tokio::join!(part(&ended, run(service, server, ports, ended.clone())), part(&ended, probes));
-    served.and(probes)
+    let check = Arc::new(service.clone());
+    probes::serve_beside(run(service, server, ports, ended.clone()), config.probe_listen, check, &ended).await
 }

@@ -102,9 +102,9 @@ impl Guard {
 }
 
 impl GuardedRoutes {
-    async fn answer(mut self, request: Request<Body>, limit: Duration) -> Response<Body> {
+    async fn answer(mut self, request: Request<Body>, limit: Duration, admitted: Result<(), Error>) -> Response<Body> {
         let (service, _) = names(request.uri().path());
-        if let Err(e) = self.guard.admit(service, request.headers()) {
+        if let Err(e) = admitted {
             return refuse(&e);
         }
         if service != OPEN_SERVICE
@@ -153,13 +153,13 @@ impl Service<Request<Body>> for GuardedRoutes {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limit = self.guard.limit(request.headers());
         let (service, _) = names(request.uri().path());
-        let is_admitted = service != OPEN_SERVICE && self.guard.admit(service, request.headers()).is_ok();
-        let span = spans::of_server(&request, is_admitted);
+        let admitted = self.guard.admit(service, request.headers());
+        let span = spans::of_server(&request, service != OPEN_SERVICE && admitted.is_ok());
         let (edge, of_call) = (self.clone(), span.clone());
         let call = async move {
             let (service, method) = names(request.uri().path());
             let (service, method, start) = (service.to_owned(), method.to_owned(), Instant::now());
-            let response = edge.answer(request, limit).await;
+            let response = edge.answer(request, limit, admitted).await;
             let (status, took) = (spans::status(&response), start.elapsed());
             spans::end_server(&of_call, status);
             metrics::answered(&service, &method, status, took);

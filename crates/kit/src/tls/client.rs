@@ -4,6 +4,7 @@ use super::{
     certificates::{CertificateFiles, MutualConfigs},
     failure::{Side, explain},
 };
+use crate::address_scope;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -12,7 +13,6 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -114,8 +114,7 @@ pub type ClientStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Whether an address, `HOST:PORT`, is on this machine.
 pub(super) fn is_on_this_machine(host_port: &str) -> bool {
-    let host = without_brackets(host(host_port));
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    address_scope::is_this_machine(host(host_port))
 }
 
 fn host(host_port: &str) -> &str {

@@ -157,7 +157,7 @@ enum Answer {
 async fn answer(state: &AppState, name: Name, caller: InvokeCaller, body: WholeBody) -> ApiResult<Answer> {
     let call = Call::begin(state, name.clone(), caller, body, json::must_be_object).await?;
     let answered = call.send(Outgoing::message("/invoke")).await?;
-    let span = answered.open.spans.first().cloned().unwrap_or_else(Span::none);
+    let span = answered.open.span();
     let read = read_answer(state, name, answered).await;
     read.inspect_err(|e| telemetry::set_error(&span, e.error().code.as_str()))
 }
@@ -402,8 +402,10 @@ impl Chunks {
             self.ended = true;
             self.timer.set_outcome(error.code.as_str());
             self.rest.open.mark_failed(error.code);
-            let span = self.rest.open.spans.first().cloned().unwrap_or_else(Span::none);
-            span.in_scope(|| tracing::info!(cause = error.chain(), "a streamed answer broke off: {error}"));
+            self.rest
+                .open
+                .span()
+                .in_scope(|| tracing::info!(cause = error.chain(), "a streamed answer broke off: {error}"));
             if !self.is_events {
                 return Err(io::Error::other(error));
             }
@@ -437,11 +439,14 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Marks the span of the invoke as failed, after its answer has begun well.
+    /// Returns the span of the invoke.
+    fn span(&self) -> Span {
+        self.spans.first().cloned().unwrap_or_else(Span::none)
+    }
+
+    /// Marks the invoke as failed, after its answer has begun well.
     fn mark_failed(&self, code: Code) {
-        if let Some(span) = self.spans.first() {
-            telemetry::set_error(span, code.as_str());
-        }
+        telemetry::set_error(&self.span(), code.as_str());
     }
 }
 

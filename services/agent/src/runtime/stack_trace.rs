@@ -4,44 +4,111 @@
 
 use hoistway_model::image::{APP_DIR, SITE_DIR};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
 
 /// The number of frames that are shown, the innermost ones.
 const MAX_FRAMES: usize = 20;
-/// The part of a file that is read for the line of a frame.
-const MAX_SOURCE: u64 = 1 << 20;
+/// The part of a file that is read for the lines of its frames, in bytes.
+pub(super) const MAX_SOURCE: u64 = 1 << 20;
 /// The longest source line that is shown, in characters.
 const MAX_LINE: usize = 200;
 
-/// A directory of the agent's files: what it is called in the agent, in the image, and where it is here.
+/// A directory of the agent's files.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    pub seen: PathBuf,
-    pub named: &'static str,
-    pub here: PathBuf,
+    /// The agent's name of it.
+    seen: PathBuf,
+    /// Its name in the image, which users know.
+    named: &'static str,
+    /// Where it is on this machine; none if it is in a container only.
+    here: Option<PathBuf>,
 }
 
-/// The directories of an agent's source and packages.
+/// The directories of an agent whose files are on this machine: of its source and of its packages.
 pub(super) fn places(seen: (&Path, &[PathBuf]), here: (&Path, &[PathBuf])) -> Vec<Place> {
-    let place = |seen: &Path, named, here: &Path| Place { seen: seen.to_owned(), named, here: here.to_owned() };
+    let place = |seen: &Path, named, here: &Path| Place { seen: seen.to_owned(), named, here: Some(here.to_owned()) };
     let sites = seen.1.iter().zip(here.1).map(|(seen, here)| place(seen, SITE_DIR, here));
     [place(seen.0, APP_DIR, here.0)].into_iter().chain(sites).collect()
 }
 
-/// The frames of the agent's code in a written stack, outermost first, as a traceback shows them; empty if there are
-/// none. Blocks.
-pub(super) fn traceback(written: &str, places: &[Place]) -> Vec<String> {
-    let threads = threads(written);
-    // The thread that imports comes last. Where it waits for another one, as for an event loop, that one has the cause.
-    let mut own = threads.iter().rev().filter_map(|frames| own_frames(frames, places));
-    let Some(mut frames) = own.next() else { return Vec::new() };
-    if frames.len() > MAX_FRAMES {
-        // The innermost ones, and where it began.
-        frames.drain(MAX_FRAMES - 1..frames.len() - 1);
+/// The directories of an agent whose files are in its container.
+pub(super) fn places_in_container() -> Vec<Place> {
+    [APP_DIR, SITE_DIR].map(|named| Place { seen: named.into(), named, here: None }).into()
+}
+
+/// The frames of the agent's code and of what it called, outermost first; none if no code of the agent's runs.
+#[derive(Debug, Default)]
+pub(super) struct Stack(Vec<(Frame, Option<SourceFile>)>);
+
+/// A file of the agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SourceFile {
+    /// Its path in the image.
+    pub in_image: PathBuf,
+    /// Its directory on this machine, and the path in it.
+    here: Option<(PathBuf, PathBuf)>,
+}
+
+impl SourceFile {
+    /// Reads the beginning of a file on this machine; a link leads nowhere out of its directory. Blocks.
+    pub fn read(&self) -> Option<Vec<u8>> {
+        let (dir, path) = self.here.as_ref()?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let dir = openat(CWD, dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let file = std::fs::File::from(openat2(dir, path, flags, Mode::empty(), resolve).ok()?);
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        let mut content = Vec::new();
+        file.take(MAX_SOURCE).read_to_end(&mut content).ok()?;
+        Some(content)
     }
-    frames.into_iter().rev().flat_map(|frame| frame.lines(places)).collect()
+}
+
+impl Stack {
+    /// Reads what `faulthandler` wrote.
+    pub fn parse(written: &str, places: &[Place]) -> Self {
+        let mut threads = threads(written);
+        // The thread that imports comes last. Where it waits for another one, as for an event loop, that one has the
+        // cause.
+        let mut own = threads.drain(..).rev().filter_map(|frames| own_frames(frames, places));
+        let Some(mut frames) = own.next() else { return Self::default() };
+        if frames.len() > MAX_FRAMES {
+            // The innermost ones, and where it began.
+            frames.drain(MAX_FRAMES - 1..frames.len() - 1);
+        }
+        let with_file = |frame: Frame| {
+            let file = frame.within(places);
+            (frame, file)
+        };
+        Self(frames.into_iter().rev().map(with_file).collect())
+    }
+
+    /// The files whose lines are shown, each once.
+    pub fn files(&self) -> Vec<SourceFile> {
+        let mut files: Vec<SourceFile> = Vec::new();
+        for file in self.0.iter().filter_map(|(_, file)| file.as_ref()) {
+            if !files.contains(file) {
+                files.push(file.clone());
+            }
+        }
+        files
+    }
+
+    /// The lines of a traceback, with the lines of the files whose content is known.
+    pub fn traceback(&self, contents: &HashMap<SourceFile, Vec<u8>>) -> Vec<String> {
+        let lines = self.0.iter().flat_map(|(frame, file)| {
+            let content = file.as_ref().and_then(|file| contents.get(file));
+            let source = content.and_then(|content| source_line(content, frame.line));
+            let name = file.as_ref().map_or_else(|| frame.file.clone(), |file| file.in_image.display().to_string());
+            let place = format!("  File \"{name}\", line {}, in {}", frame.line, frame.function);
+            [Some(place), source.map(|text| format!("    {text}"))].into_iter().flatten()
+        });
+        lines.collect()
+    }
 }
 
 /// The frames of each thread, innermost first.
@@ -58,9 +125,11 @@ fn threads(written: &str) -> Vec<Vec<Frame>> {
 
 /// The frames from the outermost one of the agent's code on, without those of Python's importing; none if there is no
 /// such frame. What called the agent's code is the platform's.
-fn own_frames<'a>(frames: &'a [Frame], places: &[Place]) -> Option<Vec<&'a Frame>> {
+fn own_frames(mut frames: Vec<Frame>, places: &[Place]) -> Option<Vec<Frame>> {
     let outermost = frames.iter().rposition(|frame| frame.within(places).is_some())?;
-    Some(frames[..=outermost].iter().filter(|frame| !frame.is_import()).collect())
+    frames.truncate(outermost + 1);
+    frames.retain(|frame| !frame.is_import());
+    Some(frames)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,22 +152,15 @@ impl Frame {
         self.file.starts_with("<frozen importlib") || self.file.ends_with("/importlib/__init__.py")
     }
 
-    /// The directory of the agent that its file is in, and the rest of the path.
-    fn within<'p>(&self, places: &'p [Place]) -> Option<(&'p Place, PathBuf)> {
+    /// The file of the agent's that it is in, if it is one.
+    fn within(&self, places: &[Place]) -> Option<SourceFile> {
         places.iter().find_map(|place| {
             let rest = Path::new(&self.file).strip_prefix(&place.seen).ok()?;
-            Some((place, rest.to_owned()))
+            let is_below = rest.components().all(|component| matches!(component, Component::Normal(_)));
+            let in_image = Path::new(place.named).join(rest);
+            let here = place.here.clone().map(|dir| (dir, rest.to_owned()));
+            is_below.then_some(SourceFile { in_image, here })
         })
-    }
-
-    fn lines(&self, places: &[Place]) -> Vec<String> {
-        let Self { file, line, function } = self;
-        let Some((place, rest)) = self.within(places) else {
-            return vec![format!("  File \"{file}\", line {line}, in {function}")];
-        };
-        let mut lines = vec![format!("  File \"{}/{}\", line {line}, in {function}", place.named, rest.display())];
-        lines.extend(source_line(place, &rest, *line).map(|text| format!("    {text}")));
-        lines
     }
 }
 
@@ -122,18 +184,10 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-/// A line of a file of the agent's; a link leads nowhere out of its directory.
-fn source_line(place: &Place, path: &Path, line: usize) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let dir = openat(CWD, &place.here, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let file = openat2(dir, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS).ok()?;
-    let file = File::from(file);
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let lines = BufReader::new(file.take(MAX_SOURCE)).split(b'\n');
-    let text = lines.map_while(Result::ok).nth(line.checked_sub(1)?)?;
-    let text: String = String::from_utf8_lossy(&text).trim().chars().take(MAX_LINE).collect();
+/// A line of a file, without its indentation.
+fn source_line(content: &[u8], line: usize) -> Option<String> {
+    let text = content.split(|byte| *byte == b'\n').nth(line.checked_sub(1)?)?;
+    let text: String = String::from_utf8_lossy(text).trim().chars().take(MAX_LINE).collect();
     (!text.is_empty()).then_some(text)
 }
 
@@ -141,6 +195,12 @@ fn source_line(place: &Place, path: &Path, line: usize) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn traceback(written: &str, places: &[Place]) -> Vec<String> {
+        let stack = Stack::parse(written, places);
+        let contents = stack.files().into_iter().filter_map(|file| file.read().map(|content| (file, content)));
+        stack.traceback(&contents.collect())
+    }
 
     fn stage() -> (tempfile::TempDir, Vec<Place>) {
         let dir = tempfile::tempdir().unwrap();

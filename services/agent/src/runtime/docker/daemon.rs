@@ -9,15 +9,19 @@ use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, ImageSummary, SystemInfo};
 use bollard::query_parameters::{
-    AttachContainerOptions, CreateContainerOptions, CreateImageOptions, KillContainerOptions, ListContainersOptions,
-    ListImagesOptions, LogsOptions, RemoveContainerOptions, RemoveImageOptions, TagImageOptions, WaitContainerOptions,
+    AttachContainerOptions, CreateContainerOptions, CreateImageOptions, DownloadFromContainerOptions,
+    KillContainerOptions, ListContainersOptions, ListImagesOptions, LogsOptions, RemoveContainerOptions,
+    RemoveImageOptions, TagImageOptions, WaitContainerOptions,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use hoistway_kit::{backoff::Backoff, registry_logins::Login};
 use hoistway_model::{Code, Result, image::label};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
+use tokio_util::io::StreamReader;
 
 /// The time that the daemon may take to answer a call.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -29,6 +33,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from
 const NOT_FOUND: u16 = 404;
 /// The status by which it says that something is in use.
 const CONFLICT: u16 = 409;
+/// The headers of one file in an archive, in bytes at most: that of a long path and its own.
+const ARCHIVE_HEADERS: u64 = 16 << 10;
 /// The largest exit status that a process chooses itself; those above are this and the signal that ended it.
 const LARGEST_STATUS: i64 = 128;
 /// The statuses of processes that a signal ended: there are 64 signals.
@@ -160,6 +166,26 @@ impl Daemon {
         let options = LogsOptions { stderr: true, tail: "5".to_owned(), ..LogsOptions::default() };
         let lines: Result<Vec<LogOutput>, Error> = self.docker.logs(id, Some(options)).try_collect().await;
         lines.unwrap_or_default().iter().map(ToString::to_string).collect::<String>().trim().to_owned()
+    }
+
+    /// The first `limit` bytes of a file in a container; none if there is no such file or it cannot be read.
+    pub async fn file(&self, id: &str, path: &Path, limit: u64) -> Option<Vec<u8>> {
+        let options = DownloadFromContainerOptions { path: path.to_str()?.to_owned() };
+        let chunks = self.docker.download_from_container(id, Some(options)).map_err(std::io::Error::other);
+        // The daemon answers with an archive of the one file.
+        let mut archive = StreamReader::new(chunks.boxed()).take(limit.saturating_add(ARCHIVE_HEADERS));
+        let mut content = Vec::new();
+        if let Err(e) = archive.read_to_end(&mut content).await {
+            tracing::debug!("a file of a container was not read: {e}");
+            return None;
+        }
+        let mut archive = tar::Archive::new(content.as_slice());
+        let entry = archive.entries().ok()?.next()?.ok()?;
+        let mut file = Vec::new();
+        // One that goes on after the limit ends before its size.
+        let is_file = entry.header().entry_type().is_file();
+        let _ = std::io::Read::read_to_end(&mut std::io::Read::take(entry, limit), &mut file);
+        is_file.then_some(file)
     }
 
     /// Sends it a signal. A container that does not run any more is none to send it to.

@@ -5,10 +5,9 @@ use super::runs::RunPlace;
 use crate::launcher::protocol::STACK_SIGNAL;
 use crate::runtime::network::AgentNetwork;
 use crate::runtime::notices::{Notice, Notices};
-use crate::runtime::stack_trace;
+use crate::runtime::stack_trace::{self, Stack};
 use crate::runtime::supervisor::{Ended, Event, Run};
-use hoistway_model::image::{APP_DIR, SITE_DIR};
-use std::path::Path;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -20,8 +19,8 @@ use tokio_util::sync::DropGuard;
 const END: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
-/// The agent's files are in its image only, so no source line is read.
-const NOWHERE: &str = "/nonexistent";
+/// The time that the daemon may take to hand out the files of a stack.
+const SOURCES: Duration = Duration::from_secs(5);
 
 /// A started agent.
 pub(super) struct ContainerRun {
@@ -84,10 +83,17 @@ impl Run for ContainerRun {
             daemon.signal(self.place.agent(), "SIGCONT").await;
         };
         let (written, ()) = tokio::join!(notices.stack(), asking);
-        let seen = [SITE_DIR.into()];
-        let places = stack_trace::places((Path::new(APP_DIR), &seen), (Path::new(NOWHERE), &[NOWHERE.into()]));
-        let lines = tokio::task::spawn_blocking(move || stack_trace::traceback(&written, &places)).await;
-        lines.unwrap_or_default()
+        let stack = Stack::parse(&written, &stack_trace::places_in_container());
+        let mut contents = HashMap::new();
+        let reading = async {
+            for file in stack.files() {
+                let content = daemon.file(self.place.agent(), &file.in_image, stack_trace::MAX_SOURCE).await;
+                contents.extend(content.map(|content| (file, content)));
+            }
+        };
+        // Without them there are the frames still.
+        let _ = timeout(SOURCES, reading).await;
+        stack.traceback(&contents)
     }
 
     async fn stop(&mut self, grace: Duration) {

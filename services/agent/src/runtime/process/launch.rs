@@ -9,7 +9,7 @@ use crate::runtime::logs::Sink;
 use crate::runtime::network::{AgentNetwork, egress_forwarder};
 use crate::runtime::notices::{Notice, Notices};
 use crate::runtime::runner_config::{self, Places};
-use crate::runtime::stack_trace::{self, Place};
+use crate::runtime::stack_trace::{self, Place, Stack};
 use crate::runtime::supervisor::{Ended, Event, Run};
 use crate::sandbox::{Parts, Sandbox};
 use hoistway_confine::cgroup::Group;
@@ -159,9 +159,12 @@ impl Run for Launched {
 
     async fn stack(&mut self) -> Vec<String> {
         self.order(&Order::WriteStack).await;
-        let (written, places) = (self.notices.stack().await, std::mem::take(&mut self.places));
-        let lines = tokio::task::spawn_blocking(move || stack_trace::traceback(&written, &places)).await;
-        lines.unwrap_or_default()
+        let stack = Stack::parse(&self.notices.stack().await, &self.places);
+        let lines = tokio::task::spawn_blocking(move || {
+            let contents = stack.files().into_iter().filter_map(|file| file.read().map(|content| (file, content)));
+            stack.traceback(&contents.collect())
+        });
+        lines.await.unwrap_or_default()
     }
 
     async fn stop(&mut self, grace: Duration) {

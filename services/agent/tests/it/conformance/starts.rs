@@ -77,8 +77,8 @@ pub async fn a_start_that_hangs_ends_with_its_stack(kind: Kind) {
             (error.code, error.message.as_str()),
             (Code::StartTimeout, "agent.py is still being imported after 3 s")
         );
-        let frame = "  File \"/app/agent.py\", line 3, in <module>";
-        assert!(error.details.iter().any(|line| line == frame), "{:?}", error.details);
+        let frame = ["  File \"/app/agent.py\", line 3, in <module>".to_owned(), format!("    {line}")];
+        assert!(error.details.windows(2).any(|lines| lines == frame), "{:?}", error.details);
         assert!(error.details.last().unwrap().ends_with("HOISTWAY_AGENT_START_SECONDS"), "{:?}", error.details);
         test.runtime.remove(&instance.revision, GRACE).await.unwrap();
     }

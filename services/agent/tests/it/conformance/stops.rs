@@ -77,13 +77,13 @@ pub async fn no_request_is_lost_in_a_swap(kind: Kind) {
             })
         })
         .collect();
-    for n in 1..=3 {
+    for n in 1..=20 {
         let (next, next_started) = test.ready(&source(n)).await;
         current.send_replace(next_started.clone());
         test.runtime.remove(&instance.revision, GRACE).await.unwrap();
         (instance, started) = (next, next_started);
     }
-    assert_eq!(ask(&started, "x").await, "3");
+    assert_eq!(ask(&started, "x").await, "20");
     stop.cancel();
     for caller in callers {
         caller.await.unwrap();

@@ -209,3 +209,27 @@ fn a_crash_is_reported_and_the_agent_is_restarted() {
     let other = stack.deployed(json!({"agent_name": "other", "source_files": says("fine")}));
     assert_eq!(other["agent"], "other");
 }
+
+/// Enough deploys that they wait for each other in every queue.
+const AT_ONCE: usize = 64;
+
+#[test]
+fn sixty_four_deploys_at_once_all_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start(dir.path());
+    std::thread::scope(|scope| {
+        for n in 0..AT_ONCE {
+            let stack = &stack;
+            scope.spawn(move || {
+                let name = format!("agent-{n}");
+                stack.deployed(json!({"agent_name": name, "source_files": says(&format!("this is {n}"))}));
+                stack.wait_for_phase(&name, "Running");
+                assert_eq!(stack.answer(&name, "x"), format!("this is {n}"));
+            });
+        }
+    });
+    let agents = stack.get("/api/agents");
+    assert_eq!(agents.as_array().unwrap().len(), AT_ONCE);
+    let deployments = stack.get("/api/deployments?status=SUCCEEDED&limit=1000");
+    assert_eq!(deployments.as_array().unwrap().len(), AT_ONCE);
+}

@@ -2,14 +2,16 @@
 
 use crate::{
     prerequisites,
-    test_installation::{Stack, says},
+    test_installation::{Stack, log_of, says, signal},
 };
 use serde_json::json;
 use std::{
     cell::RefCell,
+    fs::File,
     path::Path,
-    process::Command,
+    process::{Child, Command},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -249,6 +251,109 @@ fn a_killed_installation_starts_its_containers_anew() {
     assert!(after.len() == 2 && !after.contains(agent), "{after:?}");
     assert!(stack.stop().success());
     assert_eq!(dir.containers(), Vec::<String>::new());
+}
+
+/// A Docker daemon of the test's own, without networks, which may be stopped.
+struct DockerDaemon {
+    dir: TempDir,
+    process: Child,
+}
+
+impl DockerDaemon {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Self::spawn(dir.path());
+        Self { dir, process }
+    }
+
+    fn spawn(dir: &Path) -> Child {
+        let log = File::options().create(true).append(true).open(dir.join("dockerd.log")).unwrap();
+        let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+        let mut command = Command::new("dockerd");
+        command.args(["--data-root", &path("data"), "--exec-root", &path("exec"), "--pidfile", &path("dockerd.pid")]);
+        command.args(["--host", &format!("unix://{}", path("docker.sock"))]);
+        // What another daemon of this machine has is not touched.
+        command.args([
+            "--containerd-namespace",
+            "hoistway-test",
+            "--containerd-plugins-namespace",
+            "hoistway-test-plugins",
+        ]);
+        command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+        let mut process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while !prerequisites::runs("docker", &["--host", &format!("unix://{}", path("docker.sock")), "info"]) {
+            let log = || std::fs::read_to_string(dir.join("dockerd.log")).unwrap_or_default();
+            assert!(process.try_wait().unwrap().is_none() && Instant::now() < until, "no Docker daemon:\n{}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        process
+    }
+
+    fn socket(&self) -> String {
+        self.dir.path().join("docker.sock").to_str().unwrap().to_owned()
+    }
+
+    /// Ends it as a service manager does; its containers end too.
+    fn stop(&mut self) {
+        signal(self.process.id(), "TERM");
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = Self::spawn(self.dir.path());
+    }
+}
+
+impl Drop for DockerDaemon {
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let host = format!("unix://{}", self.socket());
+            let left = Command::new("docker").args(["--host", &host, "ps", "-q"]).output();
+            let left = left.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
+            let _ = Command::new("docker").args(["--host", &host, "rm", "-f"]).args(left.lines()).output();
+            self.stop();
+        }
+    }
+}
+
+#[test]
+fn agents_come_back_after_a_restart_of_the_docker_daemon() {
+    if !is_possible() || !prerequisites::dockerd() {
+        return;
+    }
+    let mut daemon = DockerDaemon::start();
+    let dir = tempfile::tempdir().unwrap();
+    let start = |socket: &str| {
+        Stack::start_with(dir.path(), |command| {
+            command.args(FLAGS).args(["--python", "/usr/bin/python3"]).env("HOISTWAY_AGENT_DOCKER__SOCKET", socket);
+        })
+    };
+    let stack = start(&daemon.socket());
+    let installation = Installation { dir: tempfile::tempdir().unwrap(), registry: RefCell::default() };
+    installation.push_base(&stack);
+    stack.deployed(json!({"agent_name": "kept", "source_files": says("still here")}));
+    assert_eq!(stack.answer("kept", "x"), "still here");
+
+    daemon.stop();
+    // A deploy meanwhile is built, and started as soon as that is possible.
+    let new = json!({"agent_name": "new", "source_files": says("new")});
+    let built = stack.deployed(new);
+    let warning = built["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("Pending") && warning.contains("its daemon does not answer"), "{built}");
+    let answer = stack.invoke("kept", "x");
+    assert!(matches!(answer.status, 502 | 503), "{} {}", answer.status, answer.text());
+    daemon.restart();
+    // Until it is noticed that the agent ended too, it is called `Running`.
+    let until = Instant::now() + Duration::from_secs(60);
+    while stack.invoke("kept", "x").status != 200 {
+        assert!(Instant::now() < until, "{}", log_of(&stack.dir));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(stack.answer("kept", "x"), "still here");
+    stack.wait_for_phase("new", "Running");
+    assert_eq!(stack.answer("new", "x"), "new");
+    assert!(stack.stop().success());
 }
 
 #[test]

@@ -2,12 +2,20 @@
 
 pub use hoistway_testing::{need, runs};
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 pub fn docker() -> bool {
     need("docker", runs("docker", &["info"]), "no Docker engine answers `docker info`")
+}
+
+/// Whether a Docker daemon can be started.
+pub fn dockerd() -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    need("root", is_root, "only root may start a Docker daemon")
+        && need("docker", runs("dockerd", &["--version"]), "dockerd is not installed")
 }
 
 pub fn skopeo() -> bool {

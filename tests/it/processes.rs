@@ -3,7 +3,8 @@
 use crate::{
     http::{self, Answer},
     prerequisites,
-    test_installation::signal,
+    recovery::check_revisions,
+    test_installation::{says, signal},
 };
 use hoistway_client::{EgressClient, Transport};
 use hoistway_kit::{tls::ServiceTlsConfig, token::ServiceToken};
@@ -17,7 +18,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, mpsc},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -191,6 +196,19 @@ impl Processes {
         }
     }
 
+    fn wait_until_deployments_ended(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let all = self.call("GET", "/api/deployments", &Value::Null).json();
+            let open: Vec<&Value> = all.as_array().unwrap().iter().filter(|d| d["completed_at"].is_null()).collect();
+            if open.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "in progress for ever: {open:?}\n{}", logs(&self.dir));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Ends them all as Ctrl-C does, the gateway first.
     pub fn stop(mut self) {
         for (name, mut service) in self.running.drain(..).rev() {
@@ -200,9 +218,11 @@ impl Processes {
     }
 
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Answer {
-        let auth = format!("Bearer {}", self.key);
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        http::send(&self.api, method, path, &[("Authorization", &auth)], body.as_bytes()).unwrap()
+        self.client().send(method, path, body).unwrap()
+    }
+
+    fn client(&self) -> Client {
+        Client { api: self.api.clone(), authorization: format!("Bearer {}", self.key) }
     }
 
     /// Registers the tool at a port of this machine as `probe`, with its key.
@@ -238,11 +258,105 @@ impl Processes {
     }
 }
 
+/// A client of the API, which may be away.
+#[derive(Clone)]
+struct Client {
+    api: String,
+    authorization: String,
+}
+
+impl Client {
+    fn send(&self, method: &str, path: &str, body: &Value) -> std::io::Result<Answer> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        http::send(&self.api, method, path, &[("Authorization", &self.authorization)], body.as_bytes())
+    }
+
+    /// Deploys one version after the other until `stop`, every third of which fails and has a tool. Returns the last
+    /// version that runs for sure, and the one that was tried last.
+    fn deploy_until(&self, stop: &AtomicBool, agent: &str, first: usize) -> (usize, usize) {
+        let mut acknowledged = 0;
+        for version in first.. {
+            let fails = version % 3 == 2;
+            let files = match fails {
+                true => json!({"agent.py": "raise SystemExit(3)\ndef handler(message): return message\n"}),
+                false => says(&version.to_string()),
+            };
+            let tools = json!([{"name": format!("{agent}-{version}"), "base_url": "https://a.example"}]);
+            let mut deploy = json!({"agent_name": agent, "source_files": files});
+            if fails {
+                deploy["tools_to_create"] = tools;
+            }
+            let answer = self.send("POST", "/api/deploy", &deploy);
+            if let Ok(answer) = answer
+                && answer.status == 201
+                && answer.json()["warnings"].is_null()
+            {
+                acknowledged = version;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return (acknowledged, version);
+            }
+        }
+        unreachable!()
+    }
+}
+
+/// Each service is killed while deploys go on, at moments that are spread over a deploy.
+#[test]
+fn a_service_killed_during_deploys_loses_none_and_leaves_nothing() {
+    const ROUNDS: u32 = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = Processes::start(dir.path(), &[]);
+    let client = processes.client();
+    let mut next = [1, 1];
+    for round in 0..ROUNDS {
+        for (i, name) in processes.names().into_iter().enumerate() {
+            let stop = AtomicBool::new(false);
+            let versions = std::thread::scope(|scope| {
+                let deploying = ["one", "two"].map(|agent| {
+                    let (client, stop) = (&client, &stop);
+                    let first = next[usize::from(agent == "two")];
+                    (agent, scope.spawn(move || client.deploy_until(stop, agent, first)))
+                });
+                std::thread::sleep(Duration::from_millis(200 + 37 * u64::from(round) + 15 * i as u64));
+                processes.kill(name);
+                processes.start_again(name);
+                stop.store(true, Ordering::Relaxed);
+                deploying.map(|(agent, versions)| (agent, versions.join().unwrap()))
+            });
+            processes.wait_until_deployments_ended();
+            for (n, (agent, (acknowledged, last))) in versions.into_iter().enumerate() {
+                next[n] = last + 1;
+                // The first deploys of all may have failed.
+                if acknowledged == 0
+                    && processes.call("GET", &format!("/api/agents/{agent}"), &Value::Null).status == 404
+                {
+                    continue;
+                }
+                let said = processes.invoke(agent, "x");
+                let said: usize = said.as_str().unwrap().parse().unwrap();
+                assert!(
+                    (acknowledged..=last).contains(&said),
+                    "{agent} is {said} after {name} was killed, not {acknowledged} to {last}\n{}",
+                    logs(dir.path())
+                );
+                let revisions = processes.call("GET", &format!("/api/agents/{agent}/revisions"), &Value::Null);
+                check_revisions(&revisions.json());
+            }
+        }
+    }
+    let tools = processes.call("GET", "/api/tools", &Value::Null).json();
+    let names = tools.as_array().unwrap().iter().filter_map(|tool| tool["name"].as_str());
+    let left: Vec<&str> = names.filter(|name| name.starts_with("one-") || name.starts_with("two-")).collect();
+    assert_eq!(left, Vec::<&str>::new(), "tools of failed deploys are left");
+    processes.stop();
+}
+
 #[test]
 fn five_processes_serve_the_same_api_and_each_may_be_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut processes = Processes::start(dir.path(), &[]);
-    let source = |text: &str| json!({"agent_name": "apart", "source_files": crate::test_installation::says(text)});
+    let source = |text: &str| json!({"agent_name": "apart", "source_files": says(text)});
     processes.deploy(&source("v1"));
     assert_eq!(processes.invoke("apart", "x"), "v1");
     for (i, name) in processes.names().into_iter().enumerate() {

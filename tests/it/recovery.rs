@@ -87,7 +87,11 @@ fn check_consistent(stack: &Stack) {
     stack.wait_for_phase("three", "Running");
     let said = stack.answer("three", "x");
     assert!(said.as_str().unwrap().starts_with('v'), "{said}");
-    let revisions = stack.get("/api/agents/three/revisions");
+    check_revisions(&stack.get("/api/agents/three/revisions"));
+}
+
+/// Checks that one of an agent's revisions serves and nothing of others is left over.
+pub fn check_revisions(revisions: &Value) {
     let revisions = revisions.as_array().unwrap();
     let of = |key: &str, value: Value| revisions.iter().filter(|r| r[key] == value).count();
     assert_eq!((of("current", json!(true)), of("state", json!("serving"))), (1, 1), "{revisions:?}");

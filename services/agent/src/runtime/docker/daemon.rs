@@ -59,7 +59,7 @@ impl Daemon {
         let unreachable = |e: Error| {
             let text = format!(
                 "Docker does not answer at {socket} ({}): start it, give this user access to its socket, or set docker.socket",
-                brief(&e)
+                root_cause(&e)
             );
             hoistway_model::Error::new(Code::Unavailable, text).with_source(e)
         };
@@ -301,9 +301,14 @@ pub(super) fn brief(e: &Error) -> String {
     match e {
         Error::DockerResponseServerError { message, .. } => message.clone(),
         Error::DockerStreamError { error } => error.clone(),
-        other => {
-            let source = std::iter::successors(std::error::Error::source(other), |e| e.source()).last();
-            source.map_or_else(|| other.to_string(), ToString::to_string)
+        Error::HyperLegacyError { .. } | Error::SocketNotFoundError(_) | Error::RequestTimeoutError => {
+            format!("its daemon does not answer ({})", root_cause(e))
         }
+        other => root_cause(other),
     }
+}
+
+fn root_cause(e: &Error) -> String {
+    let source = std::iter::successors(std::error::Error::source(e), |e| e.source()).last();
+    source.map_or_else(|| e.to_string(), ToString::to_string)
 }

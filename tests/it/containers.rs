@@ -253,20 +253,39 @@ fn a_killed_installation_starts_its_containers_anew() {
     assert_eq!(dir.containers(), Vec::<String>::new());
 }
 
-/// A Docker daemon of the test's own, without networks, which may be stopped.
+/// A Docker daemon of the test's own, which may be stopped.
 struct DockerDaemon {
     dir: TempDir,
     process: Child,
+    /// A network of the other daemon, whose bridge this one uses: without one it would remove the other's.
+    bridge: Bridge,
+}
+
+struct Bridge(String);
+
+impl Bridge {
+    fn new() -> Self {
+        // The name of an interface has up to 15 characters.
+        let bridge = Self(format!("hoistway{}", std::process::id() % 1_000_000));
+        docker(&["network", "create", "-o", &format!("com.docker.network.bridge.name={}", bridge.0), &bridge.0]);
+        bridge
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["network", "rm", &self.0]).output();
+    }
 }
 
 impl DockerDaemon {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let process = Self::spawn(dir.path());
-        Self { dir, process }
+        let (dir, bridge) = (tempfile::tempdir().unwrap(), Bridge::new());
+        let process = Self::spawn(dir.path(), &bridge);
+        Self { dir, process, bridge }
     }
 
-    fn spawn(dir: &Path) -> Child {
+    fn spawn(dir: &Path, bridge: &Bridge) -> Child {
         let log = File::options().create(true).append(true).open(dir.join("dockerd.log")).unwrap();
         let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
         let mut command = Command::new("dockerd");
@@ -279,7 +298,7 @@ impl DockerDaemon {
             "--containerd-plugins-namespace",
             "hoistway-test-plugins",
         ]);
-        command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false"]);
         let mut process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(60);
         while !prerequisites::runs("docker", &["--host", &format!("unix://{}", path("docker.sock")), "info"]) {
@@ -301,7 +320,7 @@ impl DockerDaemon {
     }
 
     fn restart(&mut self) {
-        self.process = Self::spawn(self.dir.path());
+        self.process = Self::spawn(self.dir.path(), &self.bridge);
     }
 }
 

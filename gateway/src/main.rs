@@ -48,7 +48,7 @@ async fn serve(config: &Config, shutdown: CancellationToken) -> Result<()> {
     let api_key = ApiKey::load_or_create(&config.file(&config.api_key_file, "api-key"))?;
     let invoke_statements = InvokeStatementKey::new(&token)?;
     let gateway =
-        Gateway::open(config, Deps { services, egress, master_key, api_key, invoke_statements }, shutdown).await?;
+        Gateway::open(config, Deps { services, egress, tls, master_key, api_key, invoke_statements }, shutdown).await?;
     tracing::info!("listening on {}", config.listen);
     gateway.serve(listeners).await
 }

@@ -29,6 +29,7 @@ use hoistway_kit::{
     probes::ReadyCheck,
     prune::{Retention, ago},
     secrets::MasterKey,
+    tls::ServiceTls,
     token::ApiKey,
     web,
 };
@@ -55,6 +56,8 @@ pub struct Deps {
     pub services: Services,
     /// Egress, which no deploy calls.
     pub egress: Arc<dyn EgressService>,
+    /// The TLS of connections to agents.
+    pub tls: ServiceTls,
     /// The key that encrypts journalled requests.
     pub master_key: MasterKey,
     /// The installation's API key.
@@ -90,11 +93,10 @@ impl Gateway {
         let metrics = GatewayMetrics::new();
         let events = Events::new(metrics.clone());
         let journal = Journal::open(&config.location().await?).await?.publishing_to(events.clone());
-        let Deps { services, egress, master_key, api_key, invoke_statements } = deps;
+        let Deps { services, egress, tls, master_key, api_key, invoke_statements } = deps;
         saga::reseal(&journal, &master_key).await?;
         let saga =
             Saga::new(services.clone(), journal.clone(), master_key, config.saga_limits(), shutdown.child_token());
-        let tls = config.tls.load()?;
         let limits = config.limits();
         let state = Arc::new(AppState {
             tools: services.tools.clone(),

@@ -22,7 +22,7 @@ use hoistway_kit::{
     secrets::MasterKey,
     shutdown::{self, part},
     telemetry::{self, LogFormat},
-    tls::{ApiTlsConfig, ServiceTlsConfig},
+    tls::{ApiTlsConfig, ServiceTls, ServiceTlsConfig},
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::{AgentIdentities, Code, Error, Result, Secret, page};
@@ -310,6 +310,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         master_key: shared.master_key.clone(),
         egress_key: shared.egress_key.clone(),
         runtime: None,
+        tls: agent_config.tls.load()?,
     };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
     let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
@@ -326,6 +327,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
         records: None,
         agents: Some(agents),
         invoke_statements: InvokeStatementKey::new(&shared.token)?,
+        tls: ServiceTls::default(),
     };
     let egress_service = egress::open(&egress_config, &egress_deps).await?;
     let egress_server = egress::grpc(egress_service.handle(), &egress_deps)?;
@@ -346,6 +348,7 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let deps = gateway::Deps {
         services: clients,
         egress: Arc::new(EgressClient::new(egress_server.clone().into_local())),
+        tls: ServiceTls::default(),
         master_key: shared.master_key.clone(),
         api_key: shared.api_key.clone(),
         invoke_statements: InvokeStatementKey::new(&shared.token)?,

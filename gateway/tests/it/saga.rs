@@ -13,6 +13,7 @@ use hoistway_kit::{
     invoke_statement::InvokeStatementKey,
     ports,
     secrets::MasterKey,
+    tls::ServiceTls,
     token::{ApiKey, ServiceToken},
 };
 use hoistway_model::Code;
@@ -77,6 +78,7 @@ impl SagaGateway {
         let deps = Deps {
             services: clients,
             egress: FakeEgress::new(),
+            tls: ServiceTls::default(),
             master_key: master_key.clone(),
             api_key: key.clone(),
             invoke_statements,

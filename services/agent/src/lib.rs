@@ -59,6 +59,8 @@ pub struct Deps {
     pub egress_key: EgressKey,
     /// The runtime of agents; absent: processes of this machine.
     pub runtime: Option<Arc<dyn Runtime>>,
+    /// The certificate of the listeners, if they have TLS, and of connections to other services.
+    pub tls: ServiceTls,
 }
 
 impl fmt::Debug for Deps {
@@ -68,12 +70,14 @@ impl fmt::Debug for Deps {
 }
 
 impl Deps {
-    /// Reads the keys from the configured files, which are made at the first start.
+    /// Reads the keys from the configured files, which are made at the first start, and the certificate.
     pub async fn load(config: &Config) -> Result<Self> {
         let (token, key, egress) = (config.service_token_file(), config.master_key_file(), config.egress_key_file());
+        let tls = config.tls.clone();
         let load = move || {
             let (token, master_key) = (ServiceToken::load_or_create(&token)?, MasterKey::load_or_create(&key)?);
-            Ok(Self { token, master_key, egress_key: EgressKey::load_or_create(&egress)?, runtime: None })
+            let egress_key = EgressKey::load_or_create(&egress)?;
+            Ok(Self { token, master_key, egress_key, runtime: None, tls: tls.load()? })
         };
         tokio::task::spawn_blocking(load).await.map_err(|e| Error::internal("reading the keys", e))?
     }
@@ -87,10 +91,9 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Listens on the configured address, with TLS if it is configured, and writes the port that was taken for port 0
-    /// into `config`.
-    pub fn listen(config: &mut Config) -> Result<Self> {
-        let tls = config.tls.load()?;
+    /// Listens on the configured address, with the TLS of [`Deps`], and writes the port that was taken for port 0 into
+    /// `config`.
+    pub fn listen(config: &mut Config, tls: &ServiceTls) -> Result<Self> {
         Ok(Self { grpc: tls.secure_grpc("grpc_listen", listen_as_configured(&mut config.grpc_listen)?)? })
     }
 }
@@ -108,15 +111,14 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         Ok::<_, Error>((lock, layers))
     });
     let (lock, layers) = opening.await.map_err(|e| Error::internal("opening the agents' directory", e))??;
-    let tls = config.tls.load()?;
     let runtime = match &deps.runtime {
         Some(runtime) => Arc::clone(runtime),
-        None => configured_runtime(config, &interpreter, &deps.token, &tls).await?,
+        None => configured_runtime(config, &interpreter, &deps.token, &deps.tls).await?,
     };
     // Users name these images, so the operator's logins are shown only if the operator says so.
     let logins = RegistryLogins::named(config.docker_config.clone());
     let insecure = config.insecure_registries.clone();
-    let platform = tls.address("registry_address", &config.registry_address)?;
+    let platform = deps.tls.address("registry_address", &config.registry_address)?;
     let registries = Registries::new(platform, deps.token.secret(), logins, insecure)?;
     let EgressRoute { url, has_identity } =
         runtime.egress_route().unwrap_or_else(|| EgressRoute { url: config.egress_url(), has_identity: false });

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         let mut config: Config = config::load(SERVICE, arguments.file.config.as_deref())?;
         service_main::serve("hoistway-agent", config.log_format, &config.data_dir.clone(), async |shutdown| {
             let deps = Deps::load(&config).await?;
-            let ports = Ports::listen(&mut config)?;
+            let ports = Ports::listen(&mut config, &deps.tls)?;
             tracing::info!(grpc = %config.grpc_listen, "{SERVICE} is listening");
             serve(&config, deps, ports, shutdown).await
         })

@@ -47,7 +47,7 @@ use hoistway_kit::{
     probes,
     quota::SharedQuota,
     shutdown::part,
-    tls::{Accepted, ListenerTls},
+    tls::{Accepted, ListenerTls, ServiceTls},
     token::ServiceToken,
 };
 use hoistway_model::{AgentIdentities, EgressService, Error, Result};
@@ -87,28 +87,31 @@ pub struct Deps {
     pub agents: Option<Arc<dyn AgentIdentities>>,
     /// The key of statements about invokes.
     pub invoke_statements: InvokeStatementKey,
+    /// The certificate of the listeners, if they have TLS.
+    pub tls: ServiceTls,
 }
 
 impl Deps {
-    /// Reads the keys from the configured files, which are made at the first start. Policies come from the configured
+    /// Reads the keys from the configured files, which are made at the first start, and the certificate. Policies come from the configured
     /// services. Inside the runtime only.
     pub async fn load(config: &Config) -> Result<Self> {
         let (token, egress_token) = (config.service_token_file(), config.egress_token_file());
         let key = config.key_file();
+        let tls = config.tls.clone();
         let load = move || {
             let (token, key) = (ServiceToken::load_or_create(&token)?, EgressKey::load_or_create(&key)?);
-            Ok::<_, Error>((token, ServiceToken::load_or_create(&egress_token)?, key))
+            Ok::<_, Error>((token, ServiceToken::load_or_create(&egress_token)?, key, tls.load()?))
         };
         let loading = tokio::task::spawn_blocking(load).await;
-        let (token, egress_token, key) = loading.map_err(|e| Error::internal("reading the keys", e))??;
-        let tls = config.tls.load()?;
+        let (token, egress_token, key, tls) = loading.map_err(|e| Error::internal("reading the keys", e))??;
         let tools = Transport::connect_tls("tool-registry", &config.tool_registry, &egress_token, &tls)?;
         let agents = Transport::connect_tls("agent", &config.agent, &token, &tls)?;
         let agents: Arc<dyn AgentIdentities> = Arc::new(AgentIdentitiesClient::new(agents));
         let tools = Arc::new(ToolCredentialsClient::new(tools));
         let policies = WatchedPolicies::new(tools, Arc::clone(&agents), &config.private_domains)?;
         let invoke_statements = InvokeStatementKey::new(&token)?;
-        Ok(Self { token, key, policies: Arc::new(policies), records: None, agents: Some(agents), invoke_statements })
+        let (policies, agents) = (Arc::new(policies), Some(agents));
+        Ok(Self { token, key, policies, records: None, agents, invoke_statements, tls })
     }
 }
 
@@ -122,10 +125,9 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Listens on the configured addresses, with TLS if it is configured, and writes the ports that were taken for port
-    /// 0 into `config`.
-    pub fn listen(config: &mut Config) -> Result<Self> {
-        let tls = config.tls.load()?;
+    /// Listens on the configured addresses, with the TLS of [`Deps`], and writes the ports that were taken for port 0
+    /// into `config`.
+    pub fn listen(config: &mut Config, tls: &ServiceTls) -> Result<Self> {
         Ok(Self {
             grpc: tls.secure_grpc("grpc_listen", listen_as_configured(&mut config.grpc_listen)?)?,
             http: tls.secure_http("listen", listen_as_configured(&mut config.listen)?)?,

@@ -46,7 +46,7 @@ fn run(arguments: Arguments) -> Result<()> {
             deps.policies = Arc::new(policies);
             deps.records = Some(Arc::new(LogCallRecords));
         }
-        let ports = Ports::listen(&mut config)?;
+        let ports = Ports::listen(&mut config, &deps.tls)?;
         tracing::info!(listen = %config.listen, grpc = %config.grpc_listen, "{SERVICE} is listening");
         serve(&config, deps, ports, shutdown).await
     })

@@ -8,7 +8,9 @@ use hoistway_agent::{
     Config, Deps, open,
     runtime::{ProcessConfig, ProcessRuntime},
 };
-use hoistway_kit::{db::DatabaseConfig, egress_auth::EgressKey, log_collect, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{
+    db::DatabaseConfig, egress_auth::EgressKey, log_collect, secrets::MasterKey, tls::ServiceTls, token::ServiceToken,
+};
 use hoistway_model::{
     AgentService, Code, Operation, RevisionId,
     agent::{AgentSpec, Phase, Route, RouteEvent},
@@ -99,6 +101,7 @@ async fn an_image_becomes_an_agent_that_answers() {
         master_key: MasterKey::from_bytes(&[7; 32]).unwrap(),
         egress_key: EgressKey::generate().unwrap(),
         runtime: Some(Arc::new(ProcessRuntime::new(process(&config)).await.unwrap())),
+        tls: ServiceTls::default(),
     };
     let service = open(&config, &deps).await.unwrap();
     let agents = service.handle();

@@ -12,7 +12,9 @@ use hoistway_agent::{
     open,
     runtime::{Failure, Instance, Isolation, Runtime, Started, State},
 };
-use hoistway_kit::{db::DatabaseConfig, egress_auth::EgressKey, secrets::MasterKey, token::ServiceToken};
+use hoistway_kit::{
+    db::DatabaseConfig, egress_auth::EgressKey, secrets::MasterKey, tls::ServiceTls, token::ServiceToken,
+};
 use hoistway_model::{
     AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentConfig, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
@@ -178,7 +180,8 @@ impl TestService {
     async fn with_keep(registry: Registry, token: ServiceToken, keep: StoreLimits) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let master_key = MasterKey::from_bytes(&[7; 32]).unwrap();
-        let deps = Deps { token, master_key, egress_key: EgressKey::generate().unwrap(), runtime: None };
+        let (egress_key, tls) = (EgressKey::generate().unwrap(), ServiceTls::default());
+        let deps = Deps { token, master_key, egress_key, runtime: None, tls };
         Self::open(dir, registry, deps, keep).await
     }
 

@@ -181,7 +181,8 @@ impl TestEgress {
             ..Config::default()
         };
         configure(&mut config);
-        let ports = Ports::listen(&mut config).unwrap();
+        let tls = config.tls.load().unwrap();
+        let ports = Ports::listen(&mut config, &tls).unwrap();
         let (sink, records) = mpsc::channel(4096);
         let token = ServiceToken::generate().unwrap();
         let deps = Deps {
@@ -191,6 +192,7 @@ impl TestEgress {
             records: Some(Arc::new(Sink(sink))),
             agents: None,
             invoke_statements: InvokeStatementKey::new(&token).unwrap(),
+            tls,
         };
         let service = open(&config, &deps).await.unwrap();
         let server = grpc(service.handle(), &deps).unwrap();

@@ -5,6 +5,7 @@ use crate::{
     prerequisites::prometheus,
     test_installation::{Stack, says},
 };
+use hoistway_testing::TestAuthority;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -191,7 +192,12 @@ fn grouped_by(query: &str) -> impl Iterator<Item = &str> {
 fn every_query_of_the_dashboard_and_the_alerts_is_answered_by_an_installation() {
     let Some(program) = prometheus("prometheus") else { return };
     let dir = tempfile::tempdir().unwrap();
-    let stack = Stack::start(dir.path());
+    TestAuthority::new().issue(dir.path(), "api", &["localhost"]);
+    let stack = Stack::start_with(dir.path(), |command| {
+        // Clients on this machine, such as this Prometheus, do without TLS.
+        command.arg("--tls-cert").arg(dir.path().join("api.pem"));
+        command.arg("--tls-key").arg(dir.path().join("api-key.pem"));
+    });
     let prometheus = Prometheus::start(&program, dir.path(), &stack);
     prometheus.wait_for("up == 1");
     exercise(&stack);

@@ -1,13 +1,13 @@
-//! Metrics of the process that runs a service: its resources, its answered calls, its spans.
+//! Metrics of the process that runs a service: its resources, its answered calls, its certificates, its spans.
 
-use crate::{grpc, metrics::family, telemetry};
+use crate::{grpc, metrics::family, telemetry, tls};
 use hoistway_model::metric::{Family, Kind, Metrics};
 use std::fs;
 
 /// The clock ticks per second in `/proc`, the same on every supported architecture.
 const TICKS: f64 = 100.0;
 
-/// Returns the metrics of a service, with those of its process. Reads `/proc`: call it off the runtime's threads.
+/// Returns the metrics of a service, with those of its process. Reads files: call it off the runtime's threads.
 pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // After the name, which may contain anything, fields are counted from the third.
@@ -18,6 +18,7 @@ pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
     let mut of_process = process_families(service, number);
     of_process.extend(grpc::metrics::families(service));
+    of_process.push(certificates(service));
     Metrics { process, of_process, of_service }
 }
 
@@ -52,6 +53,17 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
     ]
 }
 
+/// When the certificates of the process expire.
+fn certificates(service: &str) -> Family {
+    let times = tls::expiry_times().into_iter();
+    family(
+        Kind::Gauge,
+        "hoistway_certificate_expiry_timestamp_seconds",
+        "When a certificate expires, since the epoch: the earliest of its chain.",
+        times.map(|(setting, at)| ([("service", service.to_owned()), ("setting", setting.to_owned())], at as f64)),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,7 +73,7 @@ mod tests {
         let (one, two) = (of_service("a", Vec::new()), of_service("b", Vec::new()));
         assert_eq!(one.process, two.process);
         assert!(one.process.contains("pid:["), "{}", one.process);
-        for family in one.of_process.iter().filter(|f| f.kind == Kind::Gauge) {
+        for family in one.of_process.iter().filter(|f| f.kind == Kind::Gauge && f.name.starts_with("process_")) {
             assert!(family.samples[0].value > 0.0, "{}", family.name);
         }
     }

@@ -10,10 +10,11 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -27,11 +28,16 @@ const WARN_EVERY: Duration = Duration::from_secs(86_400);
 const HTTP_1: &[u8] = b"http/1.1";
 const HTTP_2: &[u8] = b"h2";
 
+/// The certificates in use by this process, for its metrics.
+static IN_USE: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
 /// The files of a certificate. Cheap to clone; clones share what was read.
 #[derive(Clone)]
 pub struct CertificateFiles(Arc<Shared>);
 
 struct Shared {
+    /// The setting that names the files.
+    table: &'static str,
     paths: Paths,
     state: Mutex<State>,
 }
@@ -62,6 +68,7 @@ pub(super) struct Configs {
     pub(super) mutual: Option<MutualConfigs>,
     /// The certificate, followed by those between it and the authority.
     chain: Vec<CertificateDer<'static>>,
+    /// The earliest expiry of the chain.
     not_after: Option<UnixTime>,
 }
 
@@ -94,14 +101,18 @@ pub(super) struct MutualConfigs {
 
 impl CertificateFiles {
     /// Reads the files. An error names the setting, which is below `table`. Blocks.
-    pub(super) fn load(table: &str, paths: Paths) -> Result<Self> {
+    pub(super) fn load(table: &'static str, paths: Paths) -> Result<Self> {
         let versions = versions(&paths);
         let configs = read(table, &paths)?;
         if fs::metadata(&paths.key).is_ok_and(|metadata| metadata.mode() & 0o007 != 0) {
             tracing::warn!("{} can be used by every user of this machine", paths.key.display());
         }
         let state = State { configs: Arc::new(configs), versions, checked: Instant::now(), warned: None };
-        let files = Self(Arc::new(Shared { paths, state: Mutex::new(state) }));
+        let files = Self(Arc::new(Shared { table, paths, state: Mutex::new(state) }));
+        let mut in_use = lock(&IN_USE);
+        in_use.retain(|shared| shared.strong_count() > 0);
+        in_use.push(Arc::downgrade(&files.0));
+        drop(in_use);
         files.warn_of_expiry(&mut files.lock());
         Ok(files)
     }
@@ -116,37 +127,43 @@ impl CertificateFiles {
         }
     }
 
-    /// Returns the configurations with the files as they are now, or were up to [`RECHECK`] ago. Files that cannot be
-    /// used change nothing, since they may be half written.
+    /// Returns the configurations with the files as they are now, or were up to [`RECHECK`] ago.
     pub(super) async fn current(&self) -> Arc<Configs> {
-        let before = {
-            let mut state = self.lock();
-            if state.checked.elapsed() < RECHECK {
-                return state.configs.clone();
-            }
-            // Meanwhile other connections get the earlier configurations.
-            state.checked = Instant::now();
-            state.versions.clone()
-        };
-        let paths = self.0.paths.clone();
-        let reading = move || {
-            let now = versions(&paths);
-            (now != before).then(|| (now, read("tls", &paths)))
-        };
-        let changed = tokio::task::spawn_blocking(reading).await.ok().flatten();
+        if self.is_due() {
+            let files = self.clone();
+            // A failure is one of the runtime, which ends: the earlier configurations will do.
+            let _ = tokio::task::spawn_blocking(move || files.reload()).await;
+        }
+        self.last()
+    }
+
+    /// Whether the caller is to look at the files; meanwhile others get the earlier configurations.
+    fn is_due(&self) -> bool {
         let mut state = self.lock();
-        if let Some((versions, configs)) = changed {
-            state.versions = versions;
+        let is_due = state.checked.elapsed() >= RECHECK;
+        if is_due {
+            state.checked = Instant::now();
+        }
+        is_due
+    }
+
+    /// Reads changed files again. Files that cannot be used change nothing, since they may be half written. Blocks.
+    fn reload(&self) {
+        let Shared { table, paths, .. } = &*self.0;
+        let (before, now) = (self.lock().versions.clone(), versions(paths));
+        let changed = (now != before).then(|| read(table, paths));
+        let mut state = self.lock();
+        if let Some(configs) = changed {
+            state.versions = now;
             match configs {
                 Ok(configs) => {
-                    tracing::info!("the certificate of {} was read again", self.0.paths.cert.display());
+                    tracing::info!("the certificate of {} was read again", paths.cert.display());
                     (state.configs, state.warned) = (Arc::new(configs), None);
                 }
                 Err(e) => tracing::warn!("a changed certificate cannot be used, the earlier one stays: {e}"),
             }
         }
         self.warn_of_expiry(&mut state);
-        state.configs.clone()
     }
 
     /// Returns the configurations that were read last.
@@ -161,7 +178,7 @@ impl CertificateFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 
@@ -169,6 +186,27 @@ impl fmt::Debug for CertificateFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CertificateFiles").field(&self.0.paths).finish()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns when the certificates in use expire, in seconds since the epoch, by the setting that names them. Files that
+/// have changed are read again: between services, connections are rare. Blocks.
+pub(crate) fn expiry_times() -> BTreeMap<&'static str, u64> {
+    let in_use: Vec<_> = lock(&IN_USE).iter().filter_map(Weak::upgrade).map(CertificateFiles).collect();
+    let mut times = BTreeMap::new();
+    for files in in_use {
+        if files.is_due() {
+            files.reload();
+        }
+        if let Some(not_after) = files.last().not_after {
+            let earliest = times.entry(files.0.table).or_insert(u64::MAX);
+            *earliest = not_after.as_secs().min(*earliest);
+        }
+    }
+    times
 }
 
 fn versions(paths: &Paths) -> Vec<Version> {
@@ -196,7 +234,8 @@ fn read(table: &str, paths: &Paths) -> Result<Configs> {
     let server = || ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let mut http_server = server().map_err(failed)?.with_no_client_auth().with_cert_resolver(own.clone());
     http_server.alpn_protocols = vec![HTTP_1.to_vec()];
-    let (http_server, not_after) = (Arc::new(http_server), not_after(&chain));
+    let (http_server, not_after) =
+        (Arc::new(http_server), chain.iter().filter_map(not_after).min_by_key(UnixTime::as_secs));
     let Some(ca) = &paths.ca else { return Ok(Configs { http_server, mutual: None, chain, not_after }) };
 
     let not_an_authority = |e: &dyn fmt::Display| unusable(&field("ca_file"), ca, "an authority's certificate", e);
@@ -243,14 +282,14 @@ fn unfit(e: &rustls::Error) -> Option<String> {
 }
 
 /// Returns when a certificate expires: what the verifier says of it at the end of time.
-fn not_after(chain: &[CertificateDer<'static>]) -> Option<UnixTime> {
+fn not_after(certificate: &CertificateDer<'static>) -> Option<UnixTime> {
     let mut roots = RootCertStore::empty();
-    roots.add(chain.first()?.clone()).ok()?;
+    roots.add(certificate.clone()).ok()?;
     let provider = Arc::new(ring::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
     let name = ServerName::try_from("localhost").ok()?;
     let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
-    match verifier.verify_server_cert(chain.first()?, &[], &name, &[], end_of_time) {
+    match verifier.verify_server_cert(certificate, &[], &name, &[], end_of_time) {
         Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => Some(not_after),
         _ => None,
     }

@@ -7,6 +7,7 @@ mod listener;
 mod settings;
 
 pub use certificates::CertificateFiles;
+pub(crate) use certificates::expiry_times;
 pub(crate) use client::GrpcConnector;
 pub use client::{ClientStream, ServiceAddress};
 pub use listener::{Accepted, ListenerTls, PeekableStream, ServerStream};

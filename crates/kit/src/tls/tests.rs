@@ -132,7 +132,7 @@ async fn the_api_serves_tls_and_only_this_machine_may_do_without() {
     let listeners = api(dir.path(), "api").secure(ports::listen(any(0)).unwrap()).unwrap();
     let (port, stop) = (listeners.port(), CancellationToken::new());
     let app = Router::new().route("/", get(|| async { "served" }));
-    let serving = tokio::spawn(web::serve(listeners, app, Limits::default(), stop.clone()));
+    let serving = tokio::spawn(web::serve("api", listeners, app, Limits::default(), stop.clone()));
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     for authority in [Some(&authority), None] {
         assert!(ask(loopback, authority).await.ends_with("served"));
@@ -214,6 +214,30 @@ fn the_expiry_of_a_certificate_is_known() {
     assert_eq!(expiry("old").as_deref(), Some("has expired"));
     assert!(expiry("soon").is_some_and(|text| text.starts_with("expires in ")));
     assert_eq!(expiry("new"), None);
+    // A chain is worth nothing any more when one of its certificates is not.
+    let chain = ["new", "soon"].map(|name| fs::read_to_string(dir.path().join(format!("{name}.pem"))).unwrap());
+    fs::write(dir.path().join("new.pem"), chain.concat()).unwrap();
+    assert!(expiry("new").is_some_and(|text| text.starts_with("expires in ")));
+}
+
+#[tokio::test]
+async fn the_expiry_of_a_renewed_certificate_is_measured_without_a_connection() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
+    let paths = super::certificates::Paths {
+        cert: dir.path().join("own.pem"),
+        key: dir.path().join("own-key.pem"),
+        ca: Some(dir.path().join("ca.pem")),
+    };
+    authority.issue_until(dir.path(), "own", &HOSTS, 10);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let days = || super::expiry_times().get("of this test").map(|at| (at - now).div_ceil(86_400));
+    let files = CertificateFiles::load("of this test", paths).unwrap();
+    assert_eq!(days(), Some(10));
+    authority.issue_until(dir.path(), "own", &HOSTS, 90);
+    files.expire();
+    assert_eq!(days(), Some(90));
+    drop(files);
+    assert_eq!(days(), None, "it is in use no more");
 }
 
 #[test]

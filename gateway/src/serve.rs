@@ -148,7 +148,7 @@ impl Gateway {
         let rebuilds = tokio::spawn(rebuilds);
         let tidy = tokio::spawn(tidy(state.clone(), journal, tidying, shutdown.clone()));
         let uses = tokio::spawn(write_last_uses(state.clone(), shutdown.clone()));
-        web::serve(listeners, router, ConnectionLimits::default(), shutdown).await?;
+        web::serve("api", listeners, router, ConnectionLimits::default(), shutdown).await?;
         saga.drained().await;
         state.tasks.close();
         let _ = tokio::time::timeout(DRAIN, state.tasks.wait()).await;

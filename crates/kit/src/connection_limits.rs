@@ -14,7 +14,7 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -28,6 +28,12 @@ use tonic::transport::server::Connected;
 
 /// The most unsent bytes that the kernel buffers for each connection.
 const UNSENT: u32 = 128 << 10;
+
+/// The servers of this process with the names of their listeners, for its metrics.
+static SERVERS: Mutex<Vec<NamedServer>> = Mutex::new(Vec::new());
+
+/// A server's listener and its connections.
+type NamedServer = (&'static str, Weak<Mutex<Open>>);
 
 /// The limits on the number of open connections and on the time for which a peer may be unresponsive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +82,13 @@ struct Stranger {
 }
 
 impl Connections {
-    /// Starts without connections.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, open: Arc::default() }
+    /// Starts without connections. `listener` names the server in metrics, which sum servers of the same name.
+    pub fn new(listener: &'static str, limits: Limits) -> Self {
+        let open = Arc::default();
+        let mut servers = lock(&SERVERS);
+        servers.retain(|(_, open)| open.strong_count() > 0);
+        servers.push((listener, Arc::downgrade(&open)));
+        Self { limits, open }
     }
 
     /// Registers a connection that was just accepted; at the limit, the oldest unauthenticated one is closed for it.
@@ -115,9 +125,27 @@ impl Connections {
 
     /// Returns the numbers of unauthenticated and of authenticated connections.
     pub fn count(&self) -> (usize, usize) {
-        let open = lock(&self.open);
-        (open.strangers.len(), open.known.values().sum())
+        lock(&self.open).count()
     }
+}
+
+impl Open {
+    fn count(&self) -> (usize, usize) {
+        (self.strangers.len(), self.known.values().sum())
+    }
+}
+
+/// Returns the open connections of this process by their listener, as [`Connections::count`] does.
+pub(crate) fn open_connections() -> BTreeMap<&'static str, (usize, usize)> {
+    let servers = lock(&SERVERS).clone();
+    let mut counts: BTreeMap<_, (usize, usize)> = BTreeMap::new();
+    for (listener, open) in servers {
+        let Some(open) = open.upgrade() else { continue };
+        let (strangers, known) = lock(&open).count();
+        let count = counts.entry(listener).or_default();
+        *count = (count.0 + strangers, count.1 + known);
+    }
+    counts
 }
 
 /// A handle of a connection for the handlers of its requests; it is in the extensions of each.
@@ -306,7 +334,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_unauthenticated_connection_is_evicted_and_authenticated_ones_stay() {
-        let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new(FEW));
+        let (listener, connections) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new("counted", FEW));
         let (_a, mut known) = pair(&listener, &connections, "127.0.0.1").await;
         known.connection().mark_authenticated("key");
         known.connection().mark_authenticated("another");
@@ -315,6 +344,9 @@ mod tests {
             all.push(pair(&listener, &connections, "127.0.0.1").await);
         }
         assert_eq!(connections.count(), (3, 1));
+        let other = Connections::new("counted", FEW);
+        let _other = pair(&listener, &other, "127.0.0.1").await;
+        assert_eq!(open_connections().get("counted"), Some(&(4, 1)));
         let mut closed = Vec::new();
         for (_, connection) in &mut all {
             closed.push(is_closed(connection).await);
@@ -330,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_machine_has_a_share_and_so_has_the_holder_of_a_credential() {
-        let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new(FEW));
+        let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new("test", FEW));
         let mut one = pair(&listener, &connections, "192.0.2.1").await.1;
         let mut other = pair(&listener, &connections, "192.0.2.2").await.1;
         let _second = pair(&listener, &connections, "192.0.2.1").await;
@@ -348,7 +380,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_takes_nothing_loses_its_connection_and_a_slow_one_does_not() {
-        let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new(FEW));
+        let (listener, connections) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Connections::new("test", FEW));
         let (mut near, mut far) = pair(&listener, &connections, "127.0.0.1").await;
         let reader = tokio::spawn(async move {
             let mut piece = vec![0; 64 << 10];

@@ -68,7 +68,7 @@ pub async fn serve(listen: Option<SocketAddr>, check: Arc<dyn ReadyCheck>, shutd
         .route("/healthz", get(async || Json(json!({"status": "ok"}))))
         .route("/readyz", get(ready))
         .with_state(readiness);
-    web::serve(ports::listen(address)?, app, Limits::default(), shutdown).await
+    web::serve("probes", ports::listen(address)?, app, Limits::default(), shutdown).await
 }
 
 /// Runs a service with its probes beside it. When one of the two ends, `ended` is cancelled for the other.

@@ -1,6 +1,6 @@
-//! Metrics of the process that runs a service: its resources, its answered calls, its certificates, its spans.
+//! Metrics of the process that runs a service: its resources, its connections, its answered calls, its certificates, its spans.
 
-use crate::{grpc, metrics::family, telemetry, tls};
+use crate::{connection_limits::open_connections, grpc, metrics::family, telemetry, tls};
 use hoistway_model::metric::{Family, Kind, Metrics};
 use std::fs;
 
@@ -18,7 +18,7 @@ pub fn of_service(service: &str, of_service: Vec<Family>) -> Metrics {
     let process = format!("{}/{}/{}/{}", boot.trim(), namespace.display(), std::process::id(), number(22));
     let mut of_process = process_families(service, number);
     of_process.extend(grpc::metrics::families(service));
-    of_process.push(certificates(service));
+    of_process.extend([connections(service), certificates(service)]);
     Metrics { process, of_process, of_service }
 }
 
@@ -51,6 +51,19 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
             booted.unwrap_or(0.0) + stat(22) / TICKS,
         ),
     ]
+}
+
+/// The open connections of the process' listeners.
+fn connections(service: &str) -> Family {
+    let counts = open_connections().into_iter();
+    let samples = counts.flat_map(|(listener, (strangers, known))| {
+        [("false", strangers), ("true", known)].map(|(authenticated, count)| {
+            let labels = [("service", service), ("listener", listener), ("authenticated", authenticated)];
+            (labels.map(|(name, value)| (name, value.to_owned())), count as f64)
+        })
+    });
+    let help = "Open connections of each listener, with and without a credential that was shown on them.";
+    family(Kind::Gauge, "hoistway_open_connections", help, samples)
 }
 
 /// When the certificates of the process expire.

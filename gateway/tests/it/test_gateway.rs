@@ -157,7 +157,7 @@ impl TestGateway {
         let listeners = ports::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listeners.addrs()[0];
         let router = api::router(state.clone(), &[ORIGIN.to_owned()]).unwrap();
-        tokio::spawn(web::serve(listeners, router, ConnectionLimits::default(), shutdown.clone()));
+        tokio::spawn(web::serve("api", listeners, router, ConnectionLimits::default(), shutdown.clone()));
         Self { address, key: key.secret().expose().to_owned(), tools, agents, egress, deployer, state, dir, shutdown }
     }
 

@@ -212,6 +212,7 @@ impl Opened {
         let ended = shutdown.child_token();
         let rpc = self.server.serve(ports.grpc, ended.clone());
         let web = web::serve(
+            "registry",
             ports.registry,
             registry::router(self.registry.clone()),
             ConnectionLimits::default(),

@@ -292,14 +292,15 @@ async fn serve_agents(service: Service, listeners: Listeners, shutdown: Cancella
     let mut keeping = tokio::spawn(async { tokio::join!(keeping_records, keeping_usage) });
     let limits = &egress.config.limits;
     let defaults = ConnectionLimits::default();
-    let connections = Connections::new(ConnectionLimits {
+    let limits = ConnectionLimits {
         // Agents in containers may all have one address.
         strangers_each: defaults.strangers,
         known: limits.connections,
         known_each: limits.agent_connections,
         write: Duration::from_millis(limits.idle_ms),
         ..defaults
-    });
+    };
+    let connections = Connections::new("egress", limits);
     let accepting = async {
         loop {
             let (stream, peer) = listeners.accept().await;

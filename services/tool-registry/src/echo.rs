@@ -43,7 +43,7 @@ pub fn router() -> Router {
 /// Serves [`router`] until `shutdown`; then requests in flight have a moment left.
 pub async fn serve(listeners: Listeners, shutdown: CancellationToken) -> Result<()> {
     let limits = Limits { strangers: MAX_CONNECTIONS, ..Limits::default() };
-    web::serve(listeners, router(), limits, shutdown).await
+    web::serve("echo-tool", listeners, router(), limits, shutdown).await
 }
 
 /// The content type is not asked for: people try this by hand.

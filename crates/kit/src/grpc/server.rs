@@ -112,7 +112,7 @@ impl Server {
     /// Serves until `shutdown`: then accepts no more connections, reports not serving, and lets calls in flight finish.
     pub async fn serve(self, listeners: impl Into<Listeners>, shutdown: CancellationToken) -> Result<()> {
         let health = self.health.clone();
-        let connections = Connections::new(Limits::default());
+        let connections = Connections::new("grpc", Limits::default());
         let incoming = incoming(listeners.into(), connections);
         let signal = {
             let shutdown = shutdown.clone();

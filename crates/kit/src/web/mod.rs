@@ -33,9 +33,16 @@ const FIELDS: usize = 128;
 const BUFFER: usize = 64 << 10;
 
 /// Serves `app` until `shutdown` is cancelled, then lets requests in flight end, for [`DRAIN`] at most. Handlers find
-/// `ConnectInfo<SocketAddr>` and the [`crate::connection_limits::Connection`] in a request's extensions.
-pub async fn serve(listeners: Listeners, app: Router, limits: Limits, shutdown: CancellationToken) -> Result<()> {
-    let (connections, serving) = (Connections::new(limits), TaskTracker::new());
+/// `ConnectInfo<SocketAddr>` and the [`crate::connection_limits::Connection`] in a request's extensions. Metrics of its
+/// connections have the label `name`.
+pub async fn serve(
+    name: &'static str,
+    listeners: Listeners,
+    app: Router,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let (connections, serving) = (Connections::new(name, limits), TaskTracker::new());
     loop {
         let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -134,7 +141,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let app = Router::new().fallback(|| async { "served" });
-        let serving = tokio::spawn(serve(listener.into(), app, Limits::default(), stop.clone()));
+        let serving = tokio::spawn(serve("test", listener.into(), app, Limits::default(), stop.clone()));
         for (head, status) in [
             ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "200"),
             ("GET / HTTP/1.0\r\n\r\n", "200"),

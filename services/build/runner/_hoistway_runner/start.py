@@ -11,7 +11,7 @@ from .serving import serve  # before the path is arranged, so that its modules a
 def parse(arguments):
     """Returns the command line as {option: values}. (argparse takes 10 ms.)"""
     known = {"--app": [], "--site": [], "--listen-fd": [], "--notify-fd": [], "--config-fd": [], "--closed-network": [],
-             "--script": [], "--call": [], "--environment": []}
+             "--script": [], "--call": [], "--environment": [], "--parent-fd": []}
     rest = iter(arguments)
     for option in rest:
         value = next(rest, None)
@@ -29,6 +29,10 @@ def main(runner):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     app = os.path.abspath((options["--app"] or ["/app"])[-1])
     sites = [os.path.abspath(d) for d in options["--site"] or ["/opt/hoistway/site-packages"]]
+    if options["--parent-fd"]:
+        from .warm_parent import serve as serve_agents
+
+        return serve_agents(runner, options, sites)
     entry = os.path.normpath((options["--script"] or [os.environ.get("USER_ENTRY_POINT", "")])[-1])
     keep_standard(entry)
     arrange_path(app, sites, entry, hermetic=bool(options["--app"]))  # an app elsewhere: unpacked on a host

@@ -1,0 +1,221 @@
+"""A warm parent: a process that has imported packages, and from which agents that use them are forked.
+
+It has no source, no environment, no secret and no descriptor of any agent: these reach the forked process alone, once
+that is confined. Its launcher sends it a request with a socket for each agent; the same launcher, at the other end of
+that socket, names what confines the agent and then says what it is.
+"""
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+
+from . import confinement
+from .paths import arrange_path
+
+MAX_MESSAGE = 64 << 10  # of a request, in bytes; larger ones come as files
+MAX_FDS = 16
+IMPORT_SECONDS = 60  # that a package may take to be imported by a process that is to be given up after that
+
+
+class Unsuitable(Exception):
+    """What a package's import left behind that a forked process cannot have."""
+
+
+class RecordingEnviron(type(os.environ)):
+    """The environment, which notes the names that are read: a package that depends on a variable when it is imported
+    is imported by each agent that has this variable itself."""
+
+    names = set()
+    is_read_whole = False
+
+    def __getitem__(self, name):
+        RecordingEnviron.names.add(name)
+        return super().__getitem__(name)
+
+    def __iter__(self):
+        RecordingEnviron.is_read_whole = True
+        return super().__iter__()
+
+
+def serve(runner, options, sites):
+    """Imports what the configuration names, and forks an agent for each request until the launcher's socket closes."""
+    control = socket.socket(fileno=int(options["--parent-fd"][-1]))
+    control.set_inheritable(False)
+    with open(int(options["--config-fd"][-1]), encoding="utf-8") as file:
+        config = json.load(file)
+    path = list(sys.path)
+    arrange_path(os.path.join(os.sep, "app"), sites, "", hermetic=bool(options["--app"]))
+    preload_runner()
+    environ = dict(os.environ)
+    recorded(True)
+    try:
+        left_out = import_all(config["modules"], bool(config.get("careful")))
+    except Unsuitable as error:
+        tell(options, {"unsuitable": str(error)})
+        return 1
+    recorded(False)
+    names = sorted({name.partition(".")[0] for name in sys.modules} - set(sys.builtin_module_names))
+    changes = {name: value for name, value in os.environ.items() if environ.get(name) != value}
+    reads = None if RecordingEnviron.is_read_whole else sorted(RecordingEnviron.names)
+    tell(options, {"left_out": left_out, "reads": reads, "names": names})
+    gc.collect()
+    gc.freeze()  # a collection in an agent writes to no page that it shares
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, MAX_FDS)
+        if not message:
+            return 0
+        if start := fork(control, json.loads(message)["fork"], fds):
+            control.close()
+            return become_agent(start, runner, path, changes)
+
+
+def tell(options, event):
+    with open(int(options["--notify-fd"][-1]), "w") as pipe:
+        pipe.write(json.dumps(event) + "\n")
+
+
+def preload_runner():
+    """Imports the runner's own modules, and those of the standard library that it uses."""
+    directory = os.path.dirname(os.path.abspath(__file__))
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".py") and name != "__init__.py":
+            importlib.import_module(f"{__package__}.{name[:-3]}")
+
+
+def recorded(begins):
+    """Begins or ends to note what is read of the environment."""
+    os.environ.__class__ = RecordingEnviron if begins else RecordingEnviron.__base__
+
+
+def import_all(modules, careful):
+    """Imports the modules, with their packages before them. Returns those that cannot be imported here, with the reason.
+
+    One that leaves behind a thread, a process or an open file ends this process: a forked one would lose it. With
+    `careful` each package is imported by a process of its own first, and left out where that is so.
+    """
+    left_out = {}
+    for name in modules:
+        package = name.partition(".")[0]
+        if package in left_out or name in sys.modules:
+            continue
+        if careful and (reason := trial(name)):
+            left_out[package] = reason
+            continue
+        known = descriptors()
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # the agent itself will be told, if it needs it
+            left_out.setdefault(name, f"{type(error).__name__}: {error}")
+        if reason := remains(known):
+            raise Unsuitable(f"{name} {reason}")
+    return left_out
+
+
+def trial(name):
+    """Imports a module in a process of its own. Returns why it is not to be imported here, or None."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(IMPORT_SECONDS)
+        known = descriptors()
+        try:
+            importlib.import_module(name)
+        except BaseException:  # harmless here, too
+            pass
+        os.write(writer, (remains(known) or "-").encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return None if said == "-" else said or "cannot be imported within a minute, or ends the process"
+
+
+def descriptors():
+    """Returns the open descriptors and what they are of, without the listing's own."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+        except OSError:
+            pass
+    return found
+
+
+def remains(known):
+    """Returns what an import has left behind that a forked process does not have, or None."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        return "starts a thread when it is imported"
+    for _, target in descriptors() - known:
+        return f"opens {target} when it is imported"
+    try:
+        os.waitid(os.P_ALL, 0, os.WNOHANG | os.WNOWAIT | os.WEXITED)
+    except ChildProcessError:
+        return None
+    return "starts a process when it is imported"
+
+
+def fork(control, number, fds):
+    """Forks the agent with this number. Returns the socket on which it is described in the forked process once that is
+    confined, and None in the parent."""
+    start = socket.socket(fileno=fds[0])
+    child = os.fork()
+    if child:
+        start.close()
+        os.waitpid(child, 0)
+        return None
+    try:
+        request, given = receive(start)
+        confinement.join(given[: request["namespaces"]])
+        agent = os.fork()
+        if agent:
+            # Its parent is the launcher once this process has ended.
+            control.send(json.dumps({"forked": number, "pid": agent}).encode())
+            os._exit(0)
+        confinement.confine(request, given[request["namespaces"]:])
+        return start
+    except BaseException as error:
+        print(f"the agent cannot be forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def receive(start):
+    """Receives a message of JSON; one that is long comes in a file, the last of the descriptors."""
+    message, fds, _, _ = socket.recv_fds(start, MAX_MESSAGE, MAX_FDS)
+    if message == b"file":
+        with open(fds.pop(), "rb") as file:
+            message = file.read()
+    return json.loads(message), fds
+
+
+def become_agent(start, runner, path, changes):
+    """Turns this confined process into the agent that the launcher describes: standard output and error, one descriptor
+    for each option, the command line, the environment and the working directory. Returns its exit status."""
+    start.send(b"confined")
+    spec, fds = receive(start)
+    start.close()
+    for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), *fds[:2])):
+        os.dup2(fd, number)
+        os.close(fd)
+    arguments = list(spec["args"])
+    for option, fd in zip(spec["fd_options"], fds[2:]):
+        arguments += [option, str(fd)]
+    os.environ.clear()
+    os.environ.update({**changes, **spec["env"]})
+    os.chdir(spec["cwd"])
+    reseed()
+    sys.path[:] = path
+    sys.argv[:] = [runner, *arguments]
+    from .start import main
+
+    return main(runner)
+
+
+def reseed():
+    """Gives the process random numbers of its own. (`random` does so itself when a process is forked.)"""
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()

@@ -1,0 +1,188 @@
+"""Tests of warm parents, in the role of their launcher."""
+
+import contextlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+from test_runner import RUNNER, WAIT, Agent
+
+CONFINED = {"namespaces": 0, "user": None, "limits": {"NOFILE": 200}, "oom_score": 500, "filters": []}
+
+
+class Forked(Agent):
+    """An agent of a warm parent."""
+
+    def __init__(self, parent, files, entry="agent.py", env=None):
+        self.dir = tempfile.TemporaryDirectory()
+        self.app = os.path.join(self.dir.name, "app")
+        for name, text in files.items():
+            os.makedirs(os.path.dirname(path := os.path.join(self.app, name)), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(textwrap.dedent(text))
+        self.out, self.err = (open(os.path.join(self.dir.name, name), "w+b") for name in ("stdout", "stderr"))
+        self.start, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.start.settimeout(WAIT)
+        socket.send_fds(parent.control, [json.dumps({"fork": 7}).encode()], [theirs.fileno()])
+        theirs.close()
+        self.start.send(json.dumps(CONFINED).encode())
+        said = json.loads(parent.control.recv(1000))
+        assert said["forked"] == 7
+        self.pid = said["pid"]
+        assert self.start.recv(100) == b"confined"
+        with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+            self.port = listener.getsockname()[1]
+            reader, writer = os.pipe()
+            self.notify = open(reader)
+            config = os.memfd_create("config")
+            os.write(config, b"{}")
+            os.lseek(config, 0, os.SEEK_SET)
+            stack.callback(os.close, writer)
+            stack.callback(os.close, config)
+            spec = {"args": ["--app", self.app, "--site", parent.site], "cwd": self.app,
+                    "fd_options": ["--listen-fd", "--notify-fd", "--config-fd"],
+                    "env": {"PATH": os.environ["PATH"], "USER_ENTRY_POINT": entry, "HOME": self.dir.name,
+                            "TMPDIR": self.dir.name, **(env or {})}}
+            file = os.memfd_create("spec")
+            stack.callback(os.close, file)
+            os.write(file, json.dumps(spec).encode())
+            os.lseek(file, 0, os.SEEK_SET)
+            fds = [self.out.fileno(), self.err.fileno(), listener.fileno(), writer, config, file]
+            socket.send_fds(self.start, [b"file"], fds)
+
+    def __exit__(self, *_):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, 9)
+        for file in (self.notify, self.out, self.err, self.start):
+            file.close()
+        self.dir.cleanup()
+
+
+class Parent:
+    """A warm parent with packages of its own."""
+
+    def __init__(self, packages, modules, careful=False):
+        self.dir = tempfile.TemporaryDirectory()
+        self.site = os.path.join(self.dir.name, "site")
+        for name, text in packages.items():
+            os.makedirs(os.path.dirname(path := os.path.join(self.site, name)), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(textwrap.dedent(text))
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(WAIT)
+        reader, writer = os.pipe()
+        config = os.memfd_create("config")
+        os.write(config, json.dumps({"modules": modules, "careful": careful}).encode())
+        os.lseek(config, 0, os.SEEK_SET)
+        fds = (theirs.fileno(), writer, config)
+        command = [sys.executable, "-s", "-S", RUNNER, "--app", "/app", "--site", self.site, "--parent-fd", str(fds[0]),
+                   "--notify-fd", str(writer), "--config-fd", str(config)]
+        self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL,
+                                        env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "HOME": "/nonexistent"})
+        for fd in (writer, config):
+            os.close(fd)
+        theirs.close()
+        with open(reader) as notify:
+            self.report = json.loads(notify.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.control.close()
+        self.process.wait()
+        self.dir.cleanup()
+
+
+class WarmParentTest(unittest.TestCase):
+
+    def test_agents_share_imported_packages_and_nothing_else(self):
+        package = {"shared/__init__.py": "import os\nimported_by = os.getpid()\nstate = []\n"}
+        code = """
+            import os, random, shared, sys
+            print("started")
+            def handler(message):
+                shared.state.append(message)
+                return [shared.imported_by, os.getpid(), shared.state, os.environ.get("OWN"), random.random(), os.getcwd(),
+                        sys.argv, os.getsid(0), sorted(os.listdir("/proc/self/fd"))[:3]]
+        """
+        with Parent(package, ["shared"]) as parent:
+            self.assertEqual((parent.report["left_out"], parent.report["reads"]), ({}, []))
+            self.assertIn("shared", parent.report["names"])
+            with Forked(parent, {"agent.py": code}, env={"OWN": "one"}) as one, \
+                    Forked(parent, {"agent.py": code}, env={"OWN": "two"}) as two:
+                self.assertEqual((one.event, two.event), ({"event": "ready"}, {"event": "ready"}))
+                first, second = one.response("x"), two.response("y")
+                self.assertEqual({first[0], second[0]}, {parent.process.pid})
+                self.assertEqual((first[1], second[1]), (one.pid, two.pid))
+                self.assertEqual((first[2:4], second[2:4]), ([["x"], "one"], [["y"], "two"]))
+                self.assertNotEqual(first[4], second[4])
+                self.assertEqual(first[5:8], [one.app, [os.path.join(one.app, "agent.py")], one.pid])
+                self.assertEqual((one.stdout(), two.stderr()), ("started\n", ""))
+
+    def test_a_failure_is_told_as_ever_and_the_parent_goes_on(self):
+        with Parent({"dep.py": ""}, ["dep"]) as parent:
+            with Forked(parent, {"agent.py": "import dep\nraise ValueError('no')\ndef handler(): pass"}) as agent:
+                self.assertEqual((agent.event["event"], agent.event["error"]), ("failed", "ValueError: no"))
+            with Forked(parent, {"agent.py": "import dep\ndef handler(): return 'yes'"}) as agent:
+                self.assertEqual(agent.response(), "yes")
+
+    def test_modules_that_cannot_be_imported_are_left_out(self):
+        packages = {"good.py": "", "bad.py": "raise RuntimeError('not here')", "exits.py": "raise SystemExit(3)"}
+        with Parent(packages, ["bad", "exits", "missing", "good"]) as parent:
+            self.assertEqual(sorted(parent.report["left_out"]), ["bad", "exits", "missing"])
+            self.assertEqual(parent.report["left_out"]["bad"], "RuntimeError: not here")
+            self.assertIn("good", parent.report["names"])
+
+    def test_packages_with_threads_files_or_processes_are_found_and_left_out(self):
+        packages = {
+            "good.py": "", "uses.py": "import threaded",
+            "threaded.py": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n",
+            "opened.py": "import tempfile\nfile = tempfile.TemporaryFile()\n",
+            "started.py": "import subprocess\nprocess = subprocess.Popen(['sleep', '60'])\n",
+            "exits.py": "import os\nos._exit(3)\n",
+        }
+        with Parent(packages, ["good", "threaded"]) as parent:
+            self.assertEqual(parent.report, {"unsuitable": "threaded starts a thread when it is imported"})
+        with Parent(packages, ["uses", "opened", "started", "exits", "good"], careful=True) as parent:
+            left_out = parent.report["left_out"]
+            self.assertEqual(sorted(left_out), ["exits", "opened", "started", "uses"])
+            self.assertIn("starts a thread", left_out["uses"])
+            self.assertRegex(left_out["opened"], "^opens .* when it is imported$")
+            self.assertIn("starts a process", left_out["started"])
+            self.assertIn("good", parent.report["names"])
+            with Forked(parent, {"agent.py": "import good, uses\ndef handler(): return 'yes'"}) as agent:
+                self.assertEqual(agent.response(), "yes")
+
+    def test_what_packages_read_and_change_of_the_environment_is_known(self):
+        packages = {"reads.py": "import os\nos.environ.get('LEVEL')\nos.getenv('MODE')\n'KEY' in os.environ\n"
+                                "os.environ['SET_BY_PACKAGE'] = '1'\n",
+                    "whole.py": "import os\nvariables = dict(os.environ)\n"}
+        code = "import os, reads\ndef handler(): return os.environ['SET_BY_PACKAGE']"
+        with Parent(packages, ["reads"]) as parent:
+            self.assertEqual(parent.report["reads"], ["KEY", "LEVEL", "MODE"])
+            with Forked(parent, {"agent.py": code}) as agent:
+                self.assertEqual(agent.response(), "1")
+        with Parent(packages, ["whole"]) as parent:
+            self.assertIsNone(parent.report["reads"])
+
+    def test_the_parent_ends_with_its_launcher(self):
+        with Parent({}, []) as parent:
+            parent.control.close()
+            self.assertEqual(parent.process.wait(WAIT), 0)
+
+    def test_the_end_of_an_agent_is_as_ever(self):
+        code = "import atexit, sys\natexit.register(print, 'goodbye')\ndef handler(): return sys.flags.no_site"
+        with Parent({}, []) as parent, Forked(parent, {"agent.py": code}) as agent:
+            self.assertEqual(agent.response(), 1)
+            os.kill(agent.pid, 15)
+            self.assertEqual(agent.notify.read(), "")
+            while os.path.exists(f"/proc/{agent.pid}") and "goodbye" not in agent.stdout():
+                pass
+            self.assertEqual(agent.stdout(), "goodbye\n")

@@ -5,24 +5,42 @@ use base64::Engine;
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-/// The user of [`Access::Password`].
-pub const REGISTRY_USER: &str = "ann";
-/// That user's password.
-pub const REGISTRY_PASSWORD: &str = "registry-pass";
-/// A line of `htpasswd -B` for both.
-const HTPASSWD: &str = "ann:$2y$05$XKmDpAlC4aWqp3iUM4vRrOEBoIqDYhCY.n6rKOWgSSmzRL6xqn8ja";
+/// Somebody who may use a registry with a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryUser {
+    /// The name.
+    pub name: &'static str,
+    /// The password.
+    pub password: &'static str,
+    /// The line of `htpasswd -B` for both.
+    htpasswd: &'static str,
+}
+
+/// A user.
+pub const ANN: RegistryUser = RegistryUser {
+    name: "ann",
+    password: "registry-pass",
+    htpasswd: "ann:$2y$05$XKmDpAlC4aWqp3iUM4vRrOEBoIqDYhCY.n6rKOWgSSmzRL6xqn8ja",
+};
+/// Another user.
+pub const BOB: RegistryUser = RegistryUser {
+    name: "bob",
+    password: "other-pass",
+    htpasswd: "bob:$2y$05$ZbtD0gyUN2kYEmz5pd7ob.tqGBYxwowx/2NcwhZ1mrPp5of7Sl6lK",
+};
 
 /// Who may use a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access<'a> {
     /// Everybody.
     Open,
-    /// [`REGISTRY_USER`].
-    Password,
+    /// One user with a password.
+    User(RegistryUser),
     /// Holders of the tokens of a server.
     Token {
         /// The server's URL.
@@ -41,11 +59,19 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// Starts a registry in `dir`; none where the program is not installed.
+    /// Starts a registry in `dir` for this machine only; none where the program is not installed.
     ///
     /// # Panics
     /// If it is there and does not start, or is required and missing.
     pub fn start(dir: &Path, access: Access<'_>) -> Option<Self> {
+        Self::start_at(IpAddr::V4(Ipv4Addr::LOCALHOST), dir, access)
+    }
+
+    /// Like [`DockerRegistry::start`], at another address of this machine.
+    ///
+    /// # Panics
+    /// If it is there and does not start, or is required and missing.
+    pub fn start_at(address: IpAddr, dir: &Path, access: Access<'_>) -> Option<Self> {
         let is_there = runs("docker-registry", &["--version"]);
         if !need("docker-registry", is_there, "docker-registry is not installed") {
             return None;
@@ -54,8 +80,8 @@ impl DockerRegistry {
         let password_file = dir.join("htpasswd");
         let auth = match access {
             Access::Open => String::new(),
-            Access::Password => {
-                fs::write(&password_file, HTPASSWD).unwrap_or_else(|e| panic!("{e}"));
+            Access::User(user) => {
+                fs::write(&password_file, user.htpasswd).unwrap_or_else(|e| panic!("{e}"));
                 format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", password_file.display())
             }
             Access::Token { realm, certificate } => format!(
@@ -66,8 +92,9 @@ impl DockerRegistry {
         let config = dir.join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: '127.0.0.1:0', secret: test}}\n{auth}",
-            dir.join("data").display()
+             http: {{addr: '{}', secret: test}}\n{auth}",
+            dir.join("data").display(),
+            SocketAddr::new(address, 0),
         );
         fs::write(&config, text).unwrap_or_else(|e| panic!("{e}"));
         let requests = fs::File::create(dir.join("requests")).unwrap_or_else(|e| panic!("{e}"));
@@ -98,11 +125,8 @@ impl DockerRegistry {
     /// # Panics
     /// If it cannot be written.
     pub fn docker_config(&self, user: &str, password: &str) -> PathBuf {
-        let dir = self.dir.join(format!("docker-{user}"));
-        let file = dir.join("config.json");
-        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        let text = format!(r#"{{"auths": {{"{}": {{"auth": "{auth}"}}}}}}"#, self.host);
-        fs::create_dir_all(&dir).and_then(|()| fs::write(&file, text)).unwrap_or_else(|e| panic!("{e}"));
+        let file = self.dir.join(format!("docker-{user}/config.json"));
+        write_docker_config(&file, &[(&self.host, user, password)]);
         file
     }
 
@@ -117,6 +141,20 @@ impl DockerRegistry {
     pub fn requests(&self) -> String {
         fs::read_to_string(self.dir.join("requests")).unwrap_or_default()
     }
+}
+
+/// Writes a `config.json` of Docker with logins: a registry's `HOST:PORT`, a user and a password each.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write_docker_config(file: &Path, logins: &[(&str, &str, &str)]) {
+    let logins = logins.iter().map(|(host, user, password)| {
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        format!(r#""{host}": {{"auth": "{auth}"}}"#)
+    });
+    let text = format!(r#"{{"auths": {{{}}}}}"#, logins.collect::<Vec<_>>().join(", "));
+    let made = file.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(|()| fs::write(file, text)).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
 }
 
 impl Drop for DockerRegistry {

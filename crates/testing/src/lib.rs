@@ -7,7 +7,7 @@ mod openapi_schema;
 mod postgres;
 
 pub use certificates::{TestAuthority, outer_address};
-pub use docker_registry::{Access, DockerRegistry, REGISTRY_PASSWORD, REGISTRY_USER};
+pub use docker_registry::{ANN, Access, BOB, DockerRegistry, RegistryUser, write_docker_config};
 pub use openapi_schema::DocumentSchemas;
 pub use postgres::{PostgresServer, database_url, postgres, shared_databases, uses_postgres};
 

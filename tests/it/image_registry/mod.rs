@@ -1,34 +1,32 @@
 //! Registries outside of the installation: base images come from there, and built images are pushed to and pulled from
 //! there.
 
+mod remote_bases;
+mod token_server;
+
 use crate::{
     containers::{self, BASE, Installation, docker},
     http, prerequisites,
     test_installation::{Stack, log_of, says},
 };
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
-use hoistway_testing::{Access, DockerRegistry, REGISTRY_PASSWORD, REGISTRY_USER};
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
-};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hoistway_testing::{ANN, Access, DockerRegistry};
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, BufReader, Write},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
+use token_server::TokenServer;
 
 /// Starts `hoistway up` with Debian's Python, a base image and the logins of a file.
 fn start(dir: &Path, base: &str, logins: &Path, more: &[&str]) -> Stack {
+    start_with_settings(dir, "", base, logins, more)
+}
+
+/// Like [`start`], with more lines in the configuration file.
+fn start_with_settings(dir: &Path, settings: &str, base: &str, logins: &Path, more: &[&str]) -> Stack {
     let file = dir.join("hoistway.toml");
-    std::fs::write(&file, format!("docker_config = '{}'\n", logins.display())).unwrap();
+    std::fs::write(&file, format!("docker_config = '{}'\n{settings}\n", logins.display())).unwrap();
     Stack::start_with(dir, |command| {
         command.args(["--python", "/usr/bin/python3", "--base-image", base, "--config"]).arg(&file).args(more);
     })
@@ -37,7 +35,7 @@ fn start(dir: &Path, base: &str, logins: &Path, more: &[&str]) -> Stack {
 /// Starts a registry with the base image in it; with the file of its user's login, and the image's name.
 fn registry_with_base(dir: &Path, access: Access<'_>) -> Option<(DockerRegistry, PathBuf, String)> {
     let registry = DockerRegistry::start(&dir.join("registry"), access)?;
-    let logins = registry.docker_config(REGISTRY_USER, REGISTRY_PASSWORD);
+    let logins = registry.docker_config(ANN.name, ANN.password);
     let base = format!("{}/library/python:3", registry.host());
     let config = logins.parent().unwrap().to_str().unwrap();
     docker(&["tag", BASE, &base]);
@@ -111,7 +109,7 @@ fn the_layers_of_a_remote_base_are_copied_once_and_an_image_on_it_runs_in_a_cont
         return;
     }
     let dir = Installation::new();
-    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::User(ANN)) else { return };
     let stack = start(dir.path(), &base, &logins, &["--runtime", "docker"]);
     dir.registry_is(&stack.registry);
     let first = stack.deployed(json!({"agent_name": "based", "source_files": says("one")}));
@@ -130,7 +128,7 @@ fn images_are_pushed_to_the_image_registry_and_agents_start_from_it() {
         return;
     }
     let dir = Installation::new();
-    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::User(ANN)) else { return };
     let place = format!("{}/team/agents", registry.host());
     let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", &place]);
     dir.registry_is(registry.host());
@@ -176,7 +174,7 @@ fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
         return;
     }
     let dir = Installation::new();
-    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::Password) else { return };
+    let Some((registry, logins, base)) = registry_with_base(dir.path(), Access::User(ANN)) else { return };
     let host = registry.host().to_owned();
     let body = json!({"agent_name": "refused", "source_files": says("x")});
     let message = |stack: &Stack| {
@@ -184,7 +182,7 @@ fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
         assert_eq!(refused.status, 500, "{}\n{}", refused.text(), log_of(&stack.dir));
         assert_eq!(stack.call("GET", "/api/agents/refused", None).status, 404, "nothing is left of it");
         let text = refused.text();
-        assert!(!text.contains("wrong-password") && !text.contains(REGISTRY_PASSWORD), "{text}");
+        assert!(!text.contains("wrong-password") && !text.contains(ANN.password), "{text}");
         refused.json()["error"].as_str().unwrap().to_owned()
     };
 
@@ -220,63 +218,4 @@ fn registries_with_a_token_server_are_pulled_from_and_pushed_to() {
     let deployed = stack.deployed(json!({"agent_name": "tokens", "source_files": says("with a token")}));
     assert_eq!(stack.answer("tokens", "x"), "with a token");
     inspect(deployed["image_uri"].as_str().unwrap(), &logins);
-}
-
-/// A token server of a registry, as its specification asks for: it gives those who show the password what they ask for.
-struct TokenServer {
-    url: String,
-}
-
-impl TokenServer {
-    /// Starts it, and writes the certificate of its key to `certificate`.
-    fn start(certificate: &Path) -> Self {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let signed = rcgen::CertificateParams::new(vec!["tokens.test".to_owned()]).unwrap().self_signed(&key).unwrap();
-        std::fs::write(certificate, signed.pem()).unwrap();
-        let der = STANDARD.encode(signed.der());
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random).unwrap();
-        let key = Arc::new(key);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/token", listener.local_addr().unwrap());
-        std::thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept() {
-                let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-                let (status, body) = answer(&head, &key, &der);
-                let length = body.len();
-                let head = "Connection: close\r\nContent-Type: application/json";
-                let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
-            }
-        });
-        Self { url }
-    }
-}
-
-fn answer(head: &[String], key: &EcdsaKeyPair, certificate: &str) -> (&'static str, String) {
-    let login = STANDARD.encode(format!("{REGISTRY_USER}:{REGISTRY_PASSWORD}"));
-    if !head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Basic {login}"))) {
-        return ("401 Unauthorized", "{}".to_owned());
-    }
-    let path = head[0].split(' ').nth(1).unwrap();
-    let url = reqwest::Url::parse("http://tokens.test").unwrap().join(path).unwrap();
-    let scopes = url.query_pairs().filter(|(name, _)| name == "scope").map(|(_, value)| value.into_owned());
-    let access: Vec<Value> = scopes
-        .filter_map(|scope| {
-            let (rest, actions) = scope.rsplit_once(':')?;
-            let (kind, name) = rest.split_once(':')?;
-            let actions: Vec<&str> = actions.split(',').collect();
-            Some(json!({"type": kind, "name": name, "actions": actions}))
-        })
-        .collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({
-        "iss": "test", "sub": REGISTRY_USER, "aud": "registry", "exp": now + 300, "nbf": now - 10, "iat": now,
-        "jti": format!("{now}"), "access": access,
-    });
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let text = format!("{}.{}", part(json!({"typ": "JWT", "alg": "ES256", "x5c": [certificate]})), part(claims));
-    let signature = key.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
-    let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
-    ("200 OK", json!({"token": token, "expires_in": 300}).to_string())
 }

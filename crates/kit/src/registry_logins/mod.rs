@@ -1,12 +1,15 @@
 //! Logins of container registries, as `docker login` writes them: a `config.json` with `auths`, and the credential
 //! helpers that it names.
 
+mod credential_helper;
+
+use credential_helper::Helpers;
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use hoistway_model::{Code, Error, Result, Secret};
+use serde_json::Value;
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{BufReader, ErrorKind},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -18,6 +21,8 @@ const HELPER_LIMIT: Duration = Duration::from_secs(30);
 const KEPT: Duration = Duration::from_secs(30);
 /// Docker Hub has two names, and its logins have a third.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// Why a configuration is of no use.
+const NOT_DOCKERS: &str = "it is not the JSON of Docker's configuration";
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// What opens a registry.
@@ -76,15 +81,7 @@ impl RegistryLogins {
         {
             return Ok(kept.login.clone());
         }
-        let (is_required, key) = (self.is_required, host.to_owned());
-        let reading = tokio::task::spawn_blocking(move || read(&file, is_required, &key));
-        let read = tokio::time::timeout(HELPER_LIMIT, reading).await;
-        let login = match read {
-            Ok(Ok(read)) => read,
-            Ok(Err(e)) => return Err(Error::internal("reading the configuration of Docker", e)),
-            Err(_) => Err(format!("the credential helper did not answer within {} s", HELPER_LIMIT.as_secs())),
-        };
-        let login = login.map_err(|why| {
+        let login = read(&file, self.is_required, host).await.map_err(|why| {
             tracing::warn!("the login of the registry {host} cannot be read: {why}");
             let text = format!("the login of the registry {host} cannot be read; the log of the service says why");
             Error::new(Code::Unavailable, text)
@@ -105,9 +102,9 @@ fn default_file() -> Option<PathBuf> {
 }
 
 /// The login, or the reason why there is none, for the log.
-fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>, String> {
-    let opened = match File::open(file) {
-        Ok(opened) => opened,
+async fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>, String> {
+    let text = match tokio::fs::read(file).await {
+        Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound && !is_required => return Ok(None),
         Err(e) if !is_required => {
             tracing::info!("the logins of {} are not used, it cannot be read: {e}", file.display());
@@ -116,34 +113,32 @@ fn read(file: &Path, is_required: bool, host: &str) -> Result<Option<Login>, Str
         Err(e) => return Err(format!("{} (setting docker_config) cannot be read: {e}", file.display())),
     };
     let key = if DOCKER_HUB.contains(&host) { DOCKER_HUB_KEY } else { host };
-    match get_credential_from_reader(BufReader::new(opened), key) {
+    login_in(&text, key).await.map_err(|why| format!("{}: {why}", file.display()))
+}
+
+/// The login of a registry in the text of a configuration, or of the helper that it names.
+async fn login_in(text: &[u8], key: &str) -> Result<Option<Login>, String> {
+    let unreadable = |_| NOT_DOCKERS.to_owned();
+    let helpers: Helpers = serde_json::from_slice(text).map_err(unreadable)?;
+    if let Some(program) = helpers.of_registry(key) {
+        return credential_helper::login(&program, key, HELPER_LIMIT).await;
+    }
+    // Without the helpers, which are asked here.
+    let mut config: Value = serde_json::from_slice(text).map_err(unreadable)?;
+    if let Some(config) = config.as_object_mut() {
+        config.retain(|member, _| member == "auths");
+    }
+    match get_credential_from_reader(config.to_string().as_bytes(), key) {
         Ok(DockerCredential::UsernamePassword(user, password)) => {
             Ok(Some(Login::Password { user, password: Secret::new(password) }))
         }
         Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Login::IdentityToken(Secret::new(token)))),
-        Err(e) if is_no_login(&e) => Ok(None),
-        Err(e) => Err(format!("{}: {}", file.display(), reason(&e))),
-    }
-}
-
-/// Whether nobody has logged in to a registry. Docker's helpers are asked for every host, and say it with a failure.
-fn is_no_login(e: &CredentialRetrievalError) -> bool {
-    match e {
-        CredentialRetrievalError::NoCredentialConfigured => true,
-        CredentialRetrievalError::HelperFailure { stdout, stderr, .. } => {
-            [stdout, stderr].iter().any(|text| text.contains("credentials not found"))
-        }
-        _ => false,
-    }
-}
-
-/// The output of a helper is not repeated: it may have the secret in it.
-fn reason(e: &CredentialRetrievalError) -> String {
-    match e {
-        CredentialRetrievalError::HelperFailure { helper, .. } => format!("{helper} failed; try `{helper} get`"),
-        CredentialRetrievalError::HelperCommunicationError => "its credential helper cannot be run".to_owned(),
-        CredentialRetrievalError::ConfigReadError => "it is not the JSON of Docker's configuration".to_owned(),
-        other => other.to_string(),
+        Err(CredentialRetrievalError::NoCredentialConfigured) => match helpers.of_others() {
+            Some(program) => credential_helper::login(&program, key, HELPER_LIMIT).await,
+            None => Ok(None),
+        },
+        Err(CredentialRetrievalError::ConfigReadError) => Err(NOT_DOCKERS.to_owned()),
+        Err(e) => Err(e.to_string()),
     }
 }
 
@@ -181,40 +176,33 @@ mod tests {
             refused,
             "the login of the registry registry.example:5000 cannot be read; the log of the service says why"
         );
-        assert!(read(&file, true, "registry.example:5000").unwrap_err().ends_with("Unable to decode credential"));
+        let why = read(&file, true, "registry.example:5000").await.unwrap_err();
+        assert!(why.ends_with("Unable to decode credential"), "{why}");
     }
 
     #[tokio::test]
     async fn a_named_file_must_be_there_and_the_default_one_need_not() {
         let missing = PathBuf::from("/nowhere/config.json");
         RegistryLogins::new(Some(missing.clone())).login("registry.example").await.unwrap_err();
-        assert!(read(&missing, true, "x").unwrap_err().contains("(setting docker_config) cannot be read"));
+        assert!(read(&missing, true, "x").await.unwrap_err().contains("(setting docker_config) cannot be read"));
         let default = |file: &Path| RegistryLogins { file: Some(file.to_owned()), ..RegistryLogins::named(None) };
         assert_eq!(default(&missing).login("registry.example").await.unwrap(), None);
         assert_eq!(default(Path::new("/proc/1/mem")).login("registry.example").await.ok(), Some(None));
     }
 
-    #[test]
-    fn a_helper_that_has_no_login_is_no_failure() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.json");
-        fs::write(&file, r#"{"credsStore": "absent-in-this-test"}"#).unwrap();
-        assert!(read(&file, true, "r.example").unwrap_err().ends_with("its credential helper cannot be run"));
-        let none = CredentialRetrievalError::HelperFailure {
-            helper: "docker-credential-x".to_owned(),
-            stdout: "credentials not found in native keychain".to_owned(),
-            stderr: String::new(),
-        };
-        assert!(is_no_login(&none));
-    }
-
-    #[test]
-    fn a_failed_helper_is_named_and_its_output_is_not() {
-        let failure = CredentialRetrievalError::HelperFailure {
-            helper: "docker-credential-x".to_owned(),
-            stdout: "s3cret".to_owned(),
-            stderr: "s3cret".to_owned(),
-        };
-        assert_eq!(reason(&failure), "docker-credential-x failed; try `docker-credential-x get`");
+    #[tokio::test]
+    async fn helpers_of_a_registry_win_over_the_file_and_the_store_comes_last() {
+        let auth = STANDARD.encode("ann:secret");
+        let text = format!(
+            r#"{{"auths": {{"own.example": {{"auth": "{auth}"}}, "file.example": {{"auth": "{auth}"}}, "empty.example": {{}}}},
+                "credHelpers": {{"own.example": "absent-one"}}, "credsStore": "absent-two"}}"#
+        );
+        let found = async |host| login_in(text.as_bytes(), host).await;
+        assert!(found("own.example").await.unwrap_err().contains("docker-credential-absent-one cannot be run"));
+        assert_eq!(found("file.example").await, Ok(Some(password("ann", "secret"))));
+        for host in ["empty.example", "other.example"] {
+            assert!(found(host).await.unwrap_err().contains("docker-credential-absent-two cannot be run"), "{host}");
+        }
+        assert_eq!(login_in(b"[]", "x").await, Err(NOT_DOCKERS.to_owned()));
     }
 }

@@ -63,10 +63,10 @@ impl Launcher for ContainerLauncher {
         let Program::Image { reference } = self.instance.program.clone() else {
             return Err(Unable::new(NO_CONTAINER, "its image is not one of Docker's"));
         };
-        self.images.ensure(&reference).await.map_err(|e| Unable::new(NO_IMAGE, e.brief()))?;
+        let volumes = self.images.ensure(&reference).await.map_err(|e| Unable::new(NO_IMAGE, e.brief()))?;
         let mut place = self.runs.begin(&self.instance);
         let joined = self.join_network(&reference, &mut place).await?;
-        self.start_agent(&reference, joined, place, limit).await
+        self.start_agent((&reference, volumes), joined, place, limit).await
     }
 
     async fn clean(&mut self) {}
@@ -90,10 +90,10 @@ impl ContainerLauncher {
         }
     }
 
-    /// Starts the agent's container, and hands it what it needs.
+    /// Starts the agent's container from an image with volumes, and hands it what it needs.
     async fn start_agent(
         &self,
-        image: &str,
+        (image, volumes): (&str, Vec<String>),
         joined: JoinedNetwork,
         mut place: RunPlace,
         limit: Option<Duration>,
@@ -102,7 +102,6 @@ impl ContainerLauncher {
         let mut listeners = listeners.into_iter();
         let control = listeners.next().ok_or_else(|| Unable::new(NO_NETWORK, "it has no listeners"))?;
         let copies_app = self.copies_app(source).await;
-        let volumes = self.daemon.volumes_of(image).await.map_err(|e| unable(NO_CONTAINER, &e))?;
         let network = place.network().to_owned();
         let limits = &self.config.limits;
         let body = AgentContainer { image, network: &network, limits, port: self.port, copies_app, volumes }.body();

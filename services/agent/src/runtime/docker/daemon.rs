@@ -83,19 +83,14 @@ impl Daemon {
         self.docker.ping().await.map(drop)
     }
 
-    /// Whether there is such an image.
-    pub async fn has_image(&self, reference: &str) -> Result<bool, Error> {
+    /// The directories for which an image wants volumes: they would be writable, and as large as the disk. None if there
+    /// is no such image.
+    pub async fn volumes_of(&self, reference: &str) -> Result<Option<Vec<String>>, Error> {
         match self.docker.inspect_image(reference).await {
-            Ok(_) => Ok(true),
-            Err(e) if is_missing(&e) => Ok(false),
+            Ok(found) => Ok(Some(found.config.and_then(|config| config.volumes).unwrap_or_default())),
+            Err(e) if is_missing(&e) => Ok(None),
             Err(e) => Err(e),
         }
-    }
-
-    /// The directories for which an image wants volumes: they would be writable, and as large as the disk.
-    pub async fn volumes_of(&self, image: &str) -> Result<Vec<String>, Error> {
-        let found = self.docker.inspect_image(image).await?;
-        Ok(found.config.and_then(|config| config.volumes).unwrap_or_default())
     }
 
     /// Pulls an image by its digest, with the password if it is for the registry there.

@@ -82,10 +82,10 @@ impl Images {
     }
 
     /// Has the image of a name that [`Images::pull`] returned, which somebody may have removed from the daemon. Its
-    /// registry is asked only for what is missing.
-    pub async fn ensure(&self, name: &str) -> Result<(), PullError> {
-        if self.daemon.has_image(name).await? {
-            return Ok(());
+    /// registry is asked only for what is missing. Returns the directories for which the image wants volumes.
+    pub async fn ensure(&self, name: &str) -> Result<Vec<String>, PullError> {
+        if let Some(volumes) = self.daemon.volumes_of(name).await? {
+            return Ok(volumes);
         }
         match name.strip_prefix(&self.own("")).and_then(|rest| rest.rsplit_once(':')) {
             Some((repository, hex)) => {
@@ -95,13 +95,13 @@ impl Images {
             }
             None => {
                 // A name without a digest is not one of ours, and says nothing about where it comes from.
-                let Some((place, digest)) = name.split_once('@') else { return Ok(()) };
+                let Some((place, digest)) = name.split_once('@') else { return Ok(Vec::new()) };
                 let host = place.split('/').next().unwrap_or_default();
                 let login = self.logins.login(host).await.map_err(PullError::Login)?;
                 self.daemon.pull(place, digest, login).await?;
             }
         }
-        Ok(())
+        Ok(self.daemon.volumes_of(name).await?.unwrap_or_default())
     }
 
     /// Removes what is neither kept nor new. An image that a container uses is removed the next time.

@@ -4,6 +4,7 @@
 use crate::python::Libc;
 use flate2::bufread::MultiGzDecoder;
 use std::io::{self, BufRead, BufReader, Read};
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 /// The largest C library that is read, in bytes; they have about 2 MiB.
 const MAX_LIBRARY: u64 = 16 << 20;
@@ -14,13 +15,16 @@ const ELF: &[u8] = b"\x7fELF";
 const MACHINE: usize = 18;
 /// The beginning of a gzip.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// The beginning of a Zstandard frame.
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The C library for a processor in a layer; nothing if there is none. A distribution's own is in a low layer.
 pub fn find(layer: impl Read, architecture: &str) -> io::Result<Option<Libc>> {
     let mut layer = BufReader::new(layer);
-    match layer.fill_buf()?.starts_with(&GZIP) {
-        true => in_archive(MultiGzDecoder::new(layer), architecture),
-        false => in_archive(layer, architecture),
+    match layer.fill_buf()? {
+        gzip if gzip.starts_with(&GZIP) => in_archive(MultiGzDecoder::new(layer), architecture),
+        zstd if zstd.starts_with(&ZSTD) => in_archive(ZstdDecoder::with_buffer(layer)?, architecture),
+        _ => in_archive(layer, architecture),
     }
 }
 
@@ -94,7 +98,16 @@ mod tests {
         MultiGzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
         let found = find(&bytes[..], architecture).unwrap();
         assert_eq!(find(&plain[..], architecture).unwrap(), found);
-        assert!(find(&b"\x28\xb5\x2f\xfd of zstd"[..], architecture).is_err());
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap();
+        assert_eq!(find(&zstd(&plain)[..], architecture).unwrap(), found);
+        // Files of a layer may be frames of their own, with a table of contents in one that is to be skipped.
+        let table = [&[0x50, 0x2a, 0x4d, 0x18, 5, 0, 0, 0][..], b"table"].concat();
+        let frames = plain.chunks(700).flat_map(|part| [zstd(part), table.clone()].concat()).collect::<Vec<u8>>();
+        assert_eq!(find(&frames[..], architecture).unwrap(), found);
+        let cut = find(&zstd(&plain)[..20], architecture).unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+        let other = find(&b"\x28\xb5\x2f\xfd of zstd"[..], architecture).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::Other);
         found
     }
 

@@ -3,6 +3,7 @@
 
 mod remote_bases;
 mod token_server;
+mod tokens;
 
 use crate::{
     containers::{self, BASE, Installation, docker},
@@ -16,7 +17,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use token_server::TokenServer;
 
 /// Starts `hoistway up` with Debian's Python, a base image and the logins of a file.
 fn start(dir: &Path, base: &str, logins: &Path, more: &[&str]) -> Stack {
@@ -202,20 +202,4 @@ fn a_registry_that_refuses_or_is_away_fails_the_deploy_with_the_cause() {
     drop(registry);
     let stack = start(dir.path(), &base, &logins, &[]);
     assert!(message(&stack).contains(&format!("the registry {host} cannot be reached")), "{}", message(&stack));
-}
-
-#[test]
-fn registries_with_a_token_server_are_pulled_from_and_pushed_to() {
-    if !containers::is_possible() || !prerequisites::skopeo() {
-        return;
-    }
-    let dir = Installation::new();
-    let tokens = TokenServer::start(&dir.path().join("certificate.pem"));
-    let access = Access::Token { realm: &tokens.url, certificate: &dir.path().join("certificate.pem") };
-    let Some((registry, logins, base)) = registry_with_base(dir.path(), access) else { return };
-    let stack = start(dir.path(), &base, &logins, &["--runtime", "docker", "--image-registry", registry.host()]);
-    dir.registry_is(registry.host());
-    let deployed = stack.deployed(json!({"agent_name": "tokens", "source_files": says("with a token")}));
-    assert_eq!(stack.answer("tokens", "x"), "with a token");
-    inspect(deployed["image_uri"].as_str().unwrap(), &logins);
 }

@@ -11,14 +11,17 @@ use ring::{
 };
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::Path,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// It gives those who show the password what they ask for.
+/// What Docker would keep in the place of a password.
+pub const IDENTITY_TOKEN: &str = "identity-of-ann";
+
+/// It gives those who show the password or the identity token what they ask for.
 pub struct TokenServer {
     pub url: String,
 }
@@ -37,9 +40,15 @@ impl TokenServer {
         let url = format!("http://{}/token", listener.local_addr().unwrap());
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
-                let lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let lines = reader.by_ref().lines().map_while(Result::ok);
                 let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-                let (status, body) = answer(&head, &key, &der);
+                let length = head
+                    .iter()
+                    .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+                let mut form = String::new();
+                reader.take(length.unwrap_or(0)).read_to_string(&mut form).unwrap();
+                let (status, body) = answer(&head, &form, &key, &der);
                 let length = body.len();
                 let head = "Connection: close\r\nContent-Type: application/json";
                 let _ = write!(stream, "HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -49,14 +58,34 @@ impl TokenServer {
     }
 }
 
-fn answer(head: &[String], key: &EcdsaKeyPair, certificate: &str) -> (&'static str, String) {
-    let login = STANDARD.encode(format!("{}:{}", ANN.name, ANN.password));
-    if !head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Basic {login}"))) {
+/// What it answers: to a GET with the password, or to a POST with the identity token.
+fn answer(head: &[String], form: &str, key: &EcdsaKeyPair, certificate: &str) -> (&'static str, String) {
+    let mut words = head[0].split(' ');
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let mut url = reqwest::Url::parse("http://tokens.test").unwrap().join(path).unwrap();
+    if method == "POST" {
+        url.set_query(Some(form));
+    }
+    let values = |wanted: &str| -> Vec<String> {
+        url.query_pairs().filter(|(name, _)| name == wanted).map(|(_, value)| value.into_owned()).collect()
+    };
+    let is_allowed = match method {
+        "POST" => {
+            values("grant_type") == ["refresh_token"]
+                && values("refresh_token") == [IDENTITY_TOKEN]
+                && values("service") == ["registry"]
+                && !values("client_id").is_empty()
+        }
+        _ => {
+            let login = STANDARD.encode(format!("{}:{}", ANN.name, ANN.password));
+            head.iter().any(|line| line.eq_ignore_ascii_case(&format!("authorization: Basic {login}")))
+        }
+    };
+    if !is_allowed {
         return ("401 Unauthorized", "{}".to_owned());
     }
-    let path = head[0].split(' ').nth(1).unwrap();
-    let url = reqwest::Url::parse("http://tokens.test").unwrap().join(path).unwrap();
-    let scopes = url.query_pairs().filter(|(name, _)| name == "scope").map(|(_, value)| value.into_owned());
+    let scopes = values("scope");
+    let scopes = scopes.iter().flat_map(|scopes| scopes.split(' '));
     let access: Vec<Value> = scopes
         .filter_map(|scope| {
             let (rest, actions) = scope.rsplit_once(':')?;
@@ -74,5 +103,7 @@ fn answer(head: &[String], key: &EcdsaKeyPair, certificate: &str) -> (&'static s
     let text = format!("{}.{}", part(json!({"typ": "JWT", "alg": "ES256", "x5c": [certificate]})), part(claims));
     let signature = key.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
     let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()));
-    ("200 OK", json!({"token": token, "expires_in": 300}).to_string())
+    // Each form has a name of its own for it.
+    let name = if method == "POST" { "access_token" } else { "token" };
+    ("200 OK", json!({name: token, "expires_in": 300}).to_string())
 }

@@ -34,6 +34,7 @@ impl ImagePusher {
         if new.is_empty() {
             return Ok(0);
         }
+        let client = self.client(&subject).await?;
         let now = referrers(&client, &subject).await?;
         if !new.iter().all(|document| has(&now, document)) {
             let entries = now.manifests.iter().map(serde_json::to_value).collect::<Result<Vec<Value>, _>>();

@@ -4,6 +4,7 @@ mod attach;
 mod blob_reader;
 mod copy;
 mod push;
+mod tokens;
 
 pub use push::{ImagePusher, Push};
 
@@ -27,6 +28,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokens::{Access, Tokens};
 
 /// The time that a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -56,6 +58,8 @@ struct Clients {
     ask: Client,
     /// For blobs that go there: the other one counts the time of an upload as silence.
     upload: Client,
+    /// The tokens that neither asks for itself.
+    tokens: Tokens,
 }
 
 impl fmt::Debug for RemoteRegistries {
@@ -74,7 +78,7 @@ impl RemoteRegistries {
 
     /// The manifest or index that a reference names now, with its digest.
     pub async fn manifest(&self, image: &Reference, accept: &[&str]) -> Result<(Digest, Bytes)> {
-        let client = self.clients_of(image).await?.ask;
+        let client = self.clients_of(image, Access::Pull).await?.ask;
         // The login is stored in the client already.
         let asked = within(ANSWER_LIMIT, client.pull_manifest_raw(image, &RegistryAuth::Anonymous, accept)).await;
         let (bytes, _) = asked.map_err(|e| failed(image, &format!("asking for {image}"), e))?;
@@ -83,15 +87,22 @@ impl RemoteRegistries {
 
     /// The bytes of a blob of `image` as they come.
     async fn read(&self, image: &Reference, digest: Digest) -> Result<BoxStream<'static, io::Result<Bytes>>> {
-        let client = self.clients_of(image).await?.ask;
+        let client = self.clients_of(image, Access::Pull).await?.ask;
         let text = digest.to_string();
         let layer = LayerDescriptor { digest: &text, urls: &None };
         let reading = client.pull_blob_stream(image, &layer).await;
         Ok(reading.map_err(|e| failed(image, &reading_of(image, digest), e))?.stream)
     }
 
+    /// The clients of an image's registry, ready for what is done next with the image.
+    async fn clients_of(&self, image: &Reference, access: Access<'_>) -> Result<Clients> {
+        let clients = self.connected(image).await?;
+        clients.tokens.authorize(&clients.ask, image, access).await?;
+        Ok(clients)
+    }
+
     /// The clients with the present login of an image's registry.
-    async fn clients_of(&self, image: &Reference) -> Result<Clients> {
+    async fn connected(&self, image: &Reference) -> Result<Clients> {
         let host = image.registry();
         let login = self.logins.login(host).await;
         let login = login.map_err(|e| Error::new(Code::BuildFailed, e.message.clone()).with_source(e))?;
@@ -101,22 +112,18 @@ impl RemoteRegistries {
             return Ok(clients.clone());
         }
         let auth = match &login {
-            None => RegistryAuth::Anonymous,
             Some(Login::Password { user, password }) => RegistryAuth::Basic(user.clone(), password.expose().to_owned()),
-            Some(Login::IdentityToken(_)) => {
-                let text = format!(
-                    "the login of {host} is an identity token, which is not supported: log in with a user and an access token"
-                );
-                return Err(Error::new(Code::BuildFailed, text));
-            }
+            None | Some(Login::IdentityToken(_)) => RegistryAuth::Anonymous,
         };
         if login.is_some() {
             self.check_token_server(image).await?;
         }
-        let clients = Clients {
-            ask: self.connect(image, &auth, Some(READ_LIMIT)).await?,
-            upload: self.connect(image, &auth, None).await?,
-        };
+        let ask = self.connect(image, &auth, Some(READ_LIMIT)).await?;
+        let mut upload = self.connect(image, &auth, None).await?;
+        upload.tokens = ask.tokens.clone();
+        let tokens = Tokens::new(login.clone(), self.is_plain(host));
+        let tokens = tokens.map_err(|e| failed(image, "making an HTTP client", e.into()))?;
+        let clients = Clients { ask, upload, tokens };
         self.known().insert(host.to_owned(), (login, clients.clone()));
         Ok(clients)
     }

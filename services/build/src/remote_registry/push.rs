@@ -1,6 +1,6 @@
 //! Pushing a built image to the registry that the installation's images are pulled from.
 
-use super::{ANSWER_LIMIT, Clients, RemoteRegistries, failed, is_away, is_missing, silent, within};
+use super::{ANSWER_LIMIT, Access, Clients, RemoteRegistries, failed, is_away, is_missing, silent, within};
 use crate::{
     log::BuildLog,
     registry::{BlobStore, Manifest},
@@ -75,13 +75,12 @@ impl ImagePusher {
     /// Pushes a manifest and the blobs that it needs; the sizes of those that were not there.
     pub(super) async fn push_manifest(&self, push: &Push<'_>) -> Result<Vec<u64>> {
         let image = self.tagged(push.repository, push.tag);
-        let clients = self.remotes.clients_of(&image).await?;
-        let pushing =
-            push.manifest.blobs().iter().map(|digest| self.push_blob(&clients, &image, push, *digest).boxed());
+        let pushing = push.manifest.blobs().iter().map(|digest| self.push_blob(&image, push, *digest).boxed());
         let pushing: Vec<_> = pushing.collect();
         let pushed: Vec<Option<u64>> = stream::iter(pushing).buffer_unordered(AT_ONCE).try_collect().await?;
         let media_type = HeaderValue::from_static(push.manifest.media_type());
         retry(|| async {
+            let clients = self.pushing(&image, push).await?;
             let pushed = clients.ask.push_manifest_raw(&image, push.manifest.bytes().clone(), media_type.clone()).await;
             pushed.map_err(|e| failed(&image, &format!("pushing {image}"), e))
         })
@@ -89,14 +88,21 @@ impl ImagePusher {
         Ok(pushed.into_iter().flatten().collect())
     }
 
+    /// A client that reads an image's repository and writes to it next.
     pub(super) async fn client(&self, image: &Reference) -> Result<Client> {
-        Ok(self.remotes.clients_of(image).await?.ask)
+        Ok(self.remotes.clients_of(image, Access::Push { mounting: None }).await?.ask)
+    }
+
+    /// The clients that push next. A push takes longer than a token may last, so each step of it asks for them.
+    async fn pushing(&self, image: &Reference, push: &Push<'_>) -> Result<Clients> {
+        let mounting = push.base.filter(|base| base.registry() == image.registry());
+        self.remotes.clients_of(image, Access::Push { mounting }).await
     }
 
     /// Whether the image is there.
     pub async fn has(&self, repository: &str, digest: Digest) -> Result<bool> {
         let image = self.digested(repository, digest);
-        let client = self.remotes.clients_of(&image).await?.ask;
+        let client = self.remotes.clients_of(&image, Access::Pull).await?.ask;
         let doing = format!("asking for {image}");
         match within(ANSWER_LIMIT, client.fetch_manifest_digest(&image, &RegistryAuth::Anonymous)).await {
             Ok(_) => Ok(true),
@@ -106,16 +112,12 @@ impl ImagePusher {
     }
 
     /// Has a blob there; its size if it was not there.
-    async fn push_blob(
-        &self,
-        clients: &Clients,
-        image: &Reference,
-        push: &Push<'_>,
-        digest: Digest,
-    ) -> Result<Option<u64>> {
+    async fn push_blob(&self, image: &Reference, push: &Push<'_>, digest: Digest) -> Result<Option<u64>> {
         let text = digest.to_string();
         let refused = |e| failed(image, &format!("pushing {digest} of {image}"), e);
-        if retry(|| async { clients.ask.blob_exists(image, &text).await.map_err(refused) }).await? {
+        let is_there =
+            || async { self.pushing(image, push).await?.ask.blob_exists(image, &text).await.map_err(refused) };
+        if retry(is_there).await? {
             return Ok(None);
         }
         let size = push.manifest.size_of(&digest).unwrap_or_default();
@@ -126,7 +128,7 @@ impl ImagePusher {
             retry(|| async {
                 let file = tokio::fs::File::open(&here).await.map_err(|e| refused(E::IoError(e)))?;
                 let bytes = ReaderStream::with_capacity(file, CHUNK);
-                clients.upload(image, bytes, &text, size).await.map_err(refused)
+                self.pushing(image, push).await?.upload(image, bytes, &text, size).await.map_err(refused)
             })
             .await?;
             return Ok(Some(size));
@@ -134,12 +136,15 @@ impl ImagePusher {
         let Some(base) = push.base else {
             return Err(Error::internal("pushing an image", format!("the blob {digest} is not here")));
         };
-        if base.registry() == image.registry() && clients.ask.mount_blob(image, base, &text).await.is_ok() {
-            return Ok(Some(0));
+        if base.registry() == image.registry() {
+            let client = self.pushing(image, push).await?.ask;
+            if client.mount_blob(image, base, &text).await.is_ok() {
+                return Ok(Some(0));
+            }
         }
         retry(|| async {
             let bytes = self.remotes.read(base, digest).await?;
-            clients.upload(image, bytes, &text, size).await.map_err(refused)
+            self.pushing(image, push).await?.upload(image, bytes, &text, size).await.map_err(refused)
         })
         .await?;
         Ok(Some(size))

@@ -22,7 +22,7 @@ use hoistway_kit::{
     backoff::Backoff,
     connection_limits::Limits as ConnectionLimits,
     disk_reserve::Reserve,
-    fs,
+    fs::DirLock,
     image_registry::ImageRegistry,
     invoke_statement::InvokeStatementKey,
     ports::Listeners,
@@ -83,13 +83,16 @@ pub struct Gateway {
     journal: Journal,
     tidying: CleanupConfig,
     shutdown: CancellationToken,
+    _lock: DirLock,
 }
 
 impl Gateway {
-    /// Opens the journal and resumes the deployments that an earlier process left unfinished.
+    /// Locks the gateway's directory, opens the journal and resumes the deployments that an earlier process left unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
-        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
+        let locked = dir.clone();
+        let locking = tokio::task::spawn_blocking(move || DirLock::acquire(&locked)).await;
+        let lock = locking.map_err(|e| Error::internal("locking the gateway's directory", e))??;
         let metrics = GatewayMetrics::new();
         let events = Events::new(metrics.clone());
         let journal = Journal::open(&config.location().await?).await?.publishing_to(events.clone());
@@ -132,12 +135,13 @@ impl Gateway {
         }
         let tidying =
             CleanupConfig { every: config.tidy_every(), journal: config.journal_kept(), audit: config.audit_kept() };
-        Ok(Self { state, router, saga, journal, tidying, shutdown })
+        Ok(Self { state, router, saga, journal, tidying, shutdown, _lock: lock })
     }
 
     /// Answers requests until the shutdown token is cancelled; then waits for those in flight.
     pub async fn serve(self, listeners: Listeners) -> Result<()> {
-        let Self { state, router, saga, journal, tidying, shutdown } = self;
+        // The directory stays this process' own until the end.
+        let Self { state, router, saga, journal, tidying, shutdown, _lock } = self;
         let subscriptions = state.routes.subscriptions();
         let routes = tokio::spawn(state.routes.clone().run(shutdown.clone()));
         let agents = tokio::spawn(state.events.clone().follow_agents(state.agents.clone(), shutdown.clone()));

@@ -482,6 +482,32 @@ fn agents_outlive_a_killed_egress_and_call_again_after_its_restart() {
 }
 
 #[test]
+fn a_second_process_of_a_service_is_refused_on_its_data_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("data")).unwrap();
+    let at = || format!("127.0.0.1:{}", free_port());
+    for (service, listens, path) in
+        [("gateway", vec!["LISTEN"], "/healthz"), ("build", vec!["REGISTRY_LISTEN", "GRPC_LISTEN"], "/v2/")]
+    {
+        let settings = || listens.iter().map(|key| (*key, at())).collect::<Environment>();
+        let first = settings();
+        let running = start(dir.path(), service, &first);
+        let until = Instant::now() + Duration::from_secs(60);
+        while http::send(&first[0].1, "GET", path, &[], b"").is_err() {
+            assert!(Instant::now() < until, "{service} does not start: {}", logs(dir.path()));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let mut second = Command::new(binary(service));
+        second.env(variable(service, "DATA_DIR"), dir.path().join("data"));
+        second.envs(settings().into_iter().map(|(key, value)| (variable(service, key), value)));
+        let refused = second.output().unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let expected = format!("another hoistway (pid {}) runs on {}", running.0.id(), dir.path().display());
+        assert!(!refused.status.success() && said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
 fn processes_with_certificates_speak_tls_and_strangers_with_the_token_are_not_answered() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), TestAuthority::new());
     let processes = Processes::start_unready(dir.path(), &|_| Environment::new(), Some(&authority)).ready(dir.path());

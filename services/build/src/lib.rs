@@ -37,7 +37,7 @@ use base_image::BaseImage;
 use dependencies::Dependencies;
 use hoistway_kit::{
     connection_limits::Limits as ConnectionLimits,
-    fs,
+    fs::DirLock,
     grpc::Server,
     image_registry::ImageRegistry,
     ports::{self, Listeners},
@@ -112,6 +112,7 @@ pub struct Opened {
     packages: Result<()>,
     sandbox: Sandbox,
     tidying: CleanupConfig,
+    _lock: DirLock,
 }
 
 /// Limits for the cleanup that runs now and then.
@@ -125,9 +126,9 @@ struct CleanupConfig {
 /// Opens the service: its directory, its database, its interpreter. Builds end when `shutdown` is cancelled.
 pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> Result<Opened> {
     let (dir, space) = (config.service_dir(), Space::keep_free(config.registry.min_free_bytes));
-    let blobs = tokio::task::spawn_blocking(move || {
-        fs::private_dir(&dir).map_err(fs::path_error("making", &dir))?;
-        BlobStore::open(&dir.join("registry"), space)
+    let (lock, blobs) = tokio::task::spawn_blocking(move || {
+        let lock = DirLock::acquire(&dir)?;
+        Ok::<_, Error>((lock, BlobStore::open(&dir.join("registry"), space)?))
     })
     .await
     .map_err(|e| Error::internal("opening the blob store", e))??;
@@ -170,7 +171,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying })
+    Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying, _lock: lock })
 }
 
 /// The base image and the platform that are configured.

@@ -27,4 +27,4 @@ mod tool_url_updates;
 
 pub use config::Config;
 pub use migrations::ALL as MIGRATIONS;
-pub use serve::{Deps, Gateway, reseal, store_key};
+pub use serve::{Deps, Gateway, record_import, reseal, store_key};

@@ -3,6 +3,7 @@
 use crate::{
     access_control::Access,
     api::{self, request_body},
+    audit::AuditLog,
     config::Config,
     events::Events,
     image_host::PublicRegistry,
@@ -182,6 +183,15 @@ pub async fn store_key(config: &Config, name: &str, secret: &Secret) -> Result<b
     let stored = keys::store(&journal.keys(), name, secret).await;
     journal.close().await;
     stored
+}
+
+/// Writes into the audit log that the operator has imported an export, which `export` describes; for a gateway that does
+/// not run.
+pub async fn record_import(config: &Config, export: &str) -> Result<()> {
+    let journal = Journal::open(&config.location().await?).await?;
+    let recorded = AuditLog::new(journal.audit()).record_import(export).await;
+    journal.close().await;
+    recorded
 }
 
 /// Periodically removes old deployments, releases the tools of agents whose deletion was interrupted, releases the

@@ -34,7 +34,7 @@ pub struct Kind {
     pub doing: &'static str,
     /// For messages: the reason why an older format is refused.
     pub older: &'static str,
-    /// An entry that is always there.
+    /// An entry that is always there. In an archive with a key it comes first, and is encrypted with it.
     pub required: &'static str,
     /// Whether there may be a file of this name, outside of [`BLOBS`].
     pub belongs: fn(&Path) -> bool,
@@ -46,7 +46,8 @@ pub struct About {
     format: u32,
     /// The version of Hoistway that wrote it.
     pub hoistway: String,
-    created_at: String,
+    /// When that was.
+    pub created_at: String,
 }
 
 /// Makes an error in `map_err` for a file that cannot be written. `doing` is public.

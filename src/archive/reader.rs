@@ -12,7 +12,7 @@ use hoistway_kit::{
 use hoistway_model::{Code, Digest, Error, Result};
 use std::{
     cmp::Ordering,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufReader, ErrorKind, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Component, Path},
@@ -26,7 +26,7 @@ const MAX_CONTENTS: u64 = 256 << 20;
 
 /// Unpacks `file`, or standard input if that is `-`, into the directory `to`. One that was truncated or modified, or is
 /// of another format, is refused, and with `key` one that was made or changed without it; what is unpacked by then
-/// stays.
+/// stays. Another key is noticed before anything but the archive's own keys is unpacked.
 pub fn unpack(kind: &Kind, key: Option<&MasterKey>, file: &Path, to: &Path) -> Result<About> {
     if file == Path::new("-") {
         return read(kind, key, io::stdin().lock(), to);
@@ -63,6 +63,11 @@ fn read(kind: &Kind, key: Option<&MasterKey>, from: impl Read, to: &Path) -> Res
     let the = kind.the();
     let not_one = || Error::new(Code::InvalidArgument, format!("this is not {} of Hoistway", kind.named));
     let is_damaged = || format!("{the} is damaged");
+    let wrong_key = || {
+        let text =
+            format!("the key is not the key that this {} was made with, or {the} was changed since", kind.noun());
+        Error::new(Code::InvalidArgument, text)
+    };
     let wrong = |why: &str| Error::new(Code::InvalidArgument, format!("{}: {why}", is_damaged()));
     let damaged = |e: io::Error| match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failed(kind.doing)(e),
@@ -110,6 +115,12 @@ fn read(kind: &Kind, key: Option<&MasterKey>, from: impl Read, to: &Path) -> Res
             return Err(Error::new(Code::InvalidArgument, format!("{the} has a foreign entry: {name:?}")));
         };
         let (size, digest) = write(&mut entry, &to.join(&name)).map_err(damaged)?;
+        if let Some(key) = key
+            && name == Path::new(kind.required)
+        {
+            let sealed = fs::read(to.join(&name)).map_err(damaged)?;
+            key.open(kind.required, &sealed).map_err(|e| wrong_key().with_source(e))?;
+        }
         if expected(&name).is_some_and(|expected| expected != digest.hex()) {
             return Err(wrong("a blob is not what its name says"));
         }
@@ -117,9 +128,7 @@ fn read(kind: &Kind, key: Option<&MasterKey>, from: impl Read, to: &Path) -> Res
     }
     let list = list.ok_or_else(|| wrong("it is cut off, the list of its contents is missing"))?;
     if code != expected_code {
-        let text =
-            format!("the key is not the key that this {} was made with, or {the} was changed since", kind.noun());
-        return Err(Error::new(Code::InvalidArgument, text));
+        return Err(wrong_key());
     }
     match list.differs(&found) {
         Some(difference) => Err(wrong(&difference)),

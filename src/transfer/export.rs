@@ -29,11 +29,11 @@ pub struct ExportArgs {
 pub async fn export(args: ExportArgs) -> Result<()> {
     let (dir, database) = args.installation.load()?;
     check_is_there(&dir)?;
+    let key = MasterKey::load_or_create(&args.key_file).map_err(|e| e.prefixed("--key-file: "))?;
     let copied = match SERVICES.iter().any(|(service, _)| db::is_in_postgres(service, &dir.join(service))) {
         true => copy_from_postgres(&dir, &database).await?,
         false => Snapshot::take(&dir).await?,
     };
-    let key = MasterKey::load_or_create(&args.key_file)?;
     let master_key = key.seal(MASTER_KEY, &copied.keys)?;
     let api_key = read_if_there(&dir.join("api-key")).map_err(failed("reading the API key"))?;
     let api_key = api_key.map(|text| key.seal(API_KEY, &text)).transpose()?;

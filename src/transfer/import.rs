@@ -9,9 +9,10 @@ use super::{
     target::{Service, Target},
 };
 use crate::{
-    archive::{self, BLOBS, failed},
+    archive::{self, About, BLOBS, failed},
     rotate,
 };
+use hoistway_build as build;
 use hoistway_gateway as gateway;
 use hoistway_kit::{
     db::{self, Db, Location},
@@ -47,10 +48,16 @@ pub struct ImportArgs {
 
 /// Imports an export into an installation that has nothing yet. Returns the text for standard output.
 pub async fn import(args: ImportArgs) -> Result<String> {
-    if !args.key_file.is_file() {
-        return Err(Error::new(Code::NotFound, format!("there is no key at {}", args.key_file.display())));
-    }
-    let key = MasterKey::load_or_create(&args.key_file)?;
+    let key = MasterKey::load(&args.key_file).map_err(|e| match e.code {
+        Code::NotFound => {
+            let text = format!(
+                "--key-file: there is no key at {}: name the key file that `hoistway export` made or was given",
+                args.key_file.display()
+            );
+            Error::new(e.code, text)
+        }
+        _ => e.prefixed("--key-file: "),
+    })?;
     let target = match args.separate_programs {
         true => Target::of_programs(args.installation.config.as_deref())?,
         false => Target::of_up(args.installation)?,
@@ -65,6 +72,7 @@ pub async fn import(args: ImportArgs) -> Result<String> {
     staged.migrate().await?;
     rotate::reseal(&staged.dir, &target.keys.adopt(&master_key)?).await?;
     let said = staged.keep_key(api_key, &target).await?;
+    gateway::record_import(&staged.gateway(), &staged.described()).await?;
 
     for service in &target.services {
         service.note().write().map_err(failed("beginning the import"))?;
@@ -85,14 +93,14 @@ pub async fn import(args: ImportArgs) -> Result<String> {
 /// An export that is unpacked, as a data directory, which is removed with it.
 struct Staged {
     dir: PathBuf,
-    /// The version of Hoistway that made it.
-    version: String,
+    /// Who made it, and when.
+    about: About,
 }
 
 impl Staged {
     /// On the file system of the registry, so that blobs are moved and not copied.
     async fn unpack(file: &Path, key: &MasterKey, target: &Target) -> Result<Self> {
-        let dir = target.registry_dir()?.join("import");
+        let dir = target.registry_dir()?.join(build::IMPORT_DIR);
         let (file, key, to) = (file.to_owned(), key.clone(), dir.clone());
         let unpacking = tokio::task::spawn_blocking(move || {
             remove_dir(&to).map_err(failed("removing an interrupted import"))?;
@@ -100,7 +108,17 @@ impl Staged {
             archive::unpack(&EXPORT, Some(&key), &file, &to).inspect_err(|_| drop(remove_dir(&to)))
         });
         let about = unpacking.await.map_err(|e| Error::internal("importing", e))??;
-        Ok(Self { dir, version: about.hoistway })
+        Ok(Self { dir, about })
+    }
+
+    /// Describes the export in the audit log.
+    fn described(&self) -> String {
+        format!("export of {} by Hoistway {}", self.about.created_at, self.about.hoistway)
+    }
+
+    /// The settings of a gateway on it.
+    fn gateway(&self) -> gateway::Config {
+        gateway::Config { data_dir: self.dir.clone(), ..gateway::Config::default() }
     }
 
     /// Returns one of its secrets, if it has it.
@@ -132,7 +150,7 @@ impl Staged {
                 Code::Conflict => {
                     let text = format!(
                         "the export was made by a newer Hoistway, {}: import it with that version",
-                        self.version
+                        self.about.hoistway
                     );
                     Error::new(e.code, text).with_source(e)
                 }
@@ -152,8 +170,7 @@ impl Staged {
         if own.is_some_and(|own| own.trim_ascii() == key.expose().as_bytes()) {
             return Ok(String::new());
         }
-        let staged = gateway::Config { data_dir: self.dir.clone(), ..gateway::Config::default() };
-        Ok(match gateway::store_key(&staged, IMPORTED_KEY, &key).await? {
+        Ok(match gateway::store_key(&self.gateway(), IMPORTED_KEY, &key).await? {
             true => {
                 format!("\nThe source's API key still works: it is the key \"{IMPORTED_KEY}\", which can be revoked.")
             }
@@ -180,7 +197,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // The next import removes what is left.
+        // The next import or start removes what is left.
         let _ = remove_dir(&self.dir);
     }
 }

@@ -103,6 +103,10 @@ fn check(call: impl Fn(&str, &str, &str, &Value) -> http::Answer, source: &Sourc
     assert_eq!(deployments.as_array().unwrap().len(), 5, "three of the source and two here: {deployments}");
     let audit = expect(key, "GET", "/api/audit", &Value::Null);
     assert!(audit.as_array().unwrap().iter().any(|entry| entry["action"] == "tool.create"), "{audit}");
+    let imports = audit.as_array().unwrap().iter().filter(|entry| entry["action"] == "installation.import");
+    let imports: Vec<_> = imports.collect();
+    assert!(imports.len() == 1 && imports[0]["key"]["id"] == "command-line", "{audit}");
+    assert!(imports[0]["target"].as_str().unwrap().starts_with("export of 20"), "{audit}");
 
     let keys = expect(key, "GET", "/api/keys", &Value::Null);
     let imported = keys.as_array().unwrap().iter().find(|listed| listed["name"] == "imported").unwrap();
@@ -129,6 +133,16 @@ fn hoistway(dir: &Path, command: &str, file: &Path, key_file: &Path) -> Command 
         hoistway.env("HOISTWAY_DATABASE_URL", url);
     }
     hoistway
+}
+
+/// The same import with the key in a pipe, as of a program that keeps secrets.
+fn import_with_piped_key(dir: &Path, file: &Path, key_file: &Path) -> Command {
+    let import = hoistway(dir, "import", file, Path::new("/dev/fd/3"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat \"$KEY\" | { \"$0\" \"$@\" 3<&0; }"]).arg(HOISTWAY).args(import.get_args());
+    shell.env("KEY", key_file);
+    shell.envs(import.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell
 }
 
 fn with_arguments(to: &mut Command, command: &str, file: &Path, key_file: &Path) {
@@ -181,15 +195,25 @@ fn an_installation_goes_on_elsewhere_with_its_keys_and_credentials() {
     }
 
     let import = |key_file: &Path| hoistway(&to, "import", &file, key_file);
-    fails(&mut import(&other_key), "there is no key at");
+    fails(&mut import(&other_key), "--key-file: there is no key at");
+    fails(&mut import(&file), "--key-file: ");
     succeeds(&mut hoistway(&from, "export", &dir.path().join("another"), &other_key));
     fails(&mut import(&other_key), "is not the key that this export was made with");
-    let text = succeeds(&mut import(&key_file));
+    // Before the rest of the export is read, so that nobody waits for it.
+    let cut = dir.path().join("cut");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    fails(&mut hoistway(&to, "import", &cut, &other_key), "is not the key that this export was made with");
+    let text = succeeds(&mut import_with_piped_key(&to, &file, &key_file));
     assert!(text.contains("2 agents, 2 tools") && text.contains("the key \"imported\""), "{text}");
     fails(&mut import(&key_file), "the target is not empty: there are");
     assert!(!to.join("data/build/registry/import").exists());
 
+    // As a killed import leaves it.
+    let left = to.join("data/build/registry/import");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("export.json"), "").unwrap();
     let stack = Stack::start_open(&to);
+    assert!(!left.exists());
     assert_ne!(stack.key, source.installation_key);
     stack.wait_for_phase("caller", "Running");
     check(call_stack(&stack), &source, &stack.key);

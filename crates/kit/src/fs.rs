@@ -160,7 +160,7 @@ pub(crate) fn tighten(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn warn_if_open(path: &Path) {
+pub(crate) fn warn_if_open(path: &Path) {
     let Ok(meta) = std::fs::metadata(path) else { return };
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {

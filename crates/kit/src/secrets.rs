@@ -61,6 +61,13 @@ impl MasterKey {
         Ring::read(path, &text)?.keys()
     }
 
+    /// Loads the keys from a file that exists already, or from a pipe. [`Code::NotFound`] if there is none.
+    pub fn load(path: &Path) -> Result<Self> {
+        let ring = Ring::load(path)?;
+        fs::warn_if_open(path);
+        ring.keys()
+    }
+
     /// Makes a ring of one key from 32 secret bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self> {
         Ring { current: *bytes, old: Vec::new(), fingerprints: None }.keys()

@@ -14,6 +14,7 @@ use hoistway_kit::{
     prune::{Pruned, Retention},
     telemetry,
     time::now_ms,
+    web,
 };
 use hoistway_model::{AuditId, Code, DeploymentId, Result};
 use serde::Deserialize;
@@ -33,6 +34,8 @@ const MAX_TEXT: usize = 200;
 const MAX_NAMED: usize = 1 << 20;
 /// The shortest time between two entries of a refused action, for each key.
 const REFUSALS_EVERY: Duration = Duration::from_secs(60);
+/// In place of a key's id and name: the operator, with a command that needs no key.
+const COMMAND_LINE: &str = "command-line";
 /// The age in milliseconds after which no process will write an entry's outcome.
 const LOST_AFTER_MS: i64 = 60 * 60 * 1_000;
 
@@ -118,6 +121,26 @@ impl AuditLog {
         };
         let state = Mutex::new(State { entry, phase: Phase::New });
         Arc::new(PendingAuditEntry { named: change.named, store: self.store.clone(), state })
+    }
+
+    /// Writes that the operator has imported an export, which `export` describes.
+    pub async fn record_import(&self, export: &str) -> Result<()> {
+        let entry = Entry {
+            id: AuditId::mint(),
+            at: now_ms(),
+            key_id: COMMAND_LINE.to_owned(),
+            key_name: COMMAND_LINE.to_owned(),
+            action: "installation.import".to_owned(),
+            target: Some(cut(export)),
+            deployment: None,
+            address: None,
+            user_agent: Some(web::USER_AGENT.to_owned()),
+            request_id: String::new(),
+            outcome: Outcome::Success,
+            status: None,
+            code: None,
+        };
+        self.store.insert(&entry).await
     }
 
     /// Returns entries, newest first.

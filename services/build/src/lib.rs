@@ -55,11 +55,13 @@ use python::{Interpreter, Sandbox, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
 use remote_registry::{ImagePusher, RemoteRegistries};
 use service::Limits;
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 use store::{Bounds, Store};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+/// The directory in the registry's into which `hoistway import` unpacks, on the file system of the blobs.
+pub const IMPORT_DIR: &str = "import";
 /// The time for which idle uploads are kept.
 const UPLOADS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -128,6 +130,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let (dir, space) = (config.service_dir(), Space::keep_free(config.registry.min_free_bytes));
     let (lock, blobs) = tokio::task::spawn_blocking(move || {
         let lock = DirLock::acquire(&dir)?;
+        remove_killed_import(&dir.join("registry"));
         Ok::<_, Error>((lock, BlobStore::open(&dir.join("registry"), space)?))
     })
     .await
@@ -172,6 +175,18 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
     Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying, _lock: lock })
+}
+
+/// Removes what a killed import has unpacked. None is under way, since it would hold the lock, and one that goes on
+/// unpacks everything again.
+fn remove_killed_import(registry: &Path) {
+    let dir = registry.join(IMPORT_DIR);
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            tracing::warn!("what a killed import left in {} cannot be removed: {e}", dir.display());
+        }
+        _ => {}
+    }
 }
 
 /// The base image and the platform that are configured.

@@ -5,6 +5,7 @@ mod backup;
 mod cli;
 mod demo;
 mod rotate;
+mod services;
 mod transfer;
 mod up;
 

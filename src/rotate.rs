@@ -4,16 +4,10 @@
 //! then the services' databases are re-encrypted, and the old keys are removed last. The next start or rotation
 //! completes what is missing.
 
-use crate::RotateArgs;
+use crate::{RotateArgs, services};
 use hoistway_agent as agent;
 use hoistway_gateway as gateway;
-use hoistway_kit::{
-    config,
-    db::{UnfinishedImport, is_in_postgres},
-    fs::DirLock,
-    secrets::MasterKey,
-    token::ServiceToken,
-};
+use hoistway_kit::{config, fs::DirLock, secrets::MasterKey, token::ServiceToken};
 use hoistway_model::{Code, Error, Result};
 use hoistway_tool_registry as tools;
 use std::path::{Path, PathBuf};
@@ -42,10 +36,10 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         let text = format!("there is no Hoistway data at {}: {} is missing", dir.display(), key.display());
         return Err(Error::new(Code::NotFound, text));
     }
-    config::SERVICES.iter().try_for_each(|service| UnfinishedImport::of(&dir.join(service)).refuse())?;
+    services::refuse_unfinished_import(&dir)?;
     match DirLock::acquire(&dir) {
         // The way to the server is among the settings of `up`.
-        Ok(_lock) if config::SERVICES.iter().any(|service| is_in_postgres(service, &dir.join(service))) => {
+        Ok(_lock) if services::in_postgres(&dir).is_some() => {
             MasterKey::rotate(&key)?;
             Ok("There is a new master key. Hoistway seals everything in PostgreSQL anew when it starts next, and then \
                 drops the old key."

@@ -7,16 +7,13 @@ mod restore;
 mod snapshot;
 
 pub use restore::{RestoreArgs, restore};
-pub use snapshot::{DATABASES, Snapshot};
+pub use snapshot::Snapshot;
 
 use crate::{
     archive::{self, BLOBS, Kind, failed},
-    rotate,
+    rotate, services,
 };
-use hoistway_kit::{
-    config,
-    db::{self, UnfinishedImport},
-};
+use hoistway_kit::config;
 use hoistway_model::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +30,9 @@ const BACKUP: Kind = Kind {
     doing: "restoring",
     older: "without a list of its contents, so nobody can tell whether it is whole",
     required: KEYS,
-    belongs: |name| name == Path::new(KEYS) || FILES.iter().chain(&DATABASES).any(|known| name == Path::new(known)),
+    belongs: |name| {
+        name == Path::new(KEYS) || FILES.iter().any(|known| name == Path::new(known)) || services::is_database(name)
+    },
 };
 
 /// The arguments of `hoistway backup`.
@@ -50,9 +49,10 @@ pub struct BackupArgs {
 pub async fn backup(args: BackupArgs) -> Result<()> {
     let dir = config::data_dir(args.data_dir)?;
     check_is_there(&dir)?;
-    if let Some(service) = config::SERVICES.iter().find(|service| db::is_in_postgres(service, &dir.join(service))) {
+    if let Some(service) = services::in_postgres(&dir) {
         let text = format!(
-            "the tables of {service} are in PostgreSQL: stop Hoistway, copy {} and dump the database with pg_dump",
+            "the tables of {} are in PostgreSQL: stop Hoistway, copy {} and dump the database with pg_dump",
+            service.name,
             dir.display()
         );
         return Err(Error::new(Code::InvalidArgument, text));
@@ -78,5 +78,5 @@ pub fn check_is_there(dir: &Path) -> Result<()> {
     if !rotate::key_file(dir).is_file() {
         return Err(Error::new(Code::InvalidArgument, format!("{} holds no installation", dir.display())));
     }
-    config::SERVICES.iter().try_for_each(|service| UnfinishedImport::of(&dir.join(service)).refuse())
+    services::refuse_unfinished_import(dir)
 }

@@ -1,7 +1,10 @@
 //! `hoistway restore`: makes a data directory from a backup, whole or not at all.
 
-use super::{BACKUP, DATABASES};
-use crate::archive::{failed, unpack};
+use super::BACKUP;
+use crate::{
+    archive::{failed, unpack},
+    services::{SERVICES, Service},
+};
 use hoistway_kit::{
     config, db,
     fs::{fsync_dir, private_dir},
@@ -33,8 +36,8 @@ pub async fn restore(args: RestoreArgs) -> Result<()> {
         let (file, dir) = (args.file, dir.clone());
         tokio::task::spawn_blocking(move || unpack_beside(&file, &dir)).await.map_err(blocking)??
     };
-    for name in DATABASES {
-        let database = fresh.path().join(name);
+    for name in SERVICES.iter().map(Service::database) {
+        let database = fresh.path().join(&name);
         if database.is_file() {
             db::check(&database).await.map_err(|e| e.prefixed(&format!("{name} in the backup: ")))?;
         }

@@ -7,6 +7,7 @@ use super::keys::Keys;
 use crate::{
     archive::{BLOBS, failed},
     rotate,
+    services::{SERVICES, Service},
 };
 use hoistway_kit::{db, fs::DirLock};
 use hoistway_model::{Error, Result};
@@ -16,16 +17,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The databases in the order in which they are copied.
-pub const DATABASES: [&str; 5] =
-    ["gateway/gateway.db", "agent/agent.db", "build/build.db", "tool-registry/tool-registry.db", "egress/egress.db"];
-
 /// Copies of what belongs together. They are removed when it is dropped.
 pub struct Snapshot {
     /// The content of a key file that opens all secrets in the databases' copies.
     pub keys: Vec<u8>,
     /// The name of each database, and its copy.
-    pub databases: Vec<(&'static str, PathBuf)>,
+    pub databases: Vec<(String, PathBuf)>,
     copies: Copies,
     data_dir: PathBuf,
 }
@@ -33,8 +30,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Copies the databases of a data directory with SQLite files.
     pub async fn take(dir: &Path) -> Result<Self> {
-        let copy = async |service: &str, to: &Path| {
-            let from = dir.join(service).join(format!("{service}.db"));
+        let copy = async |service: &Service, to: &Path| {
+            let from = dir.join(service.database());
             match from.is_file() {
                 true => db::snapshot(&from, to).await.map(|()| true),
                 false => Ok(false),
@@ -44,16 +41,18 @@ impl Snapshot {
     }
 
     /// Copies the databases with `copy`, which makes the copy of a service's and returns whether there is one.
-    pub async fn take_with(dir: &Path, mut copy: impl AsyncFnMut(&str, &Path) -> Result<bool>) -> Result<Self> {
+    pub async fn take_with(
+        dir: &Path,
+        mut copy: impl AsyncFnMut(&'static Service, &Path) -> Result<bool>,
+    ) -> Result<Self> {
         let copies = Copies::make(dir)?;
         // The blobs are linked both before and after the databases are copied: blobs that the registry's copy refers to
         // were there when it was made.
         let copies = hold(copies, dir.to_owned()).await?;
         let mut keys = Keys::new(rotate::key_file(dir));
         let mut databases = Vec::new();
-        for name in DATABASES {
-            let service = name.split_once('/').map_or(name, |(service, _)| service);
-            let (to, mut is_there) = (copies.dir.join(copy_of(name)), false);
+        for service in &SERVICES {
+            let (to, mut is_there) = (copies.dir.join(copy_of(service)), false);
             keys.while_copying(async || {
                 remove_if_there(&to).map_err(failed("removing an old copy"))?;
                 is_there = copy(service, &to).await?;
@@ -61,7 +60,7 @@ impl Snapshot {
             })
             .await?;
             if is_there {
-                databases.push((name, to));
+                databases.push((service.database(), to));
             }
         }
         let keys = keys.all()?;
@@ -89,8 +88,8 @@ impl Copies {
     fn make(data_dir: &Path) -> Result<Self> {
         let dir = data_dir.join("backup");
         let lock = DirLock::acquire(&dir)?;
-        for name in DATABASES {
-            remove_if_there(&dir.join(copy_of(name))).map_err(failed("removing an old copy"))?;
+        for service in &SERVICES {
+            remove_if_there(&dir.join(copy_of(service))).map_err(failed("removing an old copy"))?;
         }
         match fs::remove_dir_all(dir.join("build")) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("removing old links")(e)),
@@ -141,8 +140,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn copy_of(name: &str) -> String {
-    name.replace('/', "-")
+fn copy_of(service: &Service) -> String {
+    service.database().replace('/', "-")
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! `hoistway export`.
 
-use super::{API_KEY, EXPORT, Installation, MASTER_KEY, SERVICES};
+use super::{API_KEY, EXPORT, Installation, MASTER_KEY};
 use crate::{
     archive::{self, BLOBS, failed},
     backup::{Snapshot, check_is_there},
+    services::{self, Service},
 };
 use hoistway_kit::{
     db::{self, DatabaseConfig, Db, Location, Migrations},
@@ -30,9 +31,9 @@ pub async fn export(args: ExportArgs) -> Result<()> {
     let (dir, database) = args.installation.load()?;
     check_is_there(&dir)?;
     let key = MasterKey::load_or_create(&args.key_file).map_err(|e| e.prefixed("--key-file: "))?;
-    let copied = match SERVICES.iter().any(|(service, _)| db::is_in_postgres(service, &dir.join(service))) {
-        true => copy_from_postgres(&dir, &database).await?,
-        false => Snapshot::take(&dir).await?,
+    let copied = match services::in_postgres(&dir) {
+        Some(_) => copy_from_postgres(&dir, &database).await?,
+        None => Snapshot::take(&dir).await?,
     };
     let master_key = key.seal(MASTER_KEY, &copied.keys)?;
     let api_key = read_if_there(&dir.join("api-key")).map_err(failed("reading the API key"))?;
@@ -59,10 +60,9 @@ async fn copy_from_postgres(dir: &Path, database: &DatabaseConfig) -> Result<Sna
         Code::Conflict => Error::new(e.code, format!("{e}: stop it first, since its tables are in PostgreSQL")),
         _ => e,
     })?;
-    let copy = async |service: &str, to: &Path| {
-        let Some((_, migrations)) = SERVICES.iter().find(|(name, _)| *name == service) else { return Ok(false) };
-        let location = database.location(service, &dir.join(service)).await?.exclusive();
-        copy_tables(location, to, migrations).await.map(|()| true)
+    let copy = async |service: &Service, to: &Path| {
+        let location = database.location(service.name, &dir.join(service.name)).await?.exclusive();
+        copy_tables(location, to, service.migrations).await.map(|()| true)
     };
     Snapshot::take_with(dir, copy).await
 }

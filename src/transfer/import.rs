@@ -5,12 +5,13 @@
 //! killed is repeated from the beginning.
 
 use super::{
-    API_KEY, EXPORT, Installation, MASTER_KEY, SERVICES,
-    target::{Service, Target},
+    API_KEY, EXPORT, Installation, MASTER_KEY,
+    target::{Target, TargetService},
 };
 use crate::{
     archive::{self, About, BLOBS, failed},
     rotate,
+    services::{SERVICES, Service},
 };
 use hoistway_build as build;
 use hoistway_gateway as gateway;
@@ -79,7 +80,7 @@ pub async fn import(args: ImportArgs) -> Result<String> {
     }
     staged.move_blobs(&target).await?;
     for (service, db) in target.services.iter().zip(&databases) {
-        staged.copy(service, db).await?;
+        staged.copy(service.service, db).await?;
         db.close().await;
     }
     let text = summary(&target, &staged).await?;
@@ -133,20 +134,20 @@ impl Staged {
         key.open(name, &sealed).map(Some).map_err(wrong)
     }
 
-    fn location(&self, service: &str) -> Location {
-        Location::Sqlite(self.dir.join(service).join(format!("{service}.db")))
+    fn location(&self, service: &Service) -> Location {
+        Location::Sqlite(self.dir.join(service.database()))
     }
 
     /// Checks the databases, and migrates those of an earlier version.
     async fn migrate(&self) -> Result<()> {
-        for (service, migrations) in SERVICES {
+        for service in &SERVICES {
             let location = self.location(service);
             if let Location::Sqlite(path) = &location
                 && path.is_file()
             {
-                db::check(path).await.map_err(|e| e.prefixed(&format!("{service} in the export: ")))?;
+                db::check(path).await.map_err(|e| e.prefixed(&format!("{} in the export: ", service.name)))?;
             }
-            let migrated = Db::open(&location, migrations).await.map_err(|e| match e.code {
+            let migrated = Db::open(&location, service.migrations).await.map_err(|e| match e.code {
                 Code::Conflict => {
                     let text = format!(
                         "the export was made by a newer Hoistway, {}: import it with that version",
@@ -188,7 +189,7 @@ impl Staged {
     }
 
     async fn copy(&self, service: &Service, to: &Db) -> Result<()> {
-        let from = Db::open(&self.location(service.name), service.migrations).await?;
+        let from = Db::open(&self.location(service), service.migrations).await?;
         let copied = db::copy_rows(&from, to).await;
         from.close().await;
         copied
@@ -208,8 +209,8 @@ const COUNTED: [(&str, &str); 4] =
 
 async fn summary(target: &Target, staged: &Staged) -> Result<String> {
     let mut rows = BTreeMap::new();
-    for service in &target.services {
-        let db = Db::open(&staged.location(service.name), service.migrations).await?;
+    for TargetService { service, .. } in &target.services {
+        let db = Db::open(&staged.location(service), service.migrations).await?;
         rows.append(&mut db::row_counts(&db).await?);
         db.close().await;
     }

@@ -12,11 +12,8 @@ mod target;
 pub use export::{ExportArgs, export};
 pub use import::{ImportArgs, import};
 
-use crate::{archive::Kind, backup::DATABASES, up::UpConfig};
-use hoistway_kit::{
-    config,
-    db::{DatabaseConfig, Migrations},
-};
+use crate::{archive::Kind, services, up::UpConfig};
+use hoistway_kit::{config, db::DatabaseConfig};
 use hoistway_model::{Result, Secret};
 use std::path::{Path, PathBuf};
 
@@ -33,18 +30,8 @@ const EXPORT: Kind = Kind {
     doing: "importing",
     older: "which this version cannot read",
     required: MASTER_KEY,
-    belongs: |name| [MASTER_KEY, API_KEY].iter().chain(&DATABASES).any(|known| name == Path::new(known)),
+    belongs: |name| [MASTER_KEY, API_KEY].iter().any(|known| name == Path::new(known)) || services::is_database(name),
 };
-
-/// The services and the migrations of their tables. The API answers once the gateway runs, so it is the first to be
-/// kept from starting by an import, and the last to be allowed to.
-const SERVICES: [(&str, &Migrations); 5] = [
-    (hoistway_gateway::config::SERVICE, hoistway_gateway::MIGRATIONS),
-    (hoistway_agent::config::SERVICE, hoistway_agent::MIGRATIONS),
-    (hoistway_build::config::SERVICE, hoistway_build::MIGRATIONS),
-    (hoistway_tool_registry::config::SERVICE, hoistway_tool_registry::MIGRATIONS),
-    (hoistway_egress::config::SERVICE, hoistway_egress::MIGRATIONS),
-];
 
 /// An installation of `hoistway up`.
 #[derive(clap::Args, Debug, Clone)]

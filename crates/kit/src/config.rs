@@ -21,8 +21,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The services, each with a directory of its name in the data directory, and with a table in a shared file.
-pub const SERVICES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
+/// The tables of a shared file, one for each service.
+pub const TABLES: [&str; 5] = ["agent", "build", "egress", "gateway", "tool-registry"];
 
 /// The separator of the keys of nested tables in the name of a variable.
 const NESTING: &str = "__";
@@ -82,7 +82,7 @@ impl File {
     }
 
     fn outside(&self) -> Dict {
-        let table = |key: &str, value: &Value| SERVICES.contains(&key) && matches!(value, Value::Dict(..));
+        let table = |key: &str, value: &Value| TABLES.contains(&key) && matches!(value, Value::Dict(..));
         self.content.iter().filter(|(key, value)| !table(key, value)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }

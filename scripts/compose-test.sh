@@ -82,7 +82,7 @@ export HOISTWAY_BINARIES=prebuilt
 export HOISTWAY_SOCKETS_DIR=/run/$COMPOSE_PROJECT_NAME
 
 log "an installation of hoistway up, and its export"
-hoistway() { exec env -u HOISTWAY_BINARIES -u HOISTWAY_PROGRAMS -u HOISTWAY_SOCKETS_DIR "$built/hoistway" "$@"; }
+hoistway() { exec env -u HOISTWAY_BINARIES -u HOISTWAY_PROGRAMS -u HOISTWAY_SOCKETS_DIR -u HOISTWAY_AUTHORITIES "$built/hoistway" "$@"; }
 hoistway up --listen "127.0.0.1:$source_port" --data-dir "$work/source" \
     >"$work/source.out" 2>"$work/source.log" &
 source_pid=$!

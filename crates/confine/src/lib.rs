@@ -28,6 +28,7 @@ pub use rlimits::limit;
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 
 use std::io::{Error, Result};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Applies the part that needs privileges: the new root, the agent's user, no capabilities. The returned part is
@@ -54,11 +55,31 @@ pub type Instruction = (u16, u8, u8, u32);
 
 /// Returns the seccomp filters for a process in namespaces of its own, for a program that installs them by itself.
 pub fn seccomp_filters() -> Result<Vec<Vec<Instruction>>> {
-    let namespaces = Namespaces { user: false, processes: true, network: None, root: PathBuf::new(), disk: None };
+    let namespaces =
+        Namespaces { user: false, owner: None, processes: true, network: None, root: PathBuf::new(), disk: None };
     let confinement = Confinement { namespaces: Some(namespaces), seccomp: true, ..Confinement::default() };
-    let programs = seccomp::programs(&confinement).map_err(naming("seccomp"))?;
+    filters_of(&confinement)
+}
+
+/// Returns the seccomp filters of `confinement`, for a program that installs them by itself.
+pub fn filters_of(confinement: &Confinement) -> Result<Vec<Vec<Instruction>>> {
+    let programs = match confinement.seccomp {
+        true => seccomp::programs(confinement).map_err(naming("seccomp"))?,
+        false => Vec::new(),
+    };
     let plain = |program: seccompiler::BpfProgram| program.into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
     Ok(programs.into_iter().map(plain).collect())
+}
+
+/// Builds the root directory for a process that joins this mount namespace later, and returns the Landlock ruleset that
+/// it applies then, if there is one.
+pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<Option<OwnedFd>> {
+    if let Some(namespaces) = &confinement.namespaces {
+        rootfs::enter(namespaces, &confinement.exposed, user)?;
+    }
+    let Some(abi) = confinement.landlock else { return Ok(None) };
+    let ruleset: Option<OwnedFd> = landlock::prepare(abi, confinement).map_err(naming("Landlock"))?.into();
+    ruleset.map(Some).ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))
 }
 
 /// The part that needs no privileges.

@@ -1,10 +1,11 @@
 //! Creation of namespaces.
 
-use crate::spec::Namespaces;
+use crate::spec::{Namespaces, RunAs};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
-use rustix::process::{getegid, geteuid};
+use rustix::process::{Uid, getegid, geteuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    set_thread_res_uid,
 };
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
@@ -12,9 +13,40 @@ use std::io::{Error, ErrorKind, Result};
 /// The capabilities that the following stages need; the last stage drops them.
 const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP];
 
-/// Leaves the host's namespaces; the PID namespace begins with the next child.
-pub fn unshare(plan: &Namespaces) -> Result<()> {
+/// Leaves the host's PID namespace with the next child, and with `user` its user namespace now.
+pub fn unshare_processes(user: bool) -> Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let flags = if user { UnshareFlags::NEWPID | UnshareFlags::NEWUSER } else { UnshareFlags::NEWPID };
+    // See below.
+    #[allow(deprecated)]
+    rustix::thread::unshare(flags)?;
+    if user {
+        map_user(uid, gid)?;
+        keep_over_exec()?;
+    }
+    Ok(())
+}
+
+/// Like [`unshare`], with a user namespace of `owner`, whose processes without privileges may join it and the others.
+/// `map` gives it users from outside. This program must be root.
+pub fn unshare_for(plan: &Namespaces, owner: RunAs, map: impl FnOnce() -> Result<()>) -> Result<()> {
+    let root = Uid::ROOT;
+    set_thread_res_uid(root, Uid::from_raw(owner.uid), root)?;
+    // See below.
+    #[allow(deprecated)]
+    rustix::thread::unshare(flags(plan) | UnshareFlags::NEWUSER)?;
+    map()?;
+    Ok(set_thread_res_uid(root, root, root)?)
+}
+
+/// Gives a user namespace users of the machine, by their own numbers. `pid` is a process in it.
+pub fn map_users(pid: i32, users: &[u32]) -> Result<()> {
+    let lines: String = users.iter().map(|id| format!("{id} {id} 1\n")).collect();
+    fs::write(format!("/proc/{pid}/uid_map"), &lines)?;
+    fs::write(format!("/proc/{pid}/gid_map"), &lines)
+}
+
+fn flags(plan: &Namespaces) -> UnshareFlags {
     let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
     if plan.processes {
         flags |= UnshareFlags::NEWPID;
@@ -25,9 +57,15 @@ pub fn unshare(plan: &Namespaces) -> Result<()> {
     if plan.network.is_some() {
         flags |= UnshareFlags::NEWNET;
     }
+    flags
+}
+
+/// Leaves the host's namespaces; the PID namespace begins with the next child.
+pub fn unshare(plan: &Namespaces) -> Result<()> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: neither is used here.
     #[allow(deprecated)]
-    rustix::thread::unshare(flags)?;
+    rustix::thread::unshare(flags(plan))?;
     if plan.user {
         map_user(uid, gid)?;
         keep_over_exec()?;

@@ -148,6 +148,9 @@ fn without_x32(program: BpfProgram) -> BpfProgram {
 
 fn refused(confinement: &Confinement) -> Result<Rules> {
     let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
+    if confinement.joins_namespaces {
+        rules.remove(&libc::SYS_setns);
+    }
     // Namespaces, one flag at a time: a rule matches when all bits of its mask have the given values.
     let flags = (0..31).map(|bit| 1 << bit).filter(|flag| NEW_NAMESPACES & flag != 0);
     let clone = flags.map(|flag| masked(0, word(flag), word(flag)).and_then(one)).collect::<Result<Vec<_>>>()?;
@@ -157,7 +160,8 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     if confinement.namespaces.is_none() {
         rules.extend(SHARED.iter().map(|&call| (call, Vec::new())));
     }
-    if !confinement.namespaces.as_ref().is_some_and(|own| own.processes) {
+    // The process that agents are forked from is in a PID namespace, and they have its filters.
+    if !confinement.joins_namespaces && !confinement.namespaces.as_ref().is_some_and(|own| own.processes) {
         others(&mut rules)?;
     }
     if confinement.no_sockets {

@@ -77,6 +77,9 @@ pub struct Confinement {
     pub only_port: Option<u16>,
     /// Whether no socket can be created, except socket pairs.
     pub no_sockets: bool,
+    /// Whether it may join namespaces that it has descriptors of, as the process from which agents are forked.
+    #[serde(default)]
+    pub joins_namespaces: bool,
     /// Whether it stays in its process group and session, so that killing the group ends all its descendants.
     pub keeps_group: bool,
     /// The visible parts of the file system: with namespaces nothing else exists, with Landlock nothing else opens.
@@ -88,6 +91,10 @@ pub struct Confinement {
 pub struct Namespaces {
     /// Whether there is a user namespace, which gives an ordinary user the right to create the others.
     pub user: bool,
+    /// The user whose processes may join the namespaces, where that is not the one who creates them. There is a user
+    /// namespace then, with this program's user and the agent's.
+    #[serde(default)]
+    pub owner: Option<RunAs>,
     /// A PID namespace.
     pub processes: bool,
     /// A network namespace, if the network is closed.

@@ -20,7 +20,7 @@ const RANGES: [Block; 2] = [(1_900_000_000, 65_536), (40_000, 10_000)];
 const BLOCKS: u32 = 1_024;
 
 /// The number of users at the end of a block that are not for agents.
-const RESERVED: u32 = 3;
+const RESERVED: u32 = 4;
 
 /// The first user, and the number of users.
 type Block = (u32, u32);
@@ -92,6 +92,12 @@ impl Uids {
     pub fn build_users(&self) -> [RunAs; 2] {
         let (first, count) = self.block;
         [count - 3, count - 2].map(|n| RunAs { uid: first + n, gid: first + n })
+    }
+
+    /// Returns the user of the processes that agents are forked from.
+    pub fn warm_parents_user(&self) -> RunAs {
+        let (first, count) = self.block;
+        RunAs { uid: first + count - 4, gid: first + count - 4 }
     }
 
     /// Returns the agent's user, and assigns one if necessary.

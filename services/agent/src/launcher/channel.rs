@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The most descriptors that come with an order.
-pub(crate) const MAX_FDS: usize = 8;
+pub(crate) const MAX_FDS: usize = 16;
 
 /// Sends the beginning of `bytes` with the descriptors; returns how much was sent. It does not block: that much fits
 /// in a new socket's buffer.

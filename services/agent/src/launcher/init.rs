@@ -2,6 +2,7 @@
 //! signals that ask it to end.
 
 use super::channel::Control;
+use super::forked::{self, Forked};
 use super::procfs::Process;
 use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::signals::{self, ENDING};
@@ -23,13 +24,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The time that the end of a killed forked process may take to be reported.
+const FORKED_END: Duration = Duration::from_secs(10);
+
 /// Runs the stage to its end: no descendant is alive when it returns.
 pub(super) fn run() -> Result<()> {
     close_inherited()?;
     // A session of our own: the terminal's Ctrl-C is the supervisor's business. This fails only for a process group
     // leader, which the supervisor does not make us.
     let _ = setsid();
-    set_child_subreaper(Some(getpid()))?;
     let mut control = Control::of_stdin()?;
     let Some((spec, fds)) = control.launch()? else {
         return Ok(());
@@ -41,12 +44,14 @@ pub(super) fn run() -> Result<()> {
     if spec.confinement.namespaces.is_some() {
         return namespace_parent::run(*spec, fds, control);
     }
+    // In a PID namespace its first process is that.
+    set_child_subreaper(Some(getpid()))?;
     supervise(control, *spec, fds, None)
 }
 
 /// Closes whatever the supervisor's own parents left open for everybody: ours are the standard streams. All that we
 /// open from here on closes with exec by itself.
-fn close_inherited() -> Result<()> {
+pub(super) fn close_inherited() -> Result<()> {
     let names = std::fs::read_dir("/proc/self/fd")?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let open: Vec<RawFd> = names.filter_map(|name| name.parse().ok()).filter(|&fd| fd > 2).collect();
     for fd in open {
@@ -84,10 +89,14 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     let children = signals::listen(&[SIGCHLD])?;
     let ending = signals::listen(&ENDING)?;
     let grace = Duration::from_millis(spec.grace_ms);
-    let mut agent = match spawn(spec, fds, outer.is_some()) {
-        Ok((pid, process)) => {
+    let started = match spec.forked {
+        true => forked::start(&spec, fds).map(|forked| (forked.pid, None, Some(forked))),
+        false => spawn(spec, fds, outer.is_some()).map(|(pid, process)| (pid, process, None)),
+    };
+    let mut agent = match started {
+        Ok((pid, process, forked)) => {
             control.report(&Report::Started(process));
-            Agent { pid, stop_by: None, ended: false }
+            Agent { pid, forked, stop_by: None, ended: false }
         }
         Err(error) => {
             control.report(&Report::Failed(format!("the agent's process cannot be started: {error}")));
@@ -96,10 +105,13 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     };
 
     loop {
-        let woken = wait_for(&control, outer.as_ref(), &children, &ending, agent.stop_by)?;
+        let woken = wait_for(&control, outer.as_ref(), &children, &ending, &agent)?;
         if woken.children {
             signals::drain(&children);
             tree::reap(&mut |pid, exit| agent.reaped(pid, exit, &mut control));
+        }
+        if woken.forked {
+            agent.forked_ended(&mut control);
         }
         if woken.ending {
             signals::drain(&ending);
@@ -135,6 +147,8 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
 /// The agent's main process.
 struct Agent {
     pid: i32,
+    /// Reports its end, where it is no child of this process.
+    forked: Option<Forked>,
     stop_by: Option<Instant>,
     ended: bool,
 }
@@ -165,11 +179,30 @@ impl Agent {
     fn kill(&mut self, control: &mut Control) {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.ended) else { return };
         let _ = kill_process(pid, Signal::KILL);
-        tree::await_one(pid, |pid, exit| self.reaped(pid, exit, control));
+        match &self.forked {
+            Some(forked) => {
+                let exit = forked.wait(FORKED_END).unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
+                self.end(exit, control);
+            }
+            None => tree::await_one(pid, |pid, exit| self.reaped(pid, exit, control)),
+        }
     }
 
     fn reaped(&mut self, pid: i32, exit: Exit, control: &mut Control) {
-        if pid == self.pid && !self.ended {
+        // The number of a forked one may be that of another process once it has ended.
+        if pid == self.pid && self.forked.is_none() {
+            self.end(exit, control);
+        }
+    }
+
+    fn forked_ended(&mut self, control: &mut Control) {
+        if let Some(exit) = self.forked.as_ref().map(Forked::ended) {
+            self.end(exit, control);
+        }
+    }
+
+    fn end(&mut self, exit: Exit, control: &mut Control) {
+        if !self.ended {
             self.ended = true;
             control.report(&Report::Exited(exit));
         }
@@ -181,6 +214,7 @@ struct Woken {
     outer: bool,
     children: bool,
     ending: bool,
+    forked: bool,
 }
 
 fn wait_for(
@@ -188,26 +222,29 @@ fn wait_for(
     outer: Option<&Control>,
     children: &UnixStream,
     ending: &UnixStream,
-    until: Option<Instant>,
+    agent: &Agent,
 ) -> Result<Woken> {
     // Without a stage outside the first one is polled twice.
     let outer_fd = outer.map_or(control.as_fd(), AsFd::as_fd);
+    let forked_fd = agent.forked.as_ref().map_or(control.as_fd(), AsFd::as_fd);
     let mut fds = [
         PollFd::new(control, PollFlags::IN),
         PollFd::new(&outer_fd, PollFlags::IN),
         PollFd::new(children, PollFlags::IN),
         PollFd::new(ending, PollFlags::IN),
+        PollFd::new(&forked_fd, PollFlags::IN),
     ];
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = agent.stop_by.map(|until| until.saturating_duration_since(Instant::now()));
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
         Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let [control, outside, children, ending] = fds.map(|fd| !fd.revents().is_empty());
+    let [control, outside, children, ending, forked] = fds.map(|fd| !fd.revents().is_empty());
     // Nothing is ever said by the stage outside: it can only be gone.
-    Ok(Woken { control, outer: outer.is_some() && outside, children, ending })
+    let forked = agent.forked.is_some() && forked;
+    Ok(Woken { control, outer: outer.is_some() && outside, children, ending, forked })
 }
 
 /// Starts stage 2 and hands it the specification, with its secrets, through its standard input.

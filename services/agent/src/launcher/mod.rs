@@ -20,20 +20,29 @@
 //! ```text
 //! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
 //! ```
+//!
+//! An agent that is forked from a warm parent has the same stages, as children of the first process of the parent's PID
+//! namespace. Its last one is `__agent-root`, which builds the root directory for the forked process.
+//!
+//! ```text
+//! supervisor ── __warm-parent ──fork── __warm-inside ─┬─ __agent-init ─ __agent-inside ─ __agent-exec = python3 …
+//!                                                     ├─ __agent-init ─ __agent-inside ─ __agent-root
+//!                                                     └─ the forked process of that agent
+//! ```
 
 mod channel;
 pub(crate) mod client;
 mod exec;
+mod forked;
 mod init;
 mod namespace_parent;
 pub(crate) mod procfs;
 pub(crate) mod protocol;
 mod signals;
 mod tree;
+mod warm_parent;
 
-#[cfg(test)]
-pub(crate) use channel::send;
-pub(crate) use channel::{line, receive, send_launch};
+pub(crate) use channel::{line, receive, send, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 
@@ -45,6 +54,15 @@ pub(crate) const INIT: &str = "__agent-init";
 pub(crate) const EXEC: &str = "__agent-exec";
 /// The first argument that makes this binary the first process of a PID namespace.
 pub(crate) const INSIDE: &str = "__agent-inside";
+
+/// The first argument that makes this binary the one that builds a root directory for a forked process.
+pub(crate) const ROOT: &str = "__agent-root";
+/// The first argument that makes this binary the one that gives a user namespace its users.
+pub(crate) const MAP: &str = "__agent-map";
+/// The first argument that makes this binary the stage outside of a warm parent's namespace.
+pub(crate) const WARM_PARENT: &str = "__warm-parent";
+/// The first argument that makes this binary the first process there.
+pub(crate) const WARM_INSIDE: &str = "__warm-inside";
 
 /// Runs a launcher stage if this process was started as one, and says how it ended.
 ///
@@ -58,6 +76,14 @@ pub fn run_if_requested() -> Option<ExitCode> {
         init::run_inside()
     } else if stage == EXEC {
         exec::run(args.next())
+    } else if stage == ROOT {
+        forked::build_root()
+    } else if stage == MAP {
+        namespace_parent::map_users(args)
+    } else if stage == WARM_PARENT {
+        warm_parent::run(args.next().is_some())
+    } else if stage == WARM_INSIDE {
+        warm_parent::run_inside()
     } else {
         return None;
     };

@@ -1,14 +1,16 @@
 //! The stage outside of an agent's namespaces: it makes them, starts their first process, and waits for its end.
 
-use super::INSIDE;
 use super::channel::{self, Control};
 use super::protocol::{LaunchSpec, Report};
 use super::signals::{self, ENDING};
-use hoistway_confine::{Namespaces, namespaces};
+use super::{INSIDE, MAP};
+use hoistway_confine::{Namespaces, RunAs, namespaces};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Error, Result};
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,8 +69,17 @@ fn start(
     control: &Control,
 ) -> Result<(Child, UnixStream, Option<OwnedFd>)> {
     let Some(plan) = &spec.confinement.namespaces else { return Err(Error::other("none are wanted")) };
-    namespaces::unshare(plan)?;
+    let groups = match spec.forked {
+        // The forked process is none of our descendants, and its root has none of these files.
+        true => spec.cgroups.iter().map(|procs| File::options().write(true).open(procs)).collect::<Result<_>>()?,
+        false => Vec::new(),
+    };
+    match plan.owner {
+        Some(owner) => unshare_for(plan, owner, spec.run_as)?,
+        None => namespaces::unshare(plan)?,
+    }
     let supervisor = make_network(plan, &mut fds)?;
+    fds.extend(groups.into_iter().map(OwnedFd::from));
     let (ours, theirs) = UnixStream::pair()?;
     let child = Command::new("/proc/self/exe")
         .arg0("hoistway-agent inside")
@@ -83,12 +94,41 @@ fn start(
     Ok((child, ours, supervisor))
 }
 
+/// Leaves the namespaces for others that processes of `owner` may join, which have the users root and `agent`.
+fn unshare_for(plan: &Namespaces, owner: RunAs, agent: Option<RunAs>) -> Result<()> {
+    // Its name where /proc is that of the machine.
+    let own = std::fs::read_link("/proc/self")?;
+    let users = [0, agent.map_or(owner.uid, |user| user.uid)].map(|id| id.to_string());
+    let mut mapper =
+        Command::new("/proc/self/exe").arg(MAP).arg(own).args(users).env_clear().stdin(Stdio::piped()).spawn()?;
+    namespaces::unshare_for(plan, owner, || {
+        drop(mapper.stdin.take());
+        match mapper.wait()? {
+            status if status.success() => Ok(()),
+            status => Err(Error::other(format!("the user namespace got no users: {status}"))),
+        }
+    })
+}
+
+/// Gives the user namespace of a process (the first argument) its users (the others) once standard input ends.
+pub(super) fn map_users(args: impl Iterator<Item = OsString>) -> Result<()> {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    let numbers = args.map(|arg| arg.to_str().and_then(|text| text.parse::<u32>().ok()));
+    let numbers = numbers.collect::<Option<Vec<u32>>>().unwrap_or_default();
+    match numbers.split_first() {
+        Some((&pid, users)) => namespaces::map_users(i32::try_from(pid).map_err(Error::other)?, users),
+        None => Err(Error::other("an argument is missing")),
+    }
+}
+
 /// In a network of its own the agent reaches the listeners of egress, which are bound here and served by whoever gets
 /// them. Nobody else can connect to them, so they identify the agent. The one for its callers is the agent's. Returns
 /// the socket to the supervisor.
 fn make_network(plan: &Namespaces, fds: &mut Vec<OwnedFd>) -> Result<Option<OwnedFd>> {
     let Some(network) = &plan.network else { return Ok(None) };
-    namespaces::bring_loopback_up()?;
+    if !network.listen.is_empty() {
+        namespaces::bring_loopback_up()?;
+    }
     let supervisor = fds.pop().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
     for address in &network.listen {
         channel::send(&supervisor, b"\n", &[bind(*address)?.as_fd()])?;

@@ -20,6 +20,20 @@ pub(crate) enum Order {
     WriteStack,
 }
 
+/// From the supervisor to the first process of a warm parent's namespace, with descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ParentOrder {
+    /// Start a launcher in the namespace; its standard streams.
+    Launcher,
+    /// The socket of the process from which agents are forked.
+    Parent,
+    /// The socket of a launcher whose agent is forked, under this number.
+    Agent(u64),
+    /// No agent is forked any more: the parent ends.
+    Retire,
+}
+
 /// The signal at which an agent that is being started writes its stack. Nothing else uses it, and it ends a process
 /// that does not know it.
 pub(crate) const STACK_SIGNAL: Signal = Signal::STKFLT;
@@ -105,6 +119,10 @@ pub(crate) struct LaunchSpec {
     pub confinement: Confinement,
     /// The `cgroup.procs` files of the agent's control groups.
     pub cgroups: Vec<PathBuf>,
+    /// Whether its process is forked from a warm parent, which is reached over the descriptor after those of
+    /// `fd_options`. `program` is of no interest then.
+    #[serde(default)]
+    pub forked: bool,
     /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.
     pub grace_ms: u64,
 }

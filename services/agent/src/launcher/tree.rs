@@ -97,7 +97,7 @@ pub(super) fn await_one(pid: Pid, mut reaped: impl FnMut(i32, Exit)) {
     }
 }
 
-fn exit_of(status: WaitStatus) -> Exit {
+pub(super) fn exit_of(status: WaitStatus) -> Exit {
     match status.terminating_signal() {
         Some(signal) => Exit::Signal(signal),
         None => Exit::Code(status.exit_status().unwrap_or(0)),

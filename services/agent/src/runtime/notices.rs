@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-/// A runner's notice is one line, its error text the longest part.
-const MAX_NOTICE: usize = 64 << 10;
+/// A runner's notice is one line; its error text or the names of modules are the longest part.
+const MAX_NOTICE: usize = 512 << 10;
 /// The times that an agent may take to begin writing its stack, to pause in it, and to write all of it. A
 /// signal handler writes it.
 const STACK_BEGIN: Duration = Duration::from_secs(1);
@@ -29,26 +29,42 @@ pub(super) enum Notice {
 pub(super) struct Notices<R> {
     pipe: R,
     read: Vec<u8>,
+    modules: Option<Vec<String>>,
 }
 
 impl<R: AsyncRead + Unpin> Notices<R> {
     /// Nothing has been read of `pipe`.
     pub fn new(pipe: R) -> Self {
-        Self { pipe, read: Vec::new() }
+        Self { pipe, read: Vec::new(), modules: None }
     }
 
     /// Waits for the notice. Cancel safe.
     pub async fn next(&mut self) -> Notice {
         loop {
             if let Some(end) = self.read.iter().position(|&b| b == b'\n') {
-                return parse(&self.read[..end]);
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return self.parsed(&line);
             }
-            let mut buffer = [0; 1024];
+            let mut buffer = [0; 4096];
             match self.pipe.read(&mut buffer).await {
                 Ok(got @ 1..) if self.read.len() < MAX_NOTICE => self.read.extend_from_slice(&buffer[..got]),
-                _ => return parse(&self.read),
+                _ => {
+                    let line = std::mem::take(&mut self.read);
+                    return self.parsed(&line);
+                }
             }
         }
+    }
+
+    fn parsed(&mut self, line: &[u8]) -> Notice {
+        let (notice, modules) = parse(line);
+        self.modules = modules;
+        notice
+    }
+
+    /// The modules that the agent has imported, in the order of their imports, if it was asked for them and is ready.
+    pub fn take_modules(&mut self) -> Option<Vec<String>> {
+        self.modules.take()
     }
 
     /// Reads the stacks of all threads until nothing more of them comes. The one that imports comes last: of too much
@@ -70,11 +86,13 @@ impl<R: AsyncRead + Unpin> Notices<R> {
 /// The codes that a runner may give its failure.
 const START_CODES: [Code; 2] = [Code::StartTimeout, Code::NothingToInvoke];
 
-fn parse(line: &[u8]) -> Notice {
+fn parse(line: &[u8]) -> (Notice, Option<Vec<String>>) {
     #[derive(Deserialize)]
     #[serde(tag = "event", rename_all = "snake_case")]
     enum Line {
-        Ready,
+        Ready {
+            modules: Option<Vec<String>>,
+        },
         Failed {
             error: String,
             #[serde(default)]
@@ -84,18 +102,22 @@ fn parse(line: &[u8]) -> Notice {
         },
     }
     match serde_json::from_slice(line) {
-        Ok(Line::Ready) => Notice::Ready,
+        Ok(Line::Ready { modules }) => (Notice::Ready, modules),
         Ok(Line::Failed { error: message, code, details }) => {
             let code = START_CODES.into_iter().find(|known| known.as_str() == code).unwrap_or(Code::AgentStartFailed);
-            Notice::Failed { code, message, details }
+            (Notice::Failed { code, message, details }, None)
         }
-        Err(_) => Notice::Silent,
+        Err(_) => (Notice::Silent, None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(line: &[u8]) -> Notice {
+        super::parse(line).0
+    }
 
     #[test]
     fn notices_are_read_and_nonsense_is_none() {

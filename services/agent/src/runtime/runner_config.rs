@@ -39,14 +39,21 @@ pub(super) struct Places {
     /// The search path of programs; none: that of the image.
     pub path: Option<String>,
     pub ca_bundle: Option<String>,
-    pub port: u16,
 }
 
 /// The environment of an agent: what the platform needs, and above that what the instance says.
-pub(super) fn environment(instance: &Instance, places: Places) -> BTreeMap<String, String> {
+pub(super) fn environment(instance: &Instance, places: &Places, port: u16) -> BTreeMap<String, String> {
+    let mut env = base(places);
+    env.extend(instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    env.insert(platform::PORT.to_owned(), port.to_string());
+    env
+}
+
+/// What is the same for all agents.
+pub(super) fn base(places: &Places) -> BTreeMap<String, String> {
     let mut env: BTreeMap<String, String> = [
-        ("HOME", places.home),
-        ("TMPDIR", places.tmp),
+        ("HOME", places.home.clone()),
+        ("TMPDIR", places.tmp.clone()),
         ("LANG", "C.UTF-8".to_owned()),
         // Its number may have no name on this machine, and much software asks for one (`getpass.getuser`).
         ("LOGNAME", USER.to_owned()),
@@ -57,11 +64,9 @@ pub(super) fn environment(instance: &Instance, places: Places) -> BTreeMap<Strin
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    env.extend(places.path.map(|path| ("PATH".to_owned(), path)));
-    if let Some(bundle) = places.ca_bundle {
+    env.extend(places.path.clone().map(|path| ("PATH".to_owned(), path)));
+    if let Some(bundle) = &places.ca_bundle {
         env.extend(CA_VARIABLES.map(|name| (name.to_owned(), bundle.clone())));
     }
-    env.extend(instance.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
-    env.insert(platform::PORT.to_owned(), places.port.to_string());
     env
 }

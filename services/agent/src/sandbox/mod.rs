@@ -248,6 +248,16 @@ impl Sandbox {
         matches!(self.tier, Tier::Namespaces { .. })
     }
 
+    /// Whether user namespaces give the right to create the others.
+    pub fn has_user_namespaces(&self) -> bool {
+        matches!(self.tier, Tier::Namespaces { user: true, .. })
+    }
+
+    /// The user of the processes that agents are forked from, if agents have users.
+    pub fn warm_parents_user(&self) -> Option<RunAs> {
+        self.uids.as_ref().map(Uids::warm_parents_user)
+    }
+
     /// The specification for one instance's launcher.
     pub fn place(&self, parts: &Parts<'_>) -> Placed {
         let mut placed = place(self.tier, self.closed, &self.settings, &self.host, self.limits.disk, parts);
@@ -311,6 +321,7 @@ fn place(
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
+                owner: None,
                 processes: true,
                 network: closed.then(|| own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),

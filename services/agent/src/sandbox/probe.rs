@@ -275,6 +275,7 @@ impl Probing<'_> {
             run_as: user,
             confinement: placed.confinement,
             cgroups: Vec::new(),
+            forked: false,
             grace_ms: 0,
         };
         let (egress, egress_theirs) = UnixStream::pair().map_err(|e| e.to_string())?;

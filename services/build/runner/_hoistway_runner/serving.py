@@ -46,6 +46,18 @@ def notify(fd, event):
             pipe.write(json.dumps(event) + "\n")
 
 
+def imported_packages(app):
+    """Returns the modules that others with the same packages may have imported already, in the order in which their
+    imports began: all but the agent's own and the runner's."""
+    own = ("__main__", "__mp_main__", __package__)
+    names = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name.partition(".")[0] not in own and name not in sys.builtin_module_names and not file.startswith(app + os.sep):
+            names.append(name)
+    return names
+
+
 def keep_children_apart(listener):
     """Prevents forked children, as of multiprocessing, from keeping the port and from handling a signal as a drain."""
     signals = {signal.SIGTERM, signal.SIGINT}
@@ -121,7 +133,7 @@ def serve(program, options, app, sites, entry):
     flush_output()
     if stack_signal:
         faulthandler.unregister(stack_signal)
-    notify(notify_fd, {"event": "ready"})
+    notify(notify_fd, {"event": "ready"} | ({"modules": imported_packages(app)} if config.get("report_modules") else {}))
     from . import data  # imported only now: the first answer needs it, and by then there may be no descriptor left
 
     capture.begin()

@@ -143,11 +143,10 @@ impl ContainerLauncher {
             tmp: containers::TMP.to_owned(),
             path: None,
             ca_bundle: bundle.as_ref().map(|_| containers::CA_BUNDLE.to_owned()),
-            port: self.port,
         };
         let answer = json!({
             "config": runner_config::config(&self.instance, true, limit),
-            "env": runner_config::environment(&self.instance, places),
+            "env": runner_config::environment(&self.instance, &places, self.port),
             "ca_bundle": bundle,
             "copies_app": copies_app,
             "filters": hoistway_confine::seccomp_filters()?,

@@ -1,6 +1,7 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
 use super::rundir::{Processes, RunDir};
+use super::warm_parents::{Layers, WarmParent, WarmParents};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::procfs::Process;
 use crate::launcher::protocol::{LaunchSpec, Order, Report};
@@ -11,16 +12,18 @@ use crate::runtime::notices::{Notice, Notices};
 use crate::runtime::runner_config::{self, Places};
 use crate::runtime::stack_trace::{self, Place, Stack};
 use crate::runtime::supervisor::{Ended, Event, Run};
-use crate::sandbox::{Parts, Sandbox};
+use crate::sandbox::{Parts, Placed, Sandbox};
 use hoistway_confine::cgroup::Group;
+use hoistway_model::env::platform;
 use hoistway_model::log::LogStream;
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Error, Result, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -33,7 +36,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The time that a launcher may take to start its agent's process: it takes milliseconds.
-const LAUNCH: Duration = Duration::from_secs(30);
+pub(super) const LAUNCH: Duration = Duration::from_secs(30);
 /// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
 /// time.
 const TREE_END: Duration = Duration::from_secs(10);
@@ -42,7 +45,11 @@ const LOG_END: Duration = Duration::from_secs(2);
 
 /// A started agent.
 pub(super) struct Launched {
-    launcher: Child,
+    /// The launcher as a child of this process, and what is known of it and of the agent. That of a forked agent is in
+    /// its parent's namespace, and ends before its socket closes.
+    launcher: Option<(Child, Processes)>,
+    /// The parent from which the agent was forked: the namespace ends with its last user.
+    _parent: Option<Arc<WarmParent>>,
     orders: Option<OwnedWriteHalf>,
     /// The launcher's reports.
     reports: Reports,
@@ -50,12 +57,14 @@ pub(super) struct Launched {
     notices: Notices<Receiver>,
     places: Vec<Place>,
     followers: Vec<JoinHandle<()>>,
-    processes: Processes,
     dir: RunDir,
     group: Grouped,
     network: Option<Arc<AgentNetwork>>,
     /// Serves the agent's egress until it is dropped.
     _egress: Option<DropGuard>,
+    /// Where modules that it reports are of use.
+    warm_parents: Arc<WarmParents>,
+    layers: Option<Layers>,
 }
 
 /// The process to start, and its resources.
@@ -71,16 +80,25 @@ pub(super) struct Start<'a> {
     pub copies_app: bool,
     /// The time that it may take until it is ready.
     pub limit: Option<Duration>,
+    pub warm_parents: &'a Arc<WarmParents>,
 }
 
 impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
     pub async fn start(start: Start<'_>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let (sandbox, name) = (Arc::clone(start.sandbox), dir.name());
-        let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
-        // Removed with the rest, should the start fail.
-        let group = Grouped(group);
+        let layers = Layers::of(&start.instance.program);
+        if let Some(parent) = layers.as_ref().and_then(|layers| start.warm_parents.get(layers)) {
+            match Self::fork(&start, dir, sink, parent).await {
+                Ok(Some(launched)) => {
+                    start.warm_parents.count_start(true);
+                    return Ok(launched);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself"),
+            }
+        }
+        let group = group(&start, dir).await?;
         // For people who look at processes; the launcher gets an order.
         let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
             command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
@@ -94,46 +112,45 @@ impl Launched {
         }
         let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
-
-        let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
-        let secrets = config_file(&start)?;
         let (spec, places) = spec(&start, dir, group.0.as_ref())?;
-        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
-        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
-        let fds: Vec<_> = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]).chain(theirs).collect();
-        let rest = send_launch(&ours, spec, &fds)?;
-        let network = network.map(|(ours, _)| ours);
-        drop((notify, secrets));
-
-        ours.set_nonblocking(true)?;
-        let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
-        orders.write_all(&rest).await?;
-        let mut reports = Reports(BufReader::new(reports).lines());
-        let report = timeout(LAUNCH, reports.next());
-        let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
-            // In a PID namespace of its own it dies with its launcher.
-            Some(Report::Started(agent)) => agent.unwrap_or(identity),
-            Some(Report::Failed(reason)) => return Err(Error::other(reason)),
-            Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
-        };
-        let network = network.map(|launcher| join_network(launcher, &start)).transpose()?;
-        let (network, egress) = network.unzip();
+        let mut begun = Begun::order(&start, ours, spec, None).await?;
+        // In a PID namespace of its own it dies with its launcher.
+        let agent = begun.started().await?.unwrap_or(identity);
         let processes = Processes::new(identity, agent)?;
         let (noting, noted) = (dir.clone(), processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
-        Ok(Self {
-            launcher,
-            orders: Some(orders),
-            reports,
-            notices: Notices::new(Receiver::from_owned_fd(notices)?),
-            places,
-            followers,
-            processes,
-            dir: dir.clone(),
-            group,
-            network,
-            _egress: egress,
-        })
+        start.warm_parents.count_start(false);
+        begun.launched(&start, Ok((launcher, processes)), places, followers, dir, group, layers)
+    }
+
+    /// The same with a process that is forked from a warm parent; none if this agent cannot have one.
+    async fn fork(start: &Start<'_>, dir: &RunDir, sink: &Sink, parent: Arc<WarmParent>) -> Result<Option<Self>> {
+        let group = group(start, dir).await?;
+        let (mut spec, places) = spec(start, dir, group.0.as_ref())?;
+        let env = spec.env.iter().cloned().collect();
+        let (Program::Unpacked { app_dir, .. }, entry) = (&start.instance.program, entry(&env)) else {
+            return Ok(None);
+        };
+        let (asked, at, named) = (parent.clone(), app_dir.clone(), entry.to_owned());
+        let variables = env.clone();
+        let differs = tokio::task::spawn_blocking(move || asked.differs(&variables, &at, &named)).await;
+        if let Some(reason) = differs.map_err(Error::other)? {
+            tracing::debug!(agent = %start.instance.agent, "not forked from a warm parent: {reason}");
+            return Ok(None);
+        }
+        spec.args.drain(..INTERPRETER_ARGUMENTS);
+        spec.forked = true;
+        if let Some(own) = &mut spec.confinement.namespaces {
+            (own.user, own.owner) = (true, parent.owner());
+        }
+        let (launcher, asks) = parent.launcher()?;
+        let followers = vec![
+            tokio::spawn(sink.clone().follow(LogStream::Stdout, launcher.stdout)),
+            tokio::spawn(sink.clone().follow(LogStream::Stderr, launcher.stderr)),
+        ];
+        let mut begun = Begun::order(start, launcher.control, spec, Some(asks)).await?;
+        begun.started().await?;
+        begun.launched(start, Err(parent), places, followers, dir, group, None).map(Some)
     }
 
     async fn order(&mut self, order: &Order) {
@@ -150,11 +167,15 @@ impl Run for Launched {
     }
 
     async fn event(&mut self, awaits_notice: bool) -> Event {
-        tokio::select! {
+        let notice = tokio::select! {
             biased;
-            notice = self.notices.next(), if awaits_notice => Event::Notice(notice),
-            ended = self.reports.ended() => Event::Ended(ended),
+            notice = self.notices.next(), if awaits_notice => notice,
+            ended = self.reports.ended() => return Event::Ended(ended),
+        };
+        if let (Some(layers), Some(modules)) = (&self.layers, self.notices.take_modules()) {
+            self.warm_parents.learned(layers.clone(), modules);
         }
+        Event::Notice(notice)
     }
 
     async fn stack(&mut self) -> Vec<String> {
@@ -186,13 +207,18 @@ impl Run for Launched {
     async fn finish(mut self) -> Option<Notice> {
         // Half-closing is enough: the launcher reads the end of its orders.
         self.orders = None;
-        let whole = matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
-        if !whole {
-            // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
-            let _ = self.launcher.start_kill();
-            let (dir, processes) = (self.dir.clone(), self.processes.clone());
-            let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
-            let _ = timeout(LOG_END, self.launcher.wait()).await;
+        if let Some((launcher, processes)) = &mut self.launcher {
+            let whole = matches!(timeout(TREE_END, launcher.wait()).await, Ok(Ok(status)) if status.success());
+            if !whole {
+                // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
+                let _ = launcher.start_kill();
+                let (dir, processes) = (self.dir.clone(), processes.clone());
+                let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
+                let _ = timeout(LOG_END, launcher.wait()).await;
+            }
+        } else {
+            let closed = async { while self.reports.next().await.is_some() {} };
+            let _ = timeout(TREE_END, closed).await;
         }
         // Whoever slipped away from the launcher, and from the search above, is still in the group.
         self.group.end().await;
@@ -225,8 +251,90 @@ impl Reports {
     }
 }
 
+/// A launcher that has its order.
+struct Begun {
+    orders: OwnedWriteHalf,
+    reports: Reports,
+    notices: OwnedFd,
+    network: Option<StdUnixStream>,
+}
+
+impl Begun {
+    /// Sends the order. `asks` is for a launcher whose agent is forked.
+    async fn order(
+        start: &Start<'_>,
+        launcher: StdUnixStream,
+        spec: LaunchSpec,
+        asks: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
+        let secrets = config_file(start)?;
+        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
+        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
+        let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
+        let fds: Vec<_> = fds.chain(asks.as_ref().map(AsFd::as_fd)).chain(theirs).collect();
+        let rest = send_launch(&launcher, spec, &fds)?;
+        launcher.set_nonblocking(true)?;
+        let (reports, mut orders) = UnixStream::from_std(launcher)?.into_split();
+        orders.write_all(&rest).await?;
+        let reports = Reports(BufReader::new(reports).lines());
+        Ok(Self { orders, reports, notices, network: network.map(|(ours, _)| ours) })
+    }
+
+    /// Waits until the agent's process is started, and returns it if it has a name here.
+    async fn started(&mut self) -> Result<Option<Process>> {
+        let report = timeout(LAUNCH, self.reports.next());
+        match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
+            Some(Report::Started(agent)) => Ok(agent),
+            Some(Report::Failed(reason)) => Err(Error::other(reason)),
+            Some(Report::Exited(_)) | None => Err(Error::other("the launcher ended at once")),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn launched(
+        self,
+        start: &Start<'_>,
+        launcher: std::result::Result<(Child, Processes), Arc<WarmParent>>,
+        places: Vec<Place>,
+        followers: Vec<JoinHandle<()>>,
+        dir: &RunDir,
+        group: Grouped,
+        layers: Option<Layers>,
+    ) -> Result<Launched> {
+        let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
+        let (network, egress) = network.unzip();
+        let (launcher, parent) = match launcher {
+            Ok(launcher) => (Some(launcher), None),
+            Err(parent) => (None, Some(parent)),
+        };
+        Ok(Launched {
+            launcher,
+            _parent: parent,
+            orders: Some(self.orders),
+            reports: self.reports,
+            notices: Notices::new(Receiver::from_owned_fd(self.notices)?),
+            places,
+            followers,
+            dir: dir.clone(),
+            group,
+            network,
+            _egress: egress,
+            warm_parents: start.warm_parents.clone(),
+            layers,
+        })
+    }
+}
+
+async fn group(start: &Start<'_>, dir: &RunDir) -> Result<Grouped> {
+    let (sandbox, name) = (Arc::clone(start.sandbox), dir.name());
+    let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
+    // Removed with the rest, should the start fail.
+    Ok(Grouped(group))
+}
+
 /// An instance's control group, removed when it is dropped.
-struct Grouped(Option<Group>);
+pub(super) struct Grouped(pub(super) Option<Group>);
 
 impl Grouped {
     /// Kills what is in it, and removes it.
@@ -262,14 +370,67 @@ fn join_network(launcher: StdUnixStream, start: &Start<'_>) -> Result<(Arc<Agent
     Ok((Arc::new(network), ended.drop_guard()))
 }
 
-/// The runner's configuration, which is secret, in a file that exists only in memory and for those who have it open.
+/// The runner's configuration, which is secret.
 fn config_file(start: &Start<'_>) -> Result<File> {
     let closed_network = !start.sandbox.isolation().has_open_network();
-    let config = runner_config::config(start.instance, closed_network, start.limit);
+    let mut config = runner_config::config(start.instance, closed_network, start.limit);
+    let wants_modules = |layers: Layers| start.warm_parents.wants_modules(&layers);
+    if Layers::of(&start.instance.program).is_some_and(wants_modules) {
+        config["report_modules"] = true.into();
+    }
+    memory_file(&config)
+}
+
+/// JSON in a file that exists only in memory and for those who have it open.
+pub(super) fn memory_file(content: &serde_json::Value) -> Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(&config)?)?;
+    file.write_all(&serde_json::to_vec(content)?)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// The arguments of the interpreter itself, before those of the runner.
+const INTERPRETER_ARGUMENTS: usize = 3;
+
+/// The command line of a runner. No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those
+/// of its image, and does not wait for the host's.
+pub(super) fn arguments(placed: &Placed) -> Result<Vec<String>> {
+    let mut args =
+        vec!["-s".to_owned(), "-S".to_owned(), text(&placed.runner)?, "--app".to_owned(), text(&placed.app_dir)?];
+    for site in &placed.site_dirs {
+        args.extend(["--site".to_owned(), text(site)?]);
+    }
+    Ok(args)
+}
+
+/// The places that are named in the environment of a process with this interpreter.
+pub(super) fn interpreter_places(interpreter: &Path, placed: &Placed) -> Result<Places> {
+    let bin = interpreter.parent().map(text).transpose()?.unwrap_or_default();
+    Ok(Places {
+        home: text(&placed.home)?,
+        tmp: text(&placed.tmp)?,
+        path: Some(format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
+        ca_bundle: placed.ca_bundle.as_deref().map(text).transpose()?,
+    })
+}
+
+/// The file that an agent with this environment is started from.
+fn entry(env: &BTreeMap<String, String>) -> &str {
+    env.get(platform::USER_ENTRY_POINT).map_or("", String::as_str)
+}
+
+/// The directories from which the modules of an agent are imported, as the runner's `paths.py` has them.
+pub(super) fn module_directories(app_dir: &Path, entry: &str) -> Vec<PathBuf> {
+    let mut directories = vec![app_dir.to_owned(), app_dir.join("src")];
+    let mut above = app_dir.to_owned();
+    let parents: Vec<&str> = entry.split('/').collect();
+    for (at, name) in parents.iter().enumerate().take(parents.len().saturating_sub(1)) {
+        above.push(name);
+        if *name == "src" || at + 2 == parents.len() {
+            directories.push(above.clone());
+        }
+    }
+    directories
 }
 
 /// The specification to launch, and where the agent's files are.
@@ -288,24 +449,8 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         endpoints: &start.instance.endpoints,
         port: Some(start.port),
     });
-    // No packages of the user who runs Hoistway (-s) nor of the host (-S): an agent has those of its image, and does
-    // not wait for the host's.
-    let mut args =
-        vec!["-s".to_owned(), "-S".to_owned(), text(&placed.runner)?, "--app".to_owned(), text(&placed.app_dir)?];
-    for site in &placed.site_dirs {
-        args.extend(["--site".to_owned(), text(site)?]);
-    }
-    let bin = interpreter.parent().map(text).transpose()?.unwrap_or_default();
-    let env = runner_config::environment(
-        start.instance,
-        Places {
-            home: text(&placed.home)?,
-            tmp: text(&placed.tmp)?,
-            path: Some(format!("{bin}:/usr/local/bin:/usr/bin:/bin")),
-            ca_bundle: placed.ca_bundle.as_deref().map(text).transpose()?,
-            port: start.port,
-        },
-    );
+    let args = arguments(&placed)?;
+    let env = runner_config::environment(start.instance, &interpreter_places(interpreter, &placed)?, start.port);
     let places = stack_trace::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
     let spec = LaunchSpec {
         program: interpreter.clone(),
@@ -317,6 +462,7 @@ fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(Launc
         run_as: start.user,
         confinement: placed.confinement,
         cgroups: group.map(Group::procs).unwrap_or_default(),
+        forked: false,
         grace_ms: 5_000,
     };
     Ok((spec, places))

@@ -8,6 +8,7 @@ mod launch;
 mod leftovers;
 mod process_launcher;
 mod rundir;
+mod warm_parents;
 
 use super::instances::{CallerAddress, Instances};
 use super::network::egress_forwarder;
@@ -35,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use warm_parents::WarmParents;
 
 /// The settings of the process runtime.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct ProcessConfig {
     pub sandbox: Settings,
     /// The amount that is kept of each agent's log.
     pub logs: LogLimits,
+    /// Whether agents are forked from processes that have imported their packages.
+    pub warm_parents: bool,
 }
 
 impl ProcessConfig {
@@ -80,6 +84,7 @@ impl ProcessConfig {
             python,
             sandbox: Settings::default(),
             logs: LogLimits::default(),
+            warm_parents: false,
         }
     }
 }
@@ -91,6 +96,7 @@ pub struct ProcessRuntime {
     leftovers: Leftovers,
     logs: Arc<LogBook>,
     instances: Instances,
+    warm_parents: Arc<WarmParents>,
     /// Where agents that resolve no names reach egress; served until this is dropped.
     egress_by_address: Option<(SocketAddr, DropGuard)>,
 }
@@ -132,13 +138,16 @@ impl ProcessRuntime {
         let callers =
             CallerAddress::new(config.bind, config.advertise.clone(), &config.tls, sandbox.has_own_network())?;
         let starts = Starts::new(config.starts);
+        let config = Arc::new(config);
+        let warm_parents = Arc::new(WarmParents::new(config.clone(), sandbox.clone(), leftovers.clone()));
         Ok(Self {
+            warm_parents,
             egress_by_address,
             sandbox,
             leftovers,
             instances: Instances::new(callers, starts, config.limits.memory, logs.clone()),
             logs,
-            config: Arc::new(config),
+            config,
         })
     }
 
@@ -153,6 +162,7 @@ impl ProcessRuntime {
             port,
             user: None,
             copies_app: true,
+            warm_parents: self.warm_parents.clone(),
         }
     }
 }
@@ -216,7 +226,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn metrics(&self) -> Vec<Family> {
-        self.logs.metrics()
+        self.logs.metrics().into_iter().chain(self.warm_parents.metrics()).collect()
     }
 
     async fn remark(&self, revision: &RevisionId, text: &str) -> Result<()> {

@@ -4,6 +4,7 @@
 use super::launch::{Launched, Start};
 use super::leftovers::Leftovers;
 use super::rundir::RunDir;
+use super::warm_parents::WarmParents;
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::RunAs;
 use crate::runtime::logs::Sink;
@@ -31,6 +32,7 @@ pub(super) struct ProcessLauncher {
     pub user: Option<RunAs>,
     /// Whether it works in a copy of its source, once that is known.
     pub copies_app: bool,
+    pub warm_parents: Arc<WarmParents>,
 }
 
 impl Launcher for ProcessLauncher {
@@ -67,6 +69,7 @@ impl Launcher for ProcessLauncher {
             user: self.user,
             copies_app: self.copies_app,
             limit,
+            warm_parents: &self.warm_parents,
         };
         let launched = Launched::start(start, &self.dir, &self.sink).await;
         launched.map_err(|error| Unable { what: "the agent's process cannot be started", error })

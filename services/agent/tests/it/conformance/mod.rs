@@ -1,4 +1,4 @@
-//! What every runtime does, tried with each of them: as processes, and as containers where there is a Docker daemon.
+//! What every runtime does, tried with each of them: as processes, as processes that are forked, and as containers where there is a Docker daemon.
 //! Agents have the real runner.
 
 mod docker;
@@ -17,6 +17,15 @@ macro_rules! cases {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $case() {
                     super::$module::$case(super::test_runtime::Kind::Process).await;
+                }
+            )+)+
+        }
+
+        mod forked {
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    super::$module::$case(super::test_runtime::Kind::Forked).await;
                 }
             )+)+
         }

@@ -96,7 +96,7 @@ pub async fn an_agent_that_is_killed_from_outside_starts_again(kind: Kind) {
     let test = TestRuntime::new(kind).await;
     let (instance, started) = test.ready("import os\ndef handler(message): return os.environ['HOME']").await;
     let ways: &[fn(&str)] = match kind {
-        Kind::Process => &[],
+        Kind::Process | Kind::Forked => &[],
         Kind::Docker => &[
             |revision| drop(docker(&["kill", &container(revision, "agent")])),
             |revision| drop(docker(&["rm", "-f", &container(revision, "agent")])),

@@ -28,6 +28,8 @@ pub const EGRESS_TOKEN: &str = "egress-token-1";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Process,
+    /// As processes that are forked from a warm parent.
+    Forked,
     Docker,
 }
 
@@ -74,16 +76,46 @@ impl TestRuntime {
         change(&mut settings);
         let dir = tempfile::tempdir().unwrap();
         let runtime: Arc<dyn Runtime> = match kind {
-            Kind::Process => Arc::new(process(dir.path(), settings).await),
+            Kind::Process => Arc::new(process(dir.path(), settings, false).await),
+            Kind::Forked => Arc::new(process(dir.path(), settings, true).await),
             Kind::Docker => Arc::new(docker(dir.path(), settings).await),
         };
-        Self { kind, runtime, dir, images: Mutex::default() }
+        let test = Self { kind, runtime, dir, images: Mutex::default() };
+        if kind == Kind::Forked {
+            test.warm_up().await;
+        }
+        test
+    }
+
+    /// Has a warm parent started, and checks that agents are forked from it.
+    async fn warm_up(&self) {
+        let count = |name: &str, label: &str| {
+            let families = self.runtime.metrics();
+            let samples = families.into_iter().filter(|family| family.name == name).flat_map(|family| family.samples);
+            samples
+                .filter(|sample| sample.labels.iter().any(|(_, value)| value == label))
+                .map(|sample| sample.value)
+                .sum::<f64>()
+        };
+        let (first, _) = self.ready("def handler(message): return message").await;
+        let started = async {
+            while count("hoistway_warm_parents_total", "ready") == 0.0 {
+                assert!(count("hoistway_warm_parents_total", "failed") == 0.0);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, started).await.unwrap();
+        let (second, _) = self.ready("def handler(message): return message").await;
+        assert_eq!(count("hoistway_agent_starts_total", "forked"), 1.0);
+        for instance in [first, second] {
+            self.runtime.remove(&instance.revision, Duration::ZERO).await.unwrap();
+        }
     }
 
     /// An agent with this source.
     pub async fn instance(&self, source: &str) -> Instance {
         let program = match self.kind {
-            Kind::Process => self.unpacked(source),
+            Kind::Process | Kind::Forked => self.unpacked(source),
             Kind::Docker => {
                 let source = source.to_owned();
                 let image = tokio::task::spawn_blocking(move || Image::of(&source)).await.unwrap();
@@ -142,7 +174,7 @@ impl TestRuntime {
     }
 }
 
-async fn process(dir: &Path, settings: Settings) -> ProcessRuntime {
+async fn process(dir: &Path, settings: Settings, warm_parents: bool) -> ProcessRuntime {
     let Settings { starts, limits, logs, egress, .. } = settings;
     let config = ProcessConfig {
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
@@ -150,6 +182,7 @@ async fn process(dir: &Path, settings: Settings) -> ProcessRuntime {
         limits,
         logs,
         egress: ServiceAddress::local(&egress),
+        warm_parents,
         ..ProcessConfig::new(dir.join("data"), crate::runtime::python().into())
     };
     ProcessRuntime::new(config).await.unwrap()

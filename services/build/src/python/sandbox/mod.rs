@@ -202,6 +202,7 @@ impl Shared {
         let root = self.root.clone();
         Confinement {
             namespaces: own_root.then_some(Namespaces {
+                owner: None,
                 user: false,
                 processes: false,
                 network: None,

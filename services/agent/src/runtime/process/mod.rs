@@ -5,6 +5,7 @@
 //! launcher process for each start.
 
 mod launch;
+mod launch_spec;
 mod leftovers;
 mod process_launcher;
 mod rundir;

@@ -1,7 +1,8 @@
 //! What the runs of one instance as processes have in common: its directory, its user, and whether it works in a copy
 //! of its source.
 
-use super::launch::{Launched, Start};
+use super::launch::Launched;
+use super::launch_spec::Start;
 use super::leftovers::Leftovers;
 use super::rundir::RunDir;
 use super::warm_parents::WarmParents;

@@ -5,7 +5,7 @@ use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
 use crate::launcher::{WARM_PARENT, send, send_launch};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
-use crate::runtime::process::{ProcessConfig, launch};
+use crate::runtime::process::{ProcessConfig, launch, launch_spec};
 use crate::runtime::runner_config;
 use crate::sandbox::{Parts, Sandbox};
 use hoistway_confine::cgroup::Group;
@@ -133,7 +133,7 @@ impl WarmParent {
         order(&orders, &ParentOrder::Parent, &[ours.as_fd()])?;
         drop(ours);
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC).map_err(Error::from)?;
-        let configuration = launch::memory_file(&serde_json::json!({ "modules": modules, "careful": careful }))?;
+        let configuration = launch_spec::memory_file(&serde_json::json!({ "modules": modules, "careful": careful }))?;
         let (spec, env) = spec(sandbox, layers, &dir, owner, group.0.as_ref())?;
         // Egress does not listen in its network.
         let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
@@ -231,7 +231,7 @@ impl WarmParent {
         if let Some(name) = read {
             return Some(format!("a package reads {name} when it is imported"));
         }
-        let shadowed = launch::module_directories(app_dir, entry).into_iter().find_map(|dir| {
+        let shadowed = launch_spec::module_directories(app_dir, entry).into_iter().find_map(|dir| {
             let entries = std::fs::read_dir(dir).ok()?;
             let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
             names
@@ -312,8 +312,8 @@ fn spec(
         (own.user, own.processes) = (false, false);
         own.network = own.network.take().map(|network| OwnNetwork { hosts: network.hosts, ..OwnNetwork::default() });
     }
-    let env = runner_config::base(&launch::interpreter_places(&layers.interpreter, &placed)?);
-    let args = launch::arguments(&placed)?;
+    let env = runner_config::base(&launch_spec::interpreter_places(&layers.interpreter, &placed)?);
+    let args = launch_spec::arguments(&placed)?;
     Ok((
         LaunchSpec {
             program: layers.interpreter.clone(),

@@ -109,7 +109,13 @@ impl State {
         };
         match serde_json::from_slice(&buffer[..got])? {
             ParentOrder::Launcher => self.start_launcher(fds),
-            ParentOrder::Parent => self.parent = fds.pop(),
+            ParentOrder::Parent => {
+                self.parent = fds.pop();
+                if let Some(parent) = &self.parent {
+                    // One that does not read its requests must not keep anybody else waiting.
+                    rustix::io::ioctl_fionbio(parent, true)?;
+                }
+            }
             ParentOrder::Agent(number) => self.agents.extend(fds.pop().map(|fd| (number, fd))),
             ParentOrder::Retire => self.parent = None,
         }

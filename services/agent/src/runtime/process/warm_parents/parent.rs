@@ -87,9 +87,22 @@ pub(in crate::runtime::process) struct WarmParent {
     ended: CancellationToken,
     _outside: Child,
     _group: launch::Grouped,
+    _dir: OwnDir,
+    owner: Option<RunAs>,
+}
+
+/// The directory in which a parent's root is built, removed when it is dropped.
+struct OwnDir {
     dir: RunDir,
     leftovers: Leftovers,
-    owner: Option<RunAs>,
+}
+
+impl Drop for OwnDir {
+    fn drop(&mut self) {
+        let (dir, leftovers) = (self.dir.clone(), self.leftovers.clone());
+        // Nobody waits for it, and what is left is removed at the next start.
+        std::thread::spawn(move || dir.remove(&leftovers));
+    }
 }
 
 /// A launcher that a parent's namespace has started, in the place of a child of this process.
@@ -116,9 +129,12 @@ impl WarmParent {
             making.group(&made.name())
         });
         let group = launch::Grouped(group.await.map_err(Error::other)??);
+        let own_dir = OwnDir { dir: dir.clone(), leftovers: leftovers.clone() };
         let owner = sandbox.warm_parents_user();
 
         let (orders, theirs) = seqpacket()?;
+        // Orders are short and are read at once.
+        rustix::io::ioctl_fionbio(&orders, true).map_err(Error::from)?;
         let mut outside = Command::new(&config.launcher);
         outside.arg(WARM_PARENT).args(sandbox.has_user_namespaces().then_some("user"));
         outside.env_clear().current_dir("/").kill_on_drop(true);
@@ -153,9 +169,8 @@ impl WarmParent {
             _ => return Err(Error::other("its launcher ended at once").into()),
         }
 
-        let mut said = Vec::new();
-        let reading = Receiver::from_owned_fd(notices)?.take(MAX_REPORT).read_to_end(&mut said).await;
-        let imports = match timeout(IMPORTS, async { reading }).await {
+        let (mut said, mut notices) = (Vec::new(), Receiver::from_owned_fd(notices)?.take(MAX_REPORT));
+        let imports = match timeout(IMPORTS, notices.read_to_end(&mut said)).await {
             Ok(Ok(_)) => match serde_json::from_slice(&said) {
                 Ok(Said::Ready(imports)) => imports,
                 Ok(Said::Unsuitable { unsuitable }) => return Err(Failure::Unsuitable(unsuitable)),
@@ -195,8 +210,7 @@ impl WarmParent {
             ended,
             _outside: outside,
             _group: group,
-            dir,
-            leftovers: leftovers.clone(),
+            _dir: own_dir,
             owner,
         })
     }
@@ -250,13 +264,6 @@ impl WarmParent {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         order(&self.orders, &ParentOrder::Agent(number), &[ours.as_fd()])?;
         Ok((launcher, theirs))
-    }
-}
-
-impl Drop for WarmParent {
-    fn drop(&mut self) {
-        let (dir, leftovers) = (self.dir.clone(), self.leftovers.clone());
-        std::thread::spawn(move || dir.remove(&leftovers));
     }
 }
 

@@ -37,6 +37,7 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         return Err(Error::new(Code::NotFound, text));
     }
     services::refuse_unfinished_import(&dir)?;
+    refuse_separate_programs(&dir)?;
     match DirLock::acquire(&dir) {
         // The way to the server is among the settings of `up`.
         Ok(_lock) if services::in_postgres(&dir).is_some() => {
@@ -61,6 +62,22 @@ pub async fn run(args: RotateArgs) -> Result<String> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// Fails if a separate program runs on a service's directory, with keys that are not to be dropped under it. Those of a
+/// running `hoistway up` are its own.
+fn refuse_separate_programs(dir: &Path) -> Result<()> {
+    let Ok(_lock) = DirLock::acquire(dir) else { return Ok(()) };
+    for dir in services::SERVICES.iter().map(|service| dir.join(service.name)).filter(|dir| dir.is_dir()) {
+        DirLock::acquire(&dir).map_err(|e| match e.code {
+            Code::Conflict => {
+                let text = format!("{}: stop it, or rotate its key with --key-file; nothing is changed", e.message);
+                Error::new(Code::Conflict, text)
+            }
+            _ => e,
+        })?;
+    }
+    Ok(())
 }
 
 /// Drops the old keys of a rotation, once every service has opened with `read` and so has re-encrypted everything.

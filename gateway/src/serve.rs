@@ -170,6 +170,9 @@ impl Gateway {
 /// Seals again, after a rotation of the master key, the data that was sealed with old keys; for a gateway that does not
 /// run. Opening the gateway does it as well.
 pub async fn reseal(config: &Config, key: &MasterKey) -> Result<()> {
+    let dir = config.service_dir();
+    let lock = tokio::task::spawn_blocking(move || DirLock::acquire(&dir)).await;
+    let _lock = lock.map_err(|e| Error::internal("locking the gateway's directory", e))??;
     let journal = Journal::open(&config.location().await?).await?;
     let resealed = saga::reseal(&journal, key).await;
     journal.close().await;

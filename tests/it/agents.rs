@@ -222,7 +222,9 @@ fn sixty_four_deploys_at_once_all_succeed() {
             let stack = &stack;
             scope.spawn(move || {
                 let name = format!("agent-{n}");
-                stack.deployed(json!({"agent_name": name, "source_files": says(&format!("this is {n}"))}));
+                let body = json!({"agent_name": name, "source_files": says(&format!("this is {n}"))});
+                let answer = stack.call("POST", "/api/deploy?timeout=300", Some(&body));
+                assert_eq!(answer.status, 201, "{}\n{}", answer.text(), log_of(&stack.dir));
                 stack.wait_for_phase(&name, "Running");
                 assert_eq!(stack.answer(&name, "x"), format!("this is {n}"));
             });

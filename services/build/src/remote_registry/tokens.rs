@@ -5,7 +5,10 @@
 use super::{ANSWER_LIMIT, failed};
 use hoistway_kit::{registry_logins::Login, web::USER_AGENT};
 use hoistway_model::Result;
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, WWW_AUTHENTICATE},
+};
 use oci_client::{
     Client, Reference, RegistryOperation,
     errors::OciDistributionError as E,
@@ -40,6 +43,9 @@ pub(super) enum Access<'a> {
     },
 }
 
+/// When a token is asked for again; none if it never was.
+type Due = Arc<Mutex<Option<Instant>>>;
+
 /// Asks one registry's token server.
 #[derive(Clone)]
 pub(super) struct Tokens {
@@ -47,9 +53,9 @@ pub(super) struct Tokens {
     login: Option<Login>,
     /// Whether the registry is asked without TLS.
     is_plain: bool,
-    /// When what was asked for is asked for again, by scope. It is locked while the server is asked, so that it is asked
-    /// once.
-    due: Arc<Mutex<HashMap<String, Instant>>>,
+    /// When what was asked for is asked for again, by scope. An entry is locked while the server is asked, so that it is
+    /// asked once.
+    due: Arc<Mutex<HashMap<String, Due>>>,
 }
 
 /// Where a registry's tokens are.
@@ -83,10 +89,10 @@ impl Tokens {
             Access::Push { mounting: None } if is_needed => vec![scope(image, "pull,push")],
             _ => return Ok(()),
         };
-        let mut due = self.due.lock().await;
-        let (now, key) = (Instant::now(), scopes.join(" "));
-        due.retain(|_, at| *at > now);
-        if due.contains_key(&key) {
+        let entry = self.entry(scopes.join(" ")).await;
+        let mut due = entry.lock().await;
+        let now = Instant::now();
+        if due.is_some_and(|at| at > now) {
             return Ok(());
         }
         let mut asked = self.ask(image, &scopes).await;
@@ -102,6 +108,8 @@ impl Tokens {
                 }
                 lifetime
             }
+            // Without the token it was no use to come, so it is asked again.
+            Ok(None) if is_needed => return Ok(()),
             Ok(None) => LIFETIME,
             Err(e) if is_needed => return Err(failed(image, &format!("a token for {image}"), e)),
             // Blobs are sent where they cannot be mounted.
@@ -110,8 +118,19 @@ impl Tokens {
                 LIFETIME
             }
         };
-        due.insert(key, now + lifetime.min(LIFETIME) / 2);
+        *due = Some(now + lifetime.min(LIFETIME) / 2);
         Ok(())
+    }
+
+    /// The entry of a scope, or of one for the same and more whose token there is: a token for less would take its place.
+    async fn entry(&self, scope: String) -> Due {
+        let (mut due, now) = (self.due.lock().await, Instant::now());
+        let is_due = |entry: &Mutex<Option<Instant>>| entry.try_lock().is_ok_and(|at| at.is_none_or(|at| at <= now));
+        due.retain(|_, entry| Arc::strong_count(entry) > 1 || !is_due(entry));
+        let wider = format!("{scope} ");
+        let found = due.iter().find(|(known, entry)| known.starts_with(&wider) && !is_due(entry));
+        let found = found.map(|(_, entry)| entry.clone());
+        found.unwrap_or_else(|| due.entry(scope).or_default().clone())
     }
 
     /// A token for scopes, and its lifetime; none where the registry has no token server.
@@ -141,17 +160,17 @@ impl Tokens {
         let answer = request.send().await?;
         match answer.status() {
             status if status.is_success() => {}
-            status if status.is_server_error() => {
-                let (url, code) = (answer.url().to_string(), status.as_u16());
-                return Err(E::ServerError { code, url, message: String::new() });
-            }
             // Its words may repeat what it was sent.
-            status => return Err(E::AuthenticationFailure(status.to_string())),
+            status @ (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(E::AuthenticationFailure(status.to_string()));
+            }
+            _ => return Err(server_error(&answer)),
         }
         let bytes = read(answer).await?;
         let unreadable = || E::RegistryTokenDecodeError("it has no token".to_owned());
         let Answer { token, access_token, expires_in } = serde_json::from_slice(&bytes).map_err(|_| unreadable())?;
         let token = token.or(access_token).filter(|token| !token.is_empty()).ok_or_else(unreadable)?;
+        HeaderValue::from_str(&token).map_err(|_| unreadable())?;
         Ok(Some((token, expires_in.map_or(LIFETIME, Duration::from_secs))))
     }
 
@@ -159,6 +178,9 @@ impl Tokens {
     async fn server(&self, image: &Reference) -> Result<Option<TokenServer>, E> {
         let scheme = if self.is_plain { "http" } else { "https" };
         let answer = self.http.get(format!("{scheme}://{}/v2/", image.resolve_registry())).send().await?;
+        if answer.status().is_server_error() || answer.status() == StatusCode::TOO_MANY_REQUESTS {
+            return Err(server_error(&answer));
+        }
         let challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter();
         let found = challenges.filter_map(|challenge| token_server(challenge.to_str().ok()?)).next();
         match found {
@@ -168,6 +190,10 @@ impl Tokens {
             found => Ok(found),
         }
     }
+}
+
+fn server_error(answer: &Response) -> E {
+    E::ServerError { code: answer.status().as_u16(), url: answer.url().to_string(), message: String::new() }
 }
 
 fn scope(image: &Reference, actions: &str) -> String {

@@ -1,0 +1,7 @@
+"""The agent without packages."""
+
+VERSION = 0
+
+
+def handler(message):
+    return f"{VERSION}"

@@ -1,0 +1,95 @@
+"""Packages that have to be fetched: the first deploy, LangGraph, and one more requirement."""
+
+import shutil
+
+import agents
+import floors
+from measure import Contestant, Table, alternate, milliseconds
+from workloads.source_changed import IMPORTS, timed_by_hand
+
+# Small ones without requirements of their own, a new one in each round.
+ADDED = ["tabulate", "humanize", "toolz", "termcolor", "wcwidth", "colorama", "zipp", "blinker", "itsdangerous",
+         "docutils", "tomlkit", "pyparsing"]
+
+
+def first_deploys(context, key, title, agent, requirements, imports, rounds, seconds):
+    """First deploys: nothing of the packages is on the machine. Hoistway has an empty data directory in each round, and
+    the alternatives have empty caches."""
+
+    def deploy(number):
+        name, version = f"{key}-{number}", context.version()
+
+        def work():
+            stack.deploy("agent", agents.source(agent, version), requirements)
+            stack.invoke("agent", f"{version} ")
+
+        with context.running(name) as stack:
+            return milliseconds(work)
+
+    def build(docker, installer, number):
+        version, name, started = context.version(), f"{key}-{installer}", []
+
+        def work():
+            docker.push(name, installer, agent, version, requirements, cold=True)
+            started.append(docker.start(name, f"{version} "))
+
+        try:
+            return milliseconds(work)
+        finally:
+            docker.remove(*started)
+
+    def by_hand(number):
+        cache = f"cache-{key}-{number}"
+        try:
+            return timed_by_hand(context.uv, agent, context.version(), requirements, cache)
+        finally:
+            shutil.rmtree(context.path(f"uv/{cache}"), ignore_errors=True)
+
+    floor = floors.bare_import(context.python, imports, lambda: context.site(agent, requirements))
+    contestants = [Contestant("Hoistway", deploy), *context.containers(build),
+                   Contestant("uv run by hand", by_hand), floor]
+    return [Table(key, title, "ms", alternate(contestants, rounds, seconds))]
+
+
+def cold(context, rounds, seconds):
+    title = "first deploy, packages cold → agent answers"
+    return first_deploys(context, "cold", title, "packages", agents.PACKAGES, IMPORTS, rounds, seconds)
+
+
+def langgraph(context, rounds, seconds):
+    title = "LangGraph (43 packages), cold → agent answers"
+    imports = "langchain_openai, langgraph.graph, openai, requests"
+    return first_deploys(context, "langgraph", title, "langgraph", agents.LANGGRAPH, imports, rounds, seconds)
+
+
+def requirement_added(context, rounds, seconds):
+    stack = context.packages_stack
+
+    def requirements(number):
+        return agents.PACKAGES + ADDED[number] + "\n"
+
+    def deploy(number):
+        version = context.version()
+        stack.deploy("agent", agents.source("packages", version), requirements(number))
+        stack.invoke("agent", f"{version} ")
+
+    def build(docker, installer, number):
+        version, name, started = context.version(), f"changed-{installer}", []
+
+        def work():
+            docker.push(name, installer, "packages", version, requirements(number))
+            started.append(docker.start(name, f"{version} "))
+
+        try:
+            return milliseconds(work)
+        finally:
+            docker.remove(*started)
+
+    def by_hand(number):
+        return timed_by_hand(context.uv, "packages", context.version(), requirements(number))
+
+    floor = floors.bare_import(context.python, IMPORTS, lambda: context.site("packages", agents.PACKAGES))
+    contestants = [Contestant("Hoistway", lambda n: milliseconds(deploy, n)), *context.containers(build),
+                   Contestant("uv run by hand", by_hand), floor]
+    results = alternate(contestants, min(rounds, len(ADDED) - 1), seconds, warm_up=1)
+    return [Table("requirement", "one requirement added → agent answers", "ms", results)]

@@ -1,4 +1,4 @@
-"""The chart of the README: bars on a logarithmic scale, one group for each workload that has an alternative."""
+"""A chart of the results: bars on a logarithmic scale, one group for each workload that has an alternative."""
 
 import math
 from xml.sax.saxutils import escape

@@ -75,9 +75,6 @@ pub struct Config {
     pub limits: Limits,
     /// The amount that is kept of each agent's log.
     pub logs: LogLimits,
-    /// Whether agents are forked from processes that have imported their packages, where they are processes in
-    /// namespaces.
-    pub warm_parents: bool,
     /// The isolation of agents from the rest of the machine: auto, namespaces, landlock or none.
     pub sandbox: Mode,
     /// The network that agents reach: auto, closed or open.
@@ -176,7 +173,6 @@ impl Default for Config {
             max_agents: 200,
             limits: Limits::default(),
             logs: LogLimits::default(),
-            warm_parents: false,
             sandbox: Mode::default(),
             network: Network::default(),
             readable: Vec::new(),

@@ -1,5 +1,6 @@
 //! Warm parents: for each set of dependency layers a process that has imported what agents with these layers import, and
-//! from which their processes are forked. The modules are learned from the first of these agents.
+//! from which their processes are forked. The modules are learned from the first of these agents. Packages must be
+//! trusted: a parent owns the user namespaces of its agents, and what a package does when it is imported could use that.
 
 mod parent;
 
@@ -77,7 +78,8 @@ impl WarmParents {
 
     /// The measurements.
     pub fn metrics(&self) -> Vec<Family> {
-        vec![self.parents.family(), self.starts.family()]
+        let parents = self.config.warm_parents.then(|| self.parents.family());
+        parents.into_iter().chain([self.starts.family()]).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Layers, Known>> {

@@ -88,7 +88,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Locks the gateway's directory, opens the journal and resumes the deployments that an earlier process left unfinished.
+    /// Locks the gateway's directory, opens the journal and resumes the deployments that an earlier process left
+    /// unfinished.
     pub async fn open(config: &Config, deps: Deps, shutdown: CancellationToken) -> Result<Self> {
         let dir = config.service_dir();
         let locked = dir.clone();
@@ -188,8 +189,8 @@ pub async fn store_key(config: &Config, name: &str, secret: &Secret) -> Result<b
     stored
 }
 
-/// Writes into the audit log that the operator has imported an export, which `export` describes; for a gateway that does
-/// not run.
+/// Writes into the audit log that the operator has imported an export, which `export` describes; for a gateway that
+/// does not run.
 pub async fn record_import(config: &Config, export: &str) -> Result<()> {
     let journal = Journal::open(&config.location().await?).await?;
     let recorded = AuditLog::new(journal.audit()).record_import(export).await;

@@ -267,6 +267,8 @@ impl Bridge {
     fn new() -> Self {
         // The name of an interface has up to 15 characters.
         let bridge = Self(format!("hoistway{}", std::process::id() % 1_000_000));
+        // One of a killed run has the same name if process ids repeat.
+        let _ = Command::new("docker").args(["network", "rm", &bridge.0]).output();
         docker(&["network", "create", "-o", &format!("com.docker.network.bridge.name={}", bridge.0), &bridge.0]);
         bridge
     }
@@ -300,12 +302,14 @@ impl DockerDaemon {
         ]);
         command.args(["--bridge", &bridge.0, "--iptables=false", "--ip6tables=false"]);
         let mut process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut starting = EndOnDrop(Some(process.id()));
         let until = Instant::now() + Duration::from_secs(60);
         while !prerequisites::runs("docker", &["--host", &format!("unix://{}", path("docker.sock")), "info"]) {
             let log = || std::fs::read_to_string(dir.join("dockerd.log")).unwrap_or_default();
             assert!(process.try_wait().unwrap().is_none() && Instant::now() < until, "no Docker daemon:\n{}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
+        starting.0 = None;
         process
     }
 
@@ -321,6 +325,17 @@ impl DockerDaemon {
 
     fn restart(&mut self) {
         self.process = Self::spawn(self.dir.path(), &self.bridge);
+    }
+}
+
+/// Ends a process if a test fails before it has become part of anything else.
+struct EndOnDrop(Option<u32>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            signal(pid, "TERM");
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Metrics of the process that runs a service: its resources, its connections, its answered calls, its certificates, its spans.
+//! Metrics of the process that runs a service: its resources, its connections, its answered calls, its certificates,
+//! its spans.
 
 use crate::{connection_limits::open_connections, grpc, metrics::family, telemetry, tls};
 use hoistway_model::metric::{Family, Kind, Metrics};

@@ -92,8 +92,8 @@ pub struct Deps {
 }
 
 impl Deps {
-    /// Reads the keys from the configured files, which are made at the first start, and the certificate. Policies come from the configured
-    /// services. Inside the runtime only.
+    /// Reads the keys from the configured files, which are made at the first start, and the certificate. Policies come
+    /// from the configured services. Inside the runtime only.
     pub async fn load(config: &Config) -> Result<Self> {
         let (token, egress_token) = (config.service_token_file(), config.egress_token_file());
         let key = config.key_file();

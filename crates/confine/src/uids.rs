@@ -177,16 +177,17 @@ mod tests {
     #[test]
     fn a_user_is_kept_and_not_soon_given_to_another() {
         let dir = tempfile::tempdir().unwrap();
-        let uids = choose(dir.path(), (5000, 6));
+        let uids = choose(dir.path(), (5000, 7));
         let uid = |uids: &Uids, agent: &str| uids.of(&name(agent)).map(|user| user.uid);
         assert_eq!((uid(&uids, "a").unwrap(), uid(&uids, "b").unwrap(), uid(&uids, "a").unwrap()), (5000, 5001, 5000));
         uids.release(&name("a")).unwrap();
-        let uids = choose(dir.path(), (5000, 6));
+        let uids = choose(dir.path(), (5000, 7));
         assert_eq!((uid(&uids, "c").unwrap(), uid(&uids, "b").unwrap()), (5002, 5001));
         assert_eq!(uid(&uids, "d").unwrap(), 5000);
         assert_eq!(uid(&uids, "e").unwrap_err().code, Code::ResourceExhausted);
-        assert_eq!(uids.probe().uid, 5005);
-        assert_eq!(uids.build_users().map(|user| user.uid), [5003, 5004]);
+        assert_eq!(uids.probe().uid, 5006);
+        assert_eq!(uids.build_users().map(|user| user.uid), [5004, 5005]);
+        assert_eq!(uids.warm_parents_user().uid, 5003);
     }
 
     #[test]

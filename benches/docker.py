@@ -14,7 +14,7 @@ import uuid
 import agents
 import tools
 from client import first_answer
-from measure import Unavailable
+from measure import Unavailable, milliseconds
 
 BASE = "hoistway-test-base:bookworm"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -142,6 +142,19 @@ class Docker:
     def answer(self, container, expected):
         port = int(self.run("port", container, "8080").split(":")[-1])
         first_answer(port, expected)
+
+    def time_to_answer(self, name, installer, agent, version, requirements, cold=False):
+        """The milliseconds from the source to the first answer of its container, which is removed after that."""
+        started = []
+
+        def work():
+            self.push(name, installer, agent, version, requirements, cold)
+            started.append(self.start(name, f"{version} "))
+
+        try:
+            return milliseconds(work)
+        finally:
+            self.remove(*started)
 
     def remove(self, *containers):
         if containers:

@@ -27,16 +27,7 @@ def first_deploys(context, key, title, agent, requirements, imports, rounds, sec
             return milliseconds(work)
 
     def build(docker, installer, number):
-        version, name, started = context.version(), f"{key}-{installer}", []
-
-        def work():
-            docker.push(name, installer, agent, version, requirements, cold=True)
-            started.append(docker.start(name, f"{version} "))
-
-        try:
-            return milliseconds(work)
-        finally:
-            docker.remove(*started)
+        return docker.time_to_answer(f"{key}-{installer}", installer, agent, context.version(), requirements, cold=True)
 
     def by_hand(number):
         cache = f"cache-{key}-{number}"
@@ -74,16 +65,8 @@ def requirement_added(context, rounds, seconds):
         stack.invoke("agent", f"{version} ")
 
     def build(docker, installer, number):
-        version, name, started = context.version(), f"changed-{installer}", []
-
-        def work():
-            docker.push(name, installer, "packages", version, requirements(number))
-            started.append(docker.start(name, f"{version} "))
-
-        try:
-            return milliseconds(work)
-        finally:
-            docker.remove(*started)
+        version = context.version()
+        return docker.time_to_answer(f"changed-{installer}", installer, "packages", version, requirements(number))
 
     def by_hand(number):
         return timed_by_hand(context.uv, "packages", context.version(), requirements(number))

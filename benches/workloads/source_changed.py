@@ -35,17 +35,8 @@ def answers(context, rounds, seconds):
         stack.invoke("agent", f"{version} ")
 
     def build(docker, installer, number):
-        version, name = context.version(), f"changed-{installer}"
-        started = []
-
-        def work():
-            docker.push(name, installer, "packages", version, agents.PACKAGES)
-            started.append(docker.start(name, f"{version} "))
-
-        try:
-            return milliseconds(work)
-        finally:
-            docker.remove(*started)
+        version = context.version()
+        return docker.time_to_answer(f"changed-{installer}", installer, "packages", version, agents.PACKAGES)
 
     def by_hand(number):
         return timed_by_hand(context.uv, "packages", context.version(), agents.PACKAGES)

@@ -15,16 +15,8 @@ const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPC
 
 /// Leaves the host's PID namespace with the next child, and with `user` its user namespace now.
 pub fn unshare_processes(user: bool) -> Result<()> {
-    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let flags = if user { UnshareFlags::NEWPID | UnshareFlags::NEWUSER } else { UnshareFlags::NEWPID };
-    // See below.
-    #[allow(deprecated)]
-    rustix::thread::unshare(flags)?;
-    if user {
-        map_user(uid, gid)?;
-        keep_over_exec()?;
-    }
-    Ok(())
+    let user = if user { UnshareFlags::NEWUSER } else { UnshareFlags::empty() };
+    unshare_as_oneself(UnshareFlags::NEWPID | user)
 }
 
 /// Like [`unshare`], with a user namespace of `owner`, whose processes without privileges may join it and the others.
@@ -62,11 +54,16 @@ fn flags(plan: &Namespaces) -> UnshareFlags {
 
 /// Leaves the host's namespaces; the PID namespace begins with the next child.
 pub fn unshare(plan: &Namespaces) -> Result<()> {
+    unshare_as_oneself(flags(plan))
+}
+
+/// With a user namespace, its one user is this program's, who keeps the capabilities that the following stages need.
+fn unshare_as_oneself(flags: UnshareFlags) -> Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: neither is used here.
     #[allow(deprecated)]
-    rustix::thread::unshare(flags(plan))?;
-    if plan.user {
+    rustix::thread::unshare(flags)?;
+    if flags.contains(UnshareFlags::NEWUSER) {
         map_user(uid, gid)?;
         keep_over_exec()?;
     }

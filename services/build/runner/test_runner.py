@@ -25,6 +25,15 @@ RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hoistway_runn
 WAIT = 30  # longer than any step takes; a test never waits this long unless it fails
 
 
+def write_files(directory, files):
+    """Writes files, {path below the directory: text}, with the directories that they are in."""
+    for name, text in files.items():
+        path = os.path.normpath(os.path.join(directory, name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(textwrap.dedent(text))
+
+
 class Agent:
     """A runner process in a directory of its own."""
 
@@ -32,11 +41,7 @@ class Agent:
                  runner=RUNNER):
         self.dir = tempfile.TemporaryDirectory()
         self.app = os.path.join(self.dir.name, "app")
-        for name, text in {**files, **{f"../{k}": v for k, v in dict(sites).items()}}.items():
-            path = os.path.normpath(os.path.join(self.app, name))
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(textwrap.dedent(text))
+        write_files(self.app, {**files, **{f"../{k}": v for k, v in dict(sites).items()}})
         if prepare:
             prepare(self.app)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=256)

@@ -2,13 +2,15 @@
 //! the first byte of the first one.
 
 use super::protocol::{LaunchSpec, Order, Report};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
 use serde::Serialize;
-use std::io::{Error, IoSlice, IoSliceMut, Result};
+use std::fs::File;
+use std::io::{Error, IoSlice, IoSliceMut, Result, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -32,6 +34,14 @@ pub(crate) fn send_launch(socket: impl AsFd, spec: LaunchSpec, fds: &[BorrowedFd
     let mut line = line(&Order::Launch(Box::new(spec)))?;
     let sent = send(socket, &line, fds)?;
     Ok(line.split_off(sent))
+}
+
+/// JSON in a file that exists only in memory and for those who have it open.
+pub(crate) fn memory_file(content: &impl Serialize) -> Result<File> {
+    let mut file = File::from(memfd_create("agent", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(content)?)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// A message as it is sent.

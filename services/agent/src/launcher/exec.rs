@@ -1,5 +1,6 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
+use super::OOM_SCORE;
 use super::protocol::LaunchSpec;
 use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, umask};
@@ -9,9 +10,6 @@ use std::fs::File;
 use std::io::{Error, Read, Result};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-
-/// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
-const OOM_SCORE: i32 = 500;
 
 /// Does not return unless something failed.
 pub(super) fn run(parent: Option<OsString>) -> Result<()> {

@@ -1,12 +1,12 @@
 //! The last stage of an agent that is forked from a warm parent: what confines it is made here, by a process that the
 //! agent's packages have never touched, and handed to the forked process. That one is checked before it learns anything.
 
-use super::ROOT;
-use super::channel::{receive, send, write_all};
+use super::channel::{memory_file, receive, send, write_all};
 use super::protocol::{Exit, LaunchSpec};
+use super::{OOM_SCORE, ROOT};
 use hoistway_confine::{Confinement, Limits, RunAs, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::net::{
@@ -17,7 +17,7 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{Error, IoSliceMut, Read, Result, Seek, Write};
+use std::io::{Error, IoSliceMut, Read, Result, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,8 +28,6 @@ use std::time::Duration;
 
 /// The time that the parent may take to fork, which takes milliseconds.
 const FORK: Duration = Duration::from_secs(10);
-/// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
-const OOM_SCORE: i32 = 500;
 /// The namespaces that the forked process joins. The first gives it the right to join the others.
 const NAMESPACES: [&str; 4] = ["user", "ipc", "pid", "mnt"];
 
@@ -109,11 +107,9 @@ pub(super) fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Forked> 
     Ok(Forked { pid, ends: parent })
 }
 
-/// Sends a message that may be longer than a socket's buffer: in a file that exists only in memory.
+/// Sends a message that may be longer than a socket's buffer: in a file.
 fn send_file(socket: &OwnedFd, message: &serde_json::Value, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut file = File::from(rustix::fs::memfd_create("agent", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(message)?)?;
-    file.rewind()?;
+    let file = memory_file(message)?;
     let fds: Vec<BorrowedFd<'_>> = fds.iter().copied().chain([file.as_fd()]).collect();
     send(socket, b"file", &fds).map(drop)
 }

@@ -42,7 +42,7 @@ mod signals;
 mod tree;
 mod warm_parent;
 
-pub(crate) use channel::{line, receive, send, send_launch};
+pub(crate) use channel::{line, memory_file, receive, send, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 
@@ -63,6 +63,9 @@ pub(crate) const MAP: &str = "__agent-map";
 pub(crate) const WARM_PARENT: &str = "__warm-parent";
 /// The first argument that makes this binary the first process there.
 pub(crate) const WARM_INSIDE: &str = "__warm-inside";
+
+/// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
+const OOM_SCORE: i32 = 500;
 
 /// Runs a launcher stage if this process was started as one, and says how it ended.
 ///

@@ -3,17 +3,23 @@
 import contextlib
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import unittest
 
-from test_runner import RUNNER, WAIT, Agent
+from test_runner import RUNNER, WAIT, Agent, write_files
 
 CONFINED = {"namespaces": 0, "user": None, "limits": {"NOFILE": 200}, "oom_score": 500, "filters": []}
+
+
+def memory_file(content):
+    """Returns a descriptor of JSON in memory."""
+    file = os.memfd_create("json")
+    os.write(file, json.dumps(content).encode())
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 class Forked(Agent):
@@ -22,10 +28,7 @@ class Forked(Agent):
     def __init__(self, parent, files, entry="agent.py", env=None):
         self.dir = tempfile.TemporaryDirectory()
         self.app = os.path.join(self.dir.name, "app")
-        for name, text in files.items():
-            os.makedirs(os.path.dirname(path := os.path.join(self.app, name)), exist_ok=True)
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(textwrap.dedent(text))
+        write_files(self.app, files)
         self.out, self.err = (open(os.path.join(self.dir.name, name), "w+b") for name in ("stdout", "stderr"))
         self.start, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.start.settimeout(WAIT)
@@ -40,19 +43,15 @@ class Forked(Agent):
             self.port = listener.getsockname()[1]
             reader, writer = os.pipe()
             self.notify = open(reader)
-            config = os.memfd_create("config")
-            os.write(config, b"{}")
-            os.lseek(config, 0, os.SEEK_SET)
+            config = memory_file({})
             stack.callback(os.close, writer)
             stack.callback(os.close, config)
             spec = {"args": ["--app", self.app, "--site", parent.site], "cwd": self.app,
                     "fd_options": ["--listen-fd", "--notify-fd", "--config-fd"],
                     "env": {"PATH": os.environ["PATH"], "USER_ENTRY_POINT": entry, "HOME": self.dir.name,
                             "TMPDIR": self.dir.name, **(env or {})}}
-            file = os.memfd_create("spec")
+            file = memory_file(spec)
             stack.callback(os.close, file)
-            os.write(file, json.dumps(spec).encode())
-            os.lseek(file, 0, os.SEEK_SET)
             fds = [self.out.fileno(), self.err.fileno(), listener.fileno(), writer, config, file]
             socket.send_fds(self.start, [b"file"], fds)
 
@@ -70,16 +69,11 @@ class Parent:
     def __init__(self, packages, modules, careful=False):
         self.dir = tempfile.TemporaryDirectory()
         self.site = os.path.join(self.dir.name, "site")
-        for name, text in packages.items():
-            os.makedirs(os.path.dirname(path := os.path.join(self.site, name)), exist_ok=True)
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(textwrap.dedent(text))
+        write_files(self.site, packages)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(WAIT)
         reader, writer = os.pipe()
-        config = os.memfd_create("config")
-        os.write(config, json.dumps({"modules": modules, "careful": careful}).encode())
-        os.lseek(config, 0, os.SEEK_SET)
+        config = memory_file({"modules": modules, "careful": careful})
         fds = (theirs.fileno(), writer, config)
         command = [sys.executable, "-s", "-S", RUNNER, "--app", "/app", "--site", self.site, "--parent-fd", str(fds[0]),
                    "--notify-fd", str(writer), "--config-fd", str(config)]

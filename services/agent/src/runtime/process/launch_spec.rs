@@ -3,17 +3,16 @@
 use super::rundir::RunDir;
 use super::warm_parents::{Layers, WarmParents};
 use super::{Instance, ProcessConfig, Program};
-use crate::launcher::RunAs;
 use crate::launcher::protocol::LaunchSpec;
+use crate::launcher::{RunAs, memory_file};
 use crate::runtime::runner_config::{self, Places};
 use crate::runtime::stack_trace::{self, Place};
 use crate::sandbox::{Parts, Placed, Sandbox};
 use hoistway_confine::cgroup::Group;
 use hoistway_model::env::platform;
-use rustix::fs::MemfdFlags;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Error, Result, Seek, Write};
+use std::io::{Error, Result};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,14 +43,6 @@ pub(super) fn config_file(start: &Start<'_>) -> Result<File> {
         config["report_modules"] = true.into();
     }
     memory_file(&config)
-}
-
-/// JSON in a file that exists only in memory and for those who have it open.
-pub(super) fn memory_file(content: &serde_json::Value) -> Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("agent-config", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(content)?)?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// The arguments of the interpreter itself, before those of the runner.

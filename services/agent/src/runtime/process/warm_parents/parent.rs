@@ -2,7 +2,7 @@
 
 use super::Layers;
 use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
-use crate::launcher::{WARM_PARENT, send, send_launch};
+use crate::launcher::{WARM_PARENT, memory_file, send, send_launch};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
@@ -149,7 +149,7 @@ impl WarmParent {
         order(&orders, &ParentOrder::Parent, &[ours.as_fd()])?;
         drop(ours);
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC).map_err(Error::from)?;
-        let configuration = launch_spec::memory_file(&serde_json::json!({ "modules": modules, "careful": careful }))?;
+        let configuration = memory_file(&serde_json::json!({ "modules": modules, "careful": careful }))?;
         let (spec, env) = spec(sandbox, layers, &dir, owner, group.0.as_ref())?;
         // Egress does not listen in its network.
         let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;

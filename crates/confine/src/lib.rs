@@ -29,7 +29,7 @@ pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, Run
 
 use std::io::{Error, Result};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Applies the part that needs privileges: the new root, the agent's user, no capabilities. The returned part is
 /// applied last.
@@ -58,28 +58,50 @@ pub fn seccomp_filters() -> Result<Vec<Vec<Instruction>>> {
     let namespaces =
         Namespaces { user: false, owner: None, processes: true, network: None, root: PathBuf::new(), disk: None };
     let confinement = Confinement { namespaces: Some(namespaces), seccomp: true, ..Confinement::default() };
-    filters_of(&confinement)
+    Ok(seccomp::programs(&confinement).map_err(naming("seccomp"))?.into_iter().map(instructions).collect())
 }
 
-/// Returns the seccomp filters of `confinement`, for a program that installs them by itself.
-pub fn filters_of(confinement: &Confinement) -> Result<Vec<Vec<Instruction>>> {
-    let programs = match confinement.seccomp {
-        true => seccomp::programs(confinement).map_err(naming("seccomp"))?,
-        false => Vec::new(),
-    };
-    let plain = |program: seccompiler::BpfProgram| program.into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect();
-    Ok(programs.into_iter().map(plain).collect())
+/// Returns the seccomp filter that a forked process adds to those of the one from which it was forked, whose
+/// [`Confinement::joins_namespaces`].
+pub fn forked_filter() -> Result<Vec<Instruction>> {
+    seccomp::forked_program().map(instructions).map_err(naming("seccomp"))
 }
 
-/// Builds the root directory for a process that joins this mount namespace later, and returns the Landlock ruleset that
-/// it applies then, if there is one.
-pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<Option<OwnedFd>> {
-    if let Some(namespaces) = &confinement.namespaces {
-        rootfs::enter(namespaces, &confinement.exposed, user)?;
-    }
-    let Some(abi) = confinement.landlock else { return Ok(None) };
+fn instructions(program: seccompiler::BpfProgram) -> Vec<Instruction> {
+    program.into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
+}
+
+/// Refuses this process and its descendants for ever what agents are refused, but to mount `/proc`. It is for processes
+/// in a user namespace that belongs to a user who is not trusted.
+pub fn restrict_launcher() -> Result<()> {
+    apply(&seccomp::launcher_programs().map_err(naming("seccomp"))?)
+}
+
+/// Mounts `/proc` with the processes of this one's PID namespace in place of what is there.
+pub fn mount_proc() -> Result<()> {
+    rootfs::mount_proc(Path::new("/proc")).map_err(naming("/proc"))
+}
+
+/// Everything that an agent needs which is forked: its root directory, a program that starts processes there, and the
+/// Landlock ruleset that it applies, if there is one.
+#[derive(Debug)]
+pub struct ForkedRoot {
+    /// This program, as a file that cannot be changed.
+    pub program: OwnedFd,
+    /// The ruleset.
+    pub ruleset: Option<OwnedFd>,
+}
+
+/// Builds the root directory of an agent that is forked, and moves there. This process must be in a mount namespace of
+/// its own.
+pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<ForkedRoot> {
+    let Some(own) = &confinement.namespaces else { return Err(Error::other("no namespaces are wanted")) };
+    let program = rootfs::read_only_program(&own.root).map_err(naming("the launcher's program"))?;
+    rootfs::enter(own, &confinement.exposed, user)?;
+    let Some(abi) = confinement.landlock else { return Ok(ForkedRoot { program, ruleset: None }) };
     let ruleset: Option<OwnedFd> = landlock::prepare(abi, confinement).map_err(naming("Landlock"))?.into();
-    ruleset.map(Some).ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))
+    let ruleset = ruleset.ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))?;
+    Ok(ForkedRoot { program, ruleset: Some(ruleset) })
 }
 
 /// The part that needs no privileges.
@@ -95,11 +117,14 @@ impl Prepared {
         if let Some(ruleset) = self.landlock {
             landlock::restrict(ruleset).map_err(naming("Landlock"))?;
         }
-        for program in &self.seccomp {
-            seccompiler::apply_filter(program).map_err(|e| naming("seccomp")(Error::other(e)))?;
-        }
-        Ok(())
+        apply(&self.seccomp)
     }
+}
+
+fn apply(programs: &[seccompiler::BpfProgram]) -> Result<()> {
+    programs
+        .iter()
+        .try_for_each(|program| seccompiler::apply_filter(program).map_err(|e| naming("seccomp")(Error::other(e))))
 }
 
 fn naming(what: &'static str) -> impl Fn(Error) -> Error {

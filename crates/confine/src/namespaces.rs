@@ -2,10 +2,10 @@
 
 use crate::spec::{Namespaces, RunAs};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
-use rustix::process::{Uid, getegid, geteuid};
+use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
-    set_thread_res_uid,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
@@ -19,23 +19,41 @@ pub fn unshare_processes(user: bool) -> Result<()> {
     unshare_as_oneself(UnshareFlags::NEWPID | user)
 }
 
-/// Like [`unshare`], with a user namespace of `owner`, whose processes without privileges may join it and the others.
-/// `map` gives it users from outside. This program must be root.
-pub fn unshare_for(plan: &Namespaces, owner: RunAs, map: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Leaves the host's mount namespace.
+pub fn unshare_mounts() -> Result<()> {
+    unshare_as_oneself(UnshareFlags::NEWNS)
+}
+
+/// Like [`unshare`], with a user namespace of `owner`, whose processes without privileges may join it and the others,
+/// and become `agent`. `map` gives it that one user from outside, and this process becomes it. It must be root, and
+/// have left whatever `owner` may not see.
+pub fn unshare_for(plan: &Namespaces, owner: RunAs, agent: RunAs, map: impl FnOnce() -> Result<()>) -> Result<()> {
     let root = Uid::ROOT;
     set_thread_res_uid(root, Uid::from_raw(owner.uid), root)?;
+    // Where only privileged users may make a user namespace.
+    let now = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: now.permitted, ..now })?;
     // See below.
     #[allow(deprecated)]
     rustix::thread::unshare(flags(plan) | UnshareFlags::NEWUSER)?;
     map()?;
-    Ok(set_thread_res_uid(root, root, root)?)
+    let (uid, gid) = (Uid::from_raw(agent.uid), Gid::from_raw(agent.gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    keep_over_exec()
 }
 
-/// Gives a user namespace users of the machine, by their own numbers. `pid` is a process in it.
-pub fn map_users(pid: i32, users: &[u32]) -> Result<()> {
-    let lines: String = users.iter().map(|id| format!("{id} {id} 1\n")).collect();
-    fs::write(format!("/proc/{pid}/uid_map"), &lines)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &lines)
+/// The same where this program is an ordinary user, who is the owner and the agent's user, in a user namespace of its
+/// own already.
+pub fn unshare_for_oneself(plan: &Namespaces) -> Result<()> {
+    unshare_as_oneself(flags(plan) | UnshareFlags::NEWUSER)
+}
+
+/// Gives a user namespace its one user, which is one of the machine, by the same numbers. `pid` is a process in it.
+pub fn map_user_of(pid: i32, user: RunAs) -> Result<()> {
+    fs::write(format!("/proc/{pid}/uid_map"), format!("{0} {0} 1", user.uid))?;
+    fs::write(format!("/proc/{pid}/gid_map"), format!("{0} {0} 1", user.gid))
 }
 
 fn flags(plan: &Namespaces) -> UnshareFlags {

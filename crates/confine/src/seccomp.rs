@@ -2,6 +2,7 @@
 //! namespaces, and those that would bypass Landlock where it has gaps.
 
 use super::landlock::{TRUNCATE, UNIX};
+use super::rootfs;
 use crate::spec::Confinement;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -125,6 +126,20 @@ pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
     }
     let missing = compile(missing, libc::ENOSYS)?;
     Ok(vec![without_x32(missing), compile(refused(confinement)?, libc::EPERM)?])
+}
+
+/// Returns the filters of a process that starts the first process of an agent's namespaces, and of that one: they may
+/// do no more than agents, but mount new file systems without rights.
+pub(crate) fn launcher_programs() -> Result<Vec<BpfProgram>> {
+    let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
+    let flags = u64::from(rootfs::PROC_FLAGS.bits());
+    rules.insert(libc::SYS_mount, vec![one(unequal(3, flags)?)?]);
+    Ok(vec![compile(rules, libc::EPERM)?])
+}
+
+/// Returns the filter that a process adds to those of the one from which it was forked, which might join namespaces.
+pub(crate) fn forked_program() -> Result<BpfProgram> {
+    compile([(libc::SYS_setns, Vec::new())].into(), libc::EPERM)
 }
 
 fn compile(rules: Rules, errno: libc::c_int) -> Result<BpfProgram> {

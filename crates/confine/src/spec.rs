@@ -91,8 +91,8 @@ pub struct Confinement {
 pub struct Namespaces {
     /// Whether there is a user namespace, which gives an ordinary user the right to create the others.
     pub user: bool,
-    /// The user whose processes may join the namespaces, where that is not the one who creates them. There is a user
-    /// namespace then, with this program's user and the agent's.
+    /// The user whose processes may join the namespaces of an agent that is forked, where that is not the one who
+    /// creates them.
     #[serde(default)]
     pub owner: Option<RunAs>,
     /// A PID namespace.

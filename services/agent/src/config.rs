@@ -71,6 +71,8 @@ pub struct Config {
     pub revisions: u32,
     /// The number of agents that there may be.
     pub max_agents: u32,
+    /// Whether agents are forked from processes that have imported their packages, where the machine allows it.
+    pub warm_parents: bool,
     /// Resource limits of each agent.
     pub limits: Limits,
     /// The amount that is kept of each agent's log.
@@ -171,6 +173,7 @@ impl Default for Config {
             drain_seconds: 305,
             revisions: 10,
             max_agents: 200,
+            warm_parents: false,
             limits: Limits::default(),
             logs: LogLimits::default(),
             sandbox: Mode::default(),

@@ -186,6 +186,7 @@ fn process_config(config: &Config, interpreter: &Interpreter, tls: &ServiceTls) 
         starts: start_settings(config),
         limits: config.limits,
         logs: config.logs,
+        warm_parents: config.warm_parents,
         sandbox: sandbox::Settings {
             mode: config.sandbox,
             network: config.network,

@@ -49,6 +49,7 @@ const FILES: &[(&str, &[u8])] = &files![
     "_hoistway_runner/frameworks.py",
     "_hoistway_runner/graphs.py",
     "_hoistway_runner/http.py",
+    "_hoistway_runner/import_recording.py",
     "_hoistway_runner/kits.py",
     "_hoistway_runner/loading.py",
     "_hoistway_runner/loop.py",

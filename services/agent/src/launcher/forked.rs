@@ -1,29 +1,23 @@
 //! The last stage of an agent that is forked from a warm parent: what confines it is made here, by a process that the
 //! agent's packages have never touched, and handed to the forked process. That one is checked before it learns anything.
 
-use super::channel::{memory_file, receive, send, write_all};
+use super::OOM_SCORE;
+use super::channel::{memory_file, send};
 use super::protocol::{Exit, LaunchSpec};
-use super::{OOM_SCORE, ROOT};
-use hoistway_confine::{Confinement, Limits, RunAs, privileges};
+use hoistway_confine::{Limits, RunAs, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
-use rustix::process::{Pid, umask};
+use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{Error, IoSliceMut, Read, Result, Write};
+use std::io::{Error, IoSliceMut, Result, Write};
 use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The time that the parent may take to fork, which takes milliseconds.
@@ -69,23 +63,29 @@ pub(super) fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Forked> 
         return Err(Error::other("the socket to the warm parent did not come"));
     }
     let mut others = fds.split_off(spec.fd_options.len());
-    let (parent, groups) = (others.remove(0), others);
-    let ruleset = root(&spec.confinement, spec.run_as)?;
-    // What is left to do is to end the agent.
-    privileges::keep_only(CapabilitySet::KILL)?;
+    let ruleset = match spec.confinement.landlock {
+        Some(_) => others.pop(),
+        None => None,
+    };
+    let parent = others.remove(0);
+    hoistway_confine::mount_proc()?;
+    // All that is left to do concerns the agent's own user.
+    privileges::keep_only(CapabilitySet::empty())?;
 
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     set_socket_passcred(&ours, true)?;
     set_socket_timeout(&ours, Timeout::Recv, Some(FORK))?;
     let network = spec.confinement.namespaces.as_ref().is_some_and(|own| own.network.is_some()).then_some("net");
-    let names = NAMESPACES.into_iter().chain(network);
-    let namespaces = names.map(|name| File::open(format!("/proc/self/ns/{name}"))).collect::<Result<Vec<_>>>()?;
+    let names: Vec<&str> = NAMESPACES.into_iter().chain(network).collect();
+    let open = |name: &&str| File::open(format!("/proc/self/ns/{name}"));
+    let namespaces = names.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let filters = if spec.confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
     let request = json!({
         "namespaces": namespaces.len(),
         "user": spec.run_as.map(|user| [user.uid, user.gid]),
         "limits": limits(&spec.limits),
         "oom_score": OOM_SCORE,
-        "filters": hoistway_confine::filters_of(&spec.confinement)?,
+        "filters": filters,
     });
     let given: Vec<BorrowedFd<'_>> =
         namespaces.iter().map(AsFd::as_fd).chain(ruleset.as_ref().map(AsFd::as_fd)).collect();
@@ -94,8 +94,8 @@ pub(super) fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Forked> 
     drop((theirs, namespaces));
 
     let pid = confined(&ours)?;
-    check(pid, spec.run_as)?;
-    for procs in groups {
+    check(pid, spec.run_as, &names)?;
+    for procs in others {
         File::from(procs).write_all(pid.to_string().as_bytes())?;
     }
     let described = json!({ "args": spec.args, "env": spec.env.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
@@ -147,7 +147,7 @@ fn confined(socket: &OwnedFd) -> Result<i32> {
 }
 
 /// Checks that the process has given up what no agent has: it was forked from one that imported the agent's packages.
-fn check(pid: i32, user: Option<RunAs>) -> Result<()> {
+fn check(pid: i32, user: Option<RunAs>, namespaces: &[&str]) -> Result<()> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -156,49 +156,19 @@ fn check(pid: i32, user: Option<RunAs>) -> Result<()> {
     let no_capabilities = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
         .iter()
         .all(|set| field(set).iter().all(|bits| bits.bytes().all(|digit| digit == b'0')));
-    let is_user = user.is_none_or(|user| field("Uid").iter().all(|id| id.parse() == Ok(user.uid)));
-    let is_confined = no_capabilities && is_user && field("NoNewPrivs") == ["1"] && field("Seccomp") == ["2"];
+    let all = |name: &str, id: u32| field(name).iter().all(|own| own.parse() == Ok(id));
+    let is_user = user.is_none_or(|user| all("Uid", user.uid) && all("Gid", user.gid) && field("Groups").is_empty());
+    let joined = |name: &&str| {
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).ok();
+        of("self").is_some_and(|own| of(&pid.to_string()) == Some(own))
+    };
+    let is_confined = no_capabilities
+        && is_user
+        && field("NoNewPrivs") == ["1"]
+        && field("Seccomp") == ["2"]
+        && namespaces.iter().all(joined);
     match is_confined && field("Threads") == ["1"] {
         true => Ok(()),
         false => Err(Error::other("the forked process is not confined")),
     }
-}
-
-/// What the process that builds the root has to know.
-#[derive(Serialize, Deserialize)]
-struct Root {
-    confinement: Confinement,
-    user: Option<RunAs>,
-}
-
-/// Has the root directory built, and returns the Landlock ruleset, if there is one.
-fn root(confinement: &Confinement, user: Option<RunAs>) -> Result<Option<OwnedFd>> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut builder = Command::new("/proc/self/exe")
-        .arg0("hoistway-agent root")
-        .arg(ROOT)
-        .env_clear()
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()?;
-    write_all(&ours, &serde_json::to_vec(&Root { confinement: confinement.clone(), user })?)?;
-    ours.shutdown(Shutdown::Write)?;
-    let mut fds = Vec::new();
-    let got = receive(&ours, &mut [0; 1], &mut fds)?;
-    let status = builder.wait()?;
-    match got == 1 && status.success() {
-        true => Ok(fds.pop()),
-        false => Err(Error::other(format!("the sandbox cannot be set up: {status}"))),
-    }
-}
-
-/// The stage that builds a root directory, and hands out the ruleset over standard input, which is a socket.
-pub(super) fn build_root() -> Result<()> {
-    let mut json = Vec::new();
-    std::io::stdin().read_to_end(&mut json)?;
-    let Root { confinement, user } = serde_json::from_slice(&json)?;
-    // The new root has modes of its own.
-    umask(Mode::empty());
-    let ruleset = hoistway_confine::build_root(&confinement, user)?;
-    let fds: Vec<BorrowedFd<'_>> = ruleset.iter().map(AsFd::as_fd).collect();
-    send(std::io::stdin(), b"\n", &fds).map(drop)
 }

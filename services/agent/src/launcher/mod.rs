@@ -22,11 +22,11 @@
 //! ```
 //!
 //! An agent that is forked from a warm parent has the same stages, as children of the first process of the parent's PID
-//! namespace. Its last one is `__agent-root`, which builds the root directory for the forked process.
+//! namespace, but the last: the forked process joins the namespaces that they have made.
 //!
 //! ```text
 //! supervisor ── __warm-parent ──fork── __warm-inside ─┬─ __agent-init ─ __agent-inside ─ __agent-exec = python3 …
-//!                                                     ├─ __agent-init ─ __agent-inside ─ __agent-root
+//!                                                     ├─ __agent-init ─ __agent-inside
 //!                                                     └─ the forked process of that agent
 //! ```
 
@@ -55,9 +55,7 @@ pub(crate) const EXEC: &str = "__agent-exec";
 /// The first argument that makes this binary the first process of a PID namespace.
 pub(crate) const INSIDE: &str = "__agent-inside";
 
-/// The first argument that makes this binary the one that builds a root directory for a forked process.
-pub(crate) const ROOT: &str = "__agent-root";
-/// The first argument that makes this binary the one that gives a user namespace its users.
+/// The first argument that makes this binary the one that gives a user namespace its user.
 pub(crate) const MAP: &str = "__agent-map";
 /// The first argument that makes this binary the stage outside of a warm parent's namespace.
 pub(crate) const WARM_PARENT: &str = "__warm-parent";
@@ -79,10 +77,8 @@ pub fn run_if_requested() -> Option<ExitCode> {
         init::run_inside()
     } else if stage == EXEC {
         exec::run(args.next())
-    } else if stage == ROOT {
-        forked::build_root()
     } else if stage == MAP {
-        namespace_parent::map_users(args)
+        namespace_parent::map_user(args)
     } else if stage == WARM_PARENT {
         warm_parent::run(args.next().is_some())
     } else if stage == WARM_INSIDE {

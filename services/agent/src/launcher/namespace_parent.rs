@@ -4,16 +4,20 @@ use super::channel::{self, Control};
 use super::protocol::{LaunchSpec, Report};
 use super::signals::{self, ENDING};
 use super::{INSIDE, MAP};
-use hoistway_confine::{Namespaces, RunAs, namespaces};
+use hoistway_confine::{ForkedRoot, Namespaces, RunAs, namespaces, privileges};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, kill_process, pidfd_open, set_dumpable_behavior, umask,
+};
+use rustix::thread::CapabilitySet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, Result};
 use std::net::{SocketAddrV4, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -69,24 +73,32 @@ fn start(
     control: &Control,
 ) -> Result<(Child, UnixStream, Option<OwnedFd>)> {
     let Some(plan) = &spec.confinement.namespaces else { return Err(Error::other("none are wanted")) };
-    let groups = match spec.forked {
-        // The forked process is none of our descendants, and its root has none of these files.
-        true => spec.cgroups.iter().map(|procs| File::options().write(true).open(procs)).collect::<Result<_>>()?,
-        false => Vec::new(),
+    let mut forked = match spec.forked {
+        true => Some(Forked::unshare(&spec, plan)?),
+        false => None,
     };
-    match plan.owner {
-        Some(owner) => unshare_for(plan, owner, spec.run_as)?,
-        None => namespaces::unshare(plan)?,
+    if forked.is_none() {
+        namespaces::unshare(plan)?;
     }
     let supervisor = make_network(plan, &mut fds)?;
-    fds.extend(groups.into_iter().map(OwnedFd::from));
     let (ours, theirs) = UnixStream::pair()?;
-    let child = Command::new("/proc/self/exe")
+    let program = match &mut forked {
+        Some(forked) => {
+            fds.append(&mut forked.fds);
+            hoistway_confine::restrict_launcher()?;
+            format!("/proc/self/fd/{}", forked.program.as_raw_fd())
+        }
+        None => "/proc/self/exe".to_owned(),
+    };
+    let child = Command::new(program)
         .arg0("hoistway-agent inside")
         .arg(INSIDE)
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
+    if forked.is_some() {
+        privileges::keep_only(CapabilitySet::empty())?;
+    }
     spec.cgroups.clear();
     let sent: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
     let rest = channel::send_launch(&ours, spec, &sent)?;
@@ -94,30 +106,73 @@ fn start(
     Ok((child, ours, supervisor))
 }
 
-/// Leaves the namespaces for others that processes of `owner` may join, which have the users root and `agent`.
-fn unshare_for(plan: &Namespaces, owner: RunAs, agent: Option<RunAs>) -> Result<()> {
-    // Its name where /proc is that of the machine.
-    let own = std::fs::read_link("/proc/self")?;
-    let users = [0, agent.map_or(owner.uid, |user| user.uid)].map(|id| id.to_string());
-    let mut mapper =
-        Command::new("/proc/self/exe").arg(MAP).arg(own).args(users).env_clear().stdin(Stdio::piped()).spawn()?;
-    namespaces::unshare_for(plan, owner, || {
-        drop(mapper.stdin.take());
-        match mapper.wait()? {
+/// What was made for a forked agent before its namespaces, which belong to the user whose processes may join them.
+struct Forked {
+    /// The program of their first process.
+    program: OwnedFd,
+    /// Its further descriptors: the agent's control groups, then the Landlock ruleset, if there is one.
+    fds: Vec<OwnedFd>,
+}
+
+impl Forked {
+    /// Leaves the namespaces for those of the agent. Its root comes first: nothing of the machine may be in reach of
+    /// that user.
+    fn unshare(spec: &LaunchSpec, plan: &Namespaces) -> Result<Self> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        // The forked process is none of our descendants, and its root has none of these files.
+        let groups = spec.cgroups.iter().map(|procs| Ok(File::options().write(true).open(procs)?.into()));
+        let mut fds = groups.collect::<Result<Vec<OwnedFd>>>()?;
+        // While its /proc is that of the machine.
+        let users = plan.owner.zip(spec.run_as);
+        let mapper = users.map(|(_, agent)| Mapper::start(agent)).transpose()?;
+        namespaces::unshare_mounts()?;
+        // The new root has modes of its own.
+        umask(Mode::empty());
+        let ForkedRoot { program, ruleset } = hoistway_confine::build_root(&spec.confinement, spec.run_as)?;
+        fds.extend(ruleset);
+        match users.zip(mapper) {
+            Some(((owner, agent), mapper)) => namespaces::unshare_for(plan, owner, agent, || mapper.map())?,
+            None => {
+                // This process may open its own files in /proc to give the namespace its user.
+                set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+                namespaces::unshare_for_oneself(plan)?;
+                set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+            }
+        }
+        Ok(Self { program, fds })
+    }
+}
+
+/// The process that gives the user namespace of this one its user, from outside.
+struct Mapper(Child);
+
+impl Mapper {
+    fn start(user: RunAs) -> Result<Self> {
+        let own = std::fs::read_link("/proc/self")?;
+        let user = [user.uid, user.gid].map(|id| id.to_string());
+        let mut command = Command::new("/proc/self/exe");
+        Ok(Self(command.arg(MAP).arg(own).args(user).env_clear().stdin(Stdio::piped()).spawn()?))
+    }
+
+    fn map(mut self) -> Result<()> {
+        drop(self.0.stdin.take());
+        match self.0.wait()? {
             status if status.success() => Ok(()),
             status => Err(Error::other(format!("the user namespace got no users: {status}"))),
         }
-    })
+    }
 }
 
-/// Gives the user namespace of a process (the first argument) its users (the others) once standard input ends.
-pub(super) fn map_users(args: impl Iterator<Item = OsString>) -> Result<()> {
+/// Gives the user namespace of a process its user once standard input ends. The arguments are its number, a user and a
+/// group.
+pub(super) fn map_user(args: impl Iterator<Item = OsString>) -> Result<()> {
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     let numbers = args.map(|arg| arg.to_str().and_then(|text| text.parse::<u32>().ok()));
-    let numbers = numbers.collect::<Option<Vec<u32>>>().unwrap_or_default();
-    match numbers.split_first() {
-        Some((&pid, users)) => namespaces::map_users(i32::try_from(pid).map_err(Error::other)?, users),
-        None => Err(Error::other("an argument is missing")),
+    match numbers.collect::<Option<Vec<u32>>>().as_deref() {
+        Some(&[pid, uid, gid]) => {
+            namespaces::map_user_of(i32::try_from(pid).map_err(Error::other)?, RunAs { uid, gid })
+        }
+        _ => Err(Error::other("an argument is missing")),
     }
 }
 

@@ -48,11 +48,14 @@ def notify(fd, event):
 
 def imported_packages(app):
     """Returns the modules that others with the same packages may have imported already, in the order in which their
-    imports began: all but the agent's own and the runner's."""
+    imports began: all but the agent's own, the runner's, and those of the process from which this one was forked."""
     own = ("__main__", "__mp_main__", __package__)
+    parent = sys.modules.get(f"{__package__}.warm_parent")
     names = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
+        if parent and name in parent.imported:
+            continue
         if name.partition(".")[0] not in own and name not in sys.builtin_module_names and not file.startswith(app + os.sep):
             names.append(name)
     return names

@@ -9,36 +9,26 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 
 from . import confinement
+from .import_recording import Recording
 from .paths import arrange_path
 
 MAX_MESSAGE = 64 << 10  # of a request, in bytes; larger ones come as files
 MAX_FDS = 16
 IMPORT_SECONDS = 60  # that a package may take to be imported by a process that is to be given up after that
+PATCHERS = ("gevent", "eventlet")  # they change the standard library, before anything else uses it
+
+
+imported = frozenset()  # the modules that forked processes have from the beginning
 
 
 class Unsuitable(Exception):
     """What a package's import left behind that a forked process cannot have."""
-
-
-class RecordingEnviron(type(os.environ)):
-    """The environment, which notes the names that are read: a package that depends on a variable when it is imported
-    is imported by each agent that has this variable itself."""
-
-    names = set()
-    is_read_whole = False
-
-    def __getitem__(self, name):
-        RecordingEnviron.names.add(name)
-        return super().__getitem__(name)
-
-    def __iter__(self):
-        RecordingEnviron.is_read_whole = True
-        return super().__iter__()
 
 
 def serve(runner, options, sites):
@@ -47,21 +37,31 @@ def serve(runner, options, sites):
     control.set_inheritable(False)
     with open(int(options["--config-fd"][-1]), encoding="utf-8") as file:
         config = json.load(file)
-    path = list(sys.path)
-    arrange_path(os.path.join(os.sep, "app"), sites, "", hermetic=bool(options["--app"]))
+    path, environ, earlier = list(sys.path), dict(os.environ), set(sys.modules)
+    app = (options["--app"] or [os.path.join(os.sep, "app")])[-1]
+    if os.path.isdir(app):
+        os.chdir(app)
     preload_runner()
-    environ = dict(os.environ)
-    recorded(True)
+    recording = Recording(app)
     try:
-        left_out = import_all(config["modules"], bool(config.get("careful")))
+        with recording:
+            arrange_path(app, sites, "", hermetic=bool(options["--app"]))
+            recording.files.clear()  # these are of the runner
+            left_out = import_all(config["modules"], bool(config.get("careful")), recording)
     except Unsuitable as error:
         tell(options, {"unsuitable": str(error)})
         return 1
-    recorded(False)
-    names = sorted({name.partition(".")[0] for name in sys.modules} - set(sys.builtin_module_names))
     changes = {name: value for name, value in os.environ.items() if environ.get(name) != value}
-    reads = None if RecordingEnviron.is_read_whole else sorted(RecordingEnviron.names)
-    tell(options, {"left_out": left_out, "reads": reads, "names": names})
+    found = {name: module for name, module in sys.modules.items() if "." not in name and name not in earlier}
+    tell(options, {
+        "left_out": left_out,
+        "reads": None if recording.reads_all_variables else sorted(recording.variables),
+        "names": sorted({*found, *recording.missing}),
+        "namespaces": sorted(name for name, module in found.items() if getattr(module, "__file__", None) is None),
+        "files": sorted(recording.files),
+    })
+    global imported
+    imported = frozenset(sys.modules)
     gc.collect()
     gc.freeze()  # a collection in an agent writes to no page that it shares
     while True:
@@ -70,7 +70,7 @@ def serve(runner, options, sites):
             return 0
         if start := fork(control, json.loads(message)["fork"], fds):
             control.close()
-            return become_agent(start, runner, path, changes)
+            return become_agent(start, runner, path, changes, recording)
 
 
 def tell(options, event):
@@ -86,12 +86,7 @@ def preload_runner():
             importlib.import_module(f"{__package__}.{name[:-3]}")
 
 
-def recorded(begins):
-    """Begins or ends to note what is read of the environment."""
-    os.environ.__class__ = RecordingEnviron if begins else RecordingEnviron.__base__
-
-
-def import_all(modules, careful):
+def import_all(modules, careful, recording):
     """Imports the modules, with their packages before them. Returns those that cannot be imported here, with the reason.
 
     One that leaves behind a thread, a process or an open file ends this process: a forked one would lose it. With
@@ -100,9 +95,11 @@ def import_all(modules, careful):
     left_out = {}
     for name in modules:
         package = name.partition(".")[0]
+        if package in PATCHERS:
+            raise Unsuitable(f"{package} changes modules that must not be in use yet")
         if package in left_out or name in sys.modules:
             continue
-        if careful and (reason := trial(name)):
+        if careful and (reason := trial(name, recording)):
             left_out[package] = reason
             continue
         known = descriptors()
@@ -110,25 +107,28 @@ def import_all(modules, careful):
             importlib.import_module(name)
         except BaseException as error:  # the agent itself will be told, if it needs it
             left_out.setdefault(name, f"{type(error).__name__}: {error}")
-        if reason := remains(known):
+        if reason := remains(known, recording):
             raise Unsuitable(f"{name} {reason}")
+    if reason := shared_memory():
+        raise Unsuitable(f"one of the packages {reason}")
     return left_out
 
 
-def trial(name):
+def trial(name, recording):
     """Imports a module in a process of its own. Returns why it is not to be imported here, or None."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(IMPORT_SECONDS)
         known = descriptors()
         try:
             importlib.import_module(name)
         except BaseException:  # harmless here, too
             pass
-        os.write(writer, (remains(known) or "-").encode())
+        os.write(writer, (remains(known, recording) or shared_memory() or "-").encode())
         os._exit(0)
     os.close(writer)
+    if not select.select([reader], [], [], IMPORT_SECONDS)[0]:
+        os.kill(child, signal.SIGKILL)
     with open(reader, encoding="utf-8") as pipe:
         said = pipe.read()
     os.waitpid(child, 0)
@@ -146,17 +146,29 @@ def descriptors():
     return found
 
 
-def remains(known):
-    """Returns what an import has left behind that a forked process does not have, or None."""
+def remains(known, recording):
+    """Returns what an import has left behind that a forked process does not have, or done that it would do elsewhere with
+    another outcome, or None."""
     if len(os.listdir("/proc/self/task")) > 1:
         return "starts a thread when it is imported"
+    if recording.connects:
+        return "uses the network when it is imported"
     for _, target in descriptors() - known:
         return f"opens {target} when it is imported"
+    if any(signal.getitimer(timer)[0] for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
+        return "starts a timer when it is imported"
     try:
         os.waitid(os.P_ALL, 0, os.WNOHANG | os.WNOWAIT | os.WEXITED)
     except ChildProcessError:
         return None
     return "starts a process when it is imported"
+
+
+def shared_memory():
+    """Returns that there is memory which forked processes would share, or None."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        shared = any(line.split()[1].startswith("rw") and line.split()[1].endswith("s") for line in maps)
+    return "shares memory with processes that are forked" if shared else None
 
 
 def fork(control, number, fds):
@@ -192,7 +204,7 @@ def receive(start):
     return json.loads(message), fds
 
 
-def become_agent(start, runner, path, changes):
+def become_agent(start, runner, path, changes, recording):
     """Turns this confined process into the agent that the launcher describes: standard output and error, one descriptor
     for each option, the command line, the environment and the working directory. Returns its exit status."""
     start.send(b"confined")
@@ -207,7 +219,7 @@ def become_agent(start, runner, path, changes):
     os.environ.clear()
     os.environ.update({**changes, **spec["env"]})
     os.chdir(spec["cwd"])
-    reseed()
+    reseed(recording)
     sys.path[:] = path
     sys.argv[:] = [runner, *arguments]
     from .start import main
@@ -215,7 +227,10 @@ def become_agent(start, runner, path, changes):
     return main(runner)
 
 
-def reseed():
+def reseed(recording):
     """Gives the process random numbers of its own. (`random` does so itself when a process is forked.)"""
+    recording.reseed()
     if numpy := sys.modules.get("numpy.random"):
         numpy.seed()
+    if ssl := sys.modules.get("ssl"):
+        ssl.RAND_add(os.urandom(32), 32)  # it tells a fork by its process number, which is the same in each namespace

@@ -70,12 +70,14 @@ class Parent:
         self.dir = tempfile.TemporaryDirectory()
         self.site = os.path.join(self.dir.name, "site")
         write_files(self.site, packages)
+        app = os.path.join(self.dir.name, "app")
+        os.mkdir(app)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(WAIT)
         reader, writer = os.pipe()
         config = memory_file({"modules": modules, "careful": careful})
         fds = (theirs.fileno(), writer, config)
-        command = [sys.executable, "-s", "-S", RUNNER, "--app", "/app", "--site", self.site, "--parent-fd", str(fds[0]),
+        command = [sys.executable, "-s", "-S", RUNNER, "--app", app, "--site", self.site, "--parent-fd", str(fds[0]),
                    "--notify-fd", str(writer), "--config-fd", str(config)]
         self.process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL,
                                         env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "HOME": "/nonexistent"})
@@ -141,12 +143,21 @@ class WarmParentTest(unittest.TestCase):
             "opened.py": "import tempfile\nfile = tempfile.TemporaryFile()\n",
             "started.py": "import subprocess\nprocess = subprocess.Popen(['sleep', '60'])\n",
             "exits.py": "import os\nos._exit(3)\n",
+            "asks.py": "import socket\nsocket.socket().connect_ex(('127.0.0.1', 1))\n",
+            "locks.py": "import mmap\nmemory = mmap.mmap(-1, 4096)\n",
+            "timer.py": "import signal\nsignal.setitimer(signal.ITIMER_REAL, 3600)\n",
         }
         with Parent(packages, ["good", "threaded"]) as parent:
             self.assertEqual(parent.report, {"unsuitable": "threaded starts a thread when it is imported"})
-        with Parent(packages, ["uses", "opened", "started", "exits", "good"], careful=True) as parent:
+        with Parent(packages, ["gevent"]) as parent:
+            self.assertEqual(parent.report, {"unsuitable": "gevent changes modules that must not be in use yet"})
+        modules = ["uses", "opened", "started", "exits", "asks", "locks", "timer", "good"]
+        with Parent(packages, modules, careful=True) as parent:
             left_out = parent.report["left_out"]
-            self.assertEqual(sorted(left_out), ["exits", "opened", "started", "uses"])
+            self.assertEqual(sorted(left_out), ["asks", "exits", "locks", "opened", "started", "timer", "uses"])
+            self.assertIn("uses the network", left_out["asks"])
+            self.assertIn("shares memory", left_out["locks"])
+            self.assertIn("starts a timer", left_out["timer"])
             self.assertIn("starts a thread", left_out["uses"])
             self.assertRegex(left_out["opened"], "^opens .* when it is imported$")
             self.assertIn("starts a process", left_out["started"])
@@ -165,6 +176,27 @@ class WarmParentTest(unittest.TestCase):
                 self.assertEqual(agent.response(), "1")
         with Parent(packages, ["whole"]) as parent:
             self.assertIsNone(parent.report["reads"])
+        with Parent({"early.pth": "import os; os.environb.get(b'EARLY')"}, []) as parent:
+            self.assertIn("EARLY", parent.report["reads"])
+
+    def test_files_and_modules_that_packages_look_for_are_known(self):
+        packages = {"looks.py": "import os, pathlib\nos.path.exists('settings.toml')\npathlib.Path('conf/a.ini').exists()\n"
+                                "try:\n    import fast_version\nexcept ImportError:\n    pass\n",
+                    "wide/part.py": ""}
+        with Parent(packages, ["looks", "wide.part"]) as parent:
+            self.assertEqual(parent.report["files"], ["conf/a.ini", "settings.toml"])
+            self.assertLessEqual({"looks", "fast_version", "wide"}, set(parent.report["names"]))
+            self.assertIn("wide", parent.report["namespaces"])
+
+    def test_agents_have_random_numbers_of_their_own(self):
+        packages = {"dice.py": "import random\nown, fixed = random.Random(), random.Random(1)\n"}
+        code = "import dice, random\ndef handler(): return [dice.own.random(), random.random(), dice.fixed.random()]"
+        with Parent(packages, ["dice"]) as parent:
+            with Forked(parent, {"agent.py": code}) as one, Forked(parent, {"agent.py": code}) as other:
+                mine, theirs = one.response(), other.response()
+        self.assertNotEqual(mine[0], theirs[0])
+        self.assertNotEqual(mine[1], theirs[1])
+        self.assertEqual(mine[2], theirs[2])
 
     def test_the_parent_ends_with_its_launcher(self):
         with Parent({}, []) as parent:

@@ -1,7 +1,6 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
-use super::Program;
-use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, entry, spec};
+use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec};
 use super::rundir::{Processes, RunDir};
 use super::warm_parents::{Layers, WarmParent, WarmParents};
 use crate::launcher::procfs::Process;
@@ -37,13 +36,18 @@ const TREE_END: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
 
+/// Where an agent's main process comes from.
+enum Origin {
+    /// A launcher of its own, which is a child of this process, and what is known of it and of the agent.
+    Executed(Box<Child>, Processes),
+    /// A warm parent, whose namespace lasts while it has users. The launcher is in there, and ends before its socket
+    /// closes.
+    Forked(#[allow(dead_code, reason = "keeps the namespace")] Arc<WarmParent>),
+}
+
 /// A started agent.
 pub(super) struct Launched {
-    /// The launcher as a child of this process, and what is known of it and of the agent. That of a forked agent is in
-    /// its parent's namespace, and ends before its socket closes.
-    launcher: Option<(Child, Processes)>,
-    /// The parent from which the agent was forked: the namespace ends with its last user.
-    _parent: Option<Arc<WarmParent>>,
+    origin: Origin,
     orders: Option<OwnedWriteHalf>,
     /// The launcher's reports.
     reports: Reports,
@@ -56,79 +60,43 @@ pub(super) struct Launched {
     network: Option<Arc<AgentNetwork>>,
     /// Serves the agent's egress until it is dropped.
     _egress: Option<DropGuard>,
-    /// Where modules that it reports are of use.
+    /// Whoever learns the modules that it reports.
+    learner: Option<Learner>,
+}
+
+/// Whoever learns the modules that an agent has imported.
+struct Learner {
     warm_parents: Arc<WarmParents>,
-    layers: Option<Layers>,
+    layers: Layers,
+    sink: Sink,
 }
 
 impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
-    pub async fn start(start: Start<'_>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let layers = Layers::of(&start.instance.program);
-        if let Some(parent) = layers.as_ref().and_then(|layers| start.warm_parents.get(layers)) {
-            match Self::fork(&start, dir, sink, parent).await {
-                Ok(Some(launched)) => {
-                    start.warm_parents.count_start(true);
-                    return Ok(launched);
+    pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
+        let mut group = group(&start, dir).await?;
+        let (mut spec, places) = spec(&start, dir, group.0.as_ref())?;
+        let parent = warm_parents.suitable(&start.instance.program, &spec).await;
+        let layers = Layers::of(&start.instance.program).filter(|layers| warm_parents.wants_modules(layers, &spec));
+        let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
+        if let Some(parent) = parent {
+            match Begun::fork(&start, spec, sink, parent.clone(), learner.is_some()).await {
+                Ok(begun) => {
+                    warm_parents.count_start(true);
+                    return begun.launched(&start, places, dir, group, learner);
                 }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself"),
+                Err(error) => {
+                    tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
+                    warm_parents.failed(&parent);
+                    group = group.emptied().await?;
+                    (spec, _) = self::spec(&start, dir, group.0.as_ref())?;
+                }
             }
         }
-        let group = group(&start, dir).await?;
-        // For people who look at processes; the launcher gets an order.
-        let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
-            command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
-        })?;
-        let mut followers = Vec::new();
-        if let Some(out) = launcher.stdout.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
-        }
-        if let Some(err) = launcher.stderr.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
-        }
-        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
-        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
-        let (spec, places) = spec(&start, dir, group.0.as_ref())?;
-        let mut begun = Begun::order(&start, ours, spec, None).await?;
-        // In a PID namespace of its own it dies with its launcher.
-        let agent = begun.started().await?.unwrap_or(identity);
-        let processes = Processes::new(identity, agent)?;
-        let (noting, noted) = (dir.clone(), processes.clone());
-        tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
-        start.warm_parents.count_start(false);
-        begun.launched(&start, Ok((launcher, processes)), places, followers, dir, group, layers)
-    }
-
-    /// The same with a process that is forked from a warm parent; none if this agent cannot have one.
-    async fn fork(start: &Start<'_>, dir: &RunDir, sink: &Sink, parent: Arc<WarmParent>) -> Result<Option<Self>> {
-        let group = group(start, dir).await?;
-        let (mut spec, places) = spec(start, dir, group.0.as_ref())?;
-        let env = spec.env.iter().cloned().collect();
-        let (Program::Unpacked { app_dir, .. }, entry) = (&start.instance.program, entry(&env)) else {
-            return Ok(None);
-        };
-        let (asked, at, named) = (parent.clone(), app_dir.clone(), entry.to_owned());
-        let variables = env.clone();
-        let differs = tokio::task::spawn_blocking(move || asked.differs(&variables, &at, &named)).await;
-        if let Some(reason) = differs.map_err(Error::other)? {
-            tracing::debug!(agent = %start.instance.agent, "not forked from a warm parent: {reason}");
-            return Ok(None);
-        }
-        spec.args.drain(..INTERPRETER_ARGUMENTS);
-        spec.forked = true;
-        if let Some(own) = &mut spec.confinement.namespaces {
-            (own.user, own.owner) = (true, parent.owner());
-        }
-        let (launcher, asks) = parent.launcher()?;
-        let followers = vec![
-            tokio::spawn(sink.clone().follow(LogStream::Stdout, launcher.stdout)),
-            tokio::spawn(sink.clone().follow(LogStream::Stderr, launcher.stderr)),
-        ];
-        let mut begun = Begun::order(start, launcher.control, spec, Some(asks)).await?;
-        begun.started().await?;
-        begun.launched(start, Err(parent), places, followers, dir, group, None).map(Some)
+        let begun = Begun::execute(&start, spec, dir, sink, learner.is_some()).await?;
+        warm_parents.count_start(false);
+        begun.launched(&start, places, dir, group, learner)
     }
 
     async fn order(&mut self, order: &Order) {
@@ -150,8 +118,8 @@ impl Run for Launched {
             notice = self.notices.next(), if awaits_notice => notice,
             ended = self.reports.ended() => return Event::Ended(ended),
         };
-        if let (Some(layers), Some(modules)) = (&self.layers, self.notices.take_modules()) {
-            self.warm_parents.learned(layers.clone(), modules);
+        if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
+            learner.warm_parents.learned(&learner.layers, modules, &learner.sink);
         }
         Event::Notice(notice)
     }
@@ -185,7 +153,7 @@ impl Run for Launched {
     async fn finish(mut self) -> Option<Notice> {
         // Half-closing is enough: the launcher reads the end of its orders.
         self.orders = None;
-        if let Some((launcher, processes)) = &mut self.launcher {
+        if let Origin::Executed(launcher, processes) = &mut self.origin {
             let whole = matches!(timeout(TREE_END, launcher.wait()).await, Ok(Ok(status)) if status.success());
             if !whole {
                 // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
@@ -229,8 +197,10 @@ impl Reports {
     }
 }
 
-/// A launcher that has its order.
+/// A launcher that has started its agent's process.
 struct Begun {
+    origin: Origin,
+    followers: Vec<JoinHandle<()>>,
     orders: OwnedWriteHalf,
     reports: Reports,
     notices: OwnedFd,
@@ -238,15 +208,104 @@ struct Begun {
 }
 
 impl Begun {
+    /// Starts a launcher, and the agent's process by it.
+    async fn execute(
+        start: &Start<'_>,
+        spec: LaunchSpec,
+        dir: &RunDir,
+        sink: &Sink,
+        report_modules: bool,
+    ) -> Result<Self> {
+        // For people who look at processes; the launcher gets an order.
+        let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
+            command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
+        })?;
+        let mut followers = Vec::new();
+        if let Some(out) = launcher.stdout.take() {
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
+        }
+        if let Some(err) = launcher.stderr.take() {
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
+        }
+        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
+        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
+        let mut ordered = Ordered::new(start, ours, spec, None, report_modules).await?;
+        // In a PID namespace of its own it dies with its launcher.
+        let agent = ordered.started().await?.unwrap_or(identity);
+        let processes = Processes::new(identity, agent)?;
+        let (noting, noted) = (dir.clone(), processes.clone());
+        tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
+        Ok(ordered.begun(Origin::Executed(Box::new(launcher), processes), followers))
+    }
+
+    /// The same with a process that is forked from a warm parent.
+    async fn fork(
+        start: &Start<'_>,
+        mut spec: LaunchSpec,
+        sink: &Sink,
+        parent: Arc<WarmParent>,
+        report_modules: bool,
+    ) -> Result<Self> {
+        spec.args.drain(..INTERPRETER_ARGUMENTS);
+        spec.forked = true;
+        if let Some(own) = &mut spec.confinement.namespaces {
+            own.owner = parent.owner();
+        }
+        let (launcher, asks) = parent.launcher()?;
+        let followers = vec![
+            tokio::spawn(sink.clone().follow(LogStream::Stdout, launcher.stdout)),
+            tokio::spawn(sink.clone().follow(LogStream::Stderr, launcher.stderr)),
+        ];
+        let mut ordered = Ordered::new(start, launcher.control, spec, Some(asks), report_modules).await?;
+        ordered.started().await?;
+        Ok(ordered.begun(Origin::Forked(parent), followers))
+    }
+
+    fn launched(
+        self,
+        start: &Start<'_>,
+        places: Vec<Place>,
+        dir: &RunDir,
+        group: Grouped,
+        learner: Option<Learner>,
+    ) -> Result<Launched> {
+        let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
+        let (network, egress) = network.unzip();
+        Ok(Launched {
+            origin: self.origin,
+            orders: Some(self.orders),
+            reports: self.reports,
+            notices: Notices::new(Receiver::from_owned_fd(self.notices)?),
+            places,
+            followers: self.followers,
+            dir: dir.clone(),
+            group,
+            network,
+            _egress: egress,
+            learner,
+        })
+    }
+}
+
+/// A launcher that has its order.
+struct Ordered {
+    orders: OwnedWriteHalf,
+    reports: Reports,
+    notices: OwnedFd,
+    network: Option<StdUnixStream>,
+}
+
+impl Ordered {
     /// Sends the order. `asks` is for a launcher whose agent is forked.
-    async fn order(
+    async fn new(
         start: &Start<'_>,
         launcher: StdUnixStream,
         spec: LaunchSpec,
         asks: Option<OwnedFd>,
+        report_modules: bool,
     ) -> Result<Self> {
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
-        let secrets = config_file(start)?;
+        let secrets = config_file(start, report_modules)?;
         let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
         let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
@@ -269,38 +328,9 @@ impl Begun {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn launched(
-        self,
-        start: &Start<'_>,
-        launcher: std::result::Result<(Child, Processes), Arc<WarmParent>>,
-        places: Vec<Place>,
-        followers: Vec<JoinHandle<()>>,
-        dir: &RunDir,
-        group: Grouped,
-        layers: Option<Layers>,
-    ) -> Result<Launched> {
-        let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
-        let (network, egress) = network.unzip();
-        let (launcher, parent) = match launcher {
-            Ok(launcher) => (Some(launcher), None),
-            Err(parent) => (None, Some(parent)),
-        };
-        Ok(Launched {
-            launcher,
-            _parent: parent,
-            orders: Some(self.orders),
-            reports: self.reports,
-            notices: Notices::new(Receiver::from_owned_fd(self.notices)?),
-            places,
-            followers,
-            dir: dir.clone(),
-            group,
-            network,
-            _egress: egress,
-            warm_parents: start.warm_parents.clone(),
-            layers,
-        })
+    fn begun(self, origin: Origin, followers: Vec<JoinHandle<()>>) -> Begun {
+        let Self { orders, reports, notices, network } = self;
+        Begun { origin, followers, orders, reports, notices, network }
     }
 }
 
@@ -315,6 +345,18 @@ async fn group(start: &Start<'_>, dir: &RunDir) -> Result<Grouped> {
 pub(super) struct Grouped(pub(super) Option<Group>);
 
 impl Grouped {
+    /// Kills what is in it, and keeps it.
+    async fn emptied(mut self) -> Result<Self> {
+        if let Some(group) = self.0.take() {
+            let killed = tokio::task::spawn_blocking(move || {
+                group.kill();
+                group
+            });
+            self.0 = Some(killed.await.map_err(Error::other)?);
+        }
+        Ok(self)
+    }
+
     /// Kills what is in it, and removes it.
     async fn end(&mut self) {
         if let Some(group) = self.0.take() {

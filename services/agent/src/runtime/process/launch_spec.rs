@@ -1,7 +1,6 @@
 //! What is started: the command line, the environment and the confinement of a process, and the runner's configuration.
 
 use super::rundir::RunDir;
-use super::warm_parents::{Layers, WarmParents};
 use super::{Instance, ProcessConfig, Program};
 use crate::launcher::protocol::LaunchSpec;
 use crate::launcher::{RunAs, memory_file};
@@ -31,15 +30,13 @@ pub(super) struct Start<'a> {
     pub copies_app: bool,
     /// The time that it may take until it is ready.
     pub limit: Option<Duration>,
-    pub warm_parents: &'a Arc<WarmParents>,
 }
 
-/// The runner's configuration, which is secret.
-pub(super) fn config_file(start: &Start<'_>) -> Result<File> {
+/// The runner's configuration, which is secret. It may have to report the modules that it imports.
+pub(super) fn config_file(start: &Start<'_>, report_modules: bool) -> Result<File> {
     let closed_network = !start.sandbox.isolation().has_open_network();
     let mut config = runner_config::config(start.instance, closed_network, start.limit);
-    let wants_modules = |layers: Layers| start.warm_parents.wants_modules(&layers);
-    if Layers::of(&start.instance.program).is_some_and(wants_modules) {
+    if report_modules {
         config["report_modules"] = true.into();
     }
     memory_file(&config)

@@ -65,8 +65,7 @@ pub struct ProcessConfig {
     pub sandbox: Settings,
     /// The amount that is kept of each agent's log.
     pub logs: LogLimits,
-    /// Whether agents are forked from processes that have imported their packages. It is no setting, since it is for
-    /// trusted packages only: what one does when it is imported can leave the sandbox of its agents.
+    /// Whether agents are forked from processes that have imported their packages.
     pub warm_parents: bool,
 }
 

@@ -70,9 +70,8 @@ impl Launcher for ProcessLauncher {
             user: self.user,
             copies_app: self.copies_app,
             limit,
-            warm_parents: &self.warm_parents,
         };
-        let launched = Launched::start(start, &self.dir, &self.sink).await;
+        let launched = Launched::start(start, &self.warm_parents, &self.dir, &self.sink).await;
         launched.map_err(|error| Unable { what: "the agent's process cannot be started", error })
     }
 

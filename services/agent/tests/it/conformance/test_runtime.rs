@@ -89,14 +89,7 @@ impl TestRuntime {
 
     /// Has a warm parent started, and checks that agents are forked from it.
     async fn warm_up(&self) {
-        let count = |name: &str, label: &str| {
-            let families = self.runtime.metrics();
-            let samples = families.into_iter().filter(|family| family.name == name).flat_map(|family| family.samples);
-            samples
-                .filter(|sample| sample.labels.iter().any(|(_, value)| value == label))
-                .map(|sample| sample.value)
-                .sum::<f64>()
-        };
+        let count = |name: &str, label: &str| counted(&*self.runtime, name, label);
         let (first, _) = self.ready("def handler(message): return message").await;
         let started = async {
             while count("hoistway_warm_parents_total", "ready") == 0.0 {
@@ -172,6 +165,14 @@ impl TestRuntime {
         }
         texts
     }
+}
+
+/// The sum of a metric's samples with this label.
+pub fn counted(runtime: &dyn Runtime, name: &str, label: &str) -> f64 {
+    let families = runtime.metrics();
+    let samples = families.into_iter().filter(|family| family.name == name).flat_map(|family| family.samples);
+    let labelled = samples.filter(|sample| sample.labels.iter().any(|(_, value)| value == label));
+    labelled.map(|sample| sample.value).sum()
 }
 
 async fn process(dir: &Path, settings: Settings, warm_parents: bool) -> ProcessRuntime {

@@ -4,7 +4,7 @@ mod table;
 mod victims;
 
 use crate::conformance::docker_image::{self, Image};
-use crate::conformance::test_runtime::{self as conformance, docker};
+use crate::conformance::test_runtime::{self as conformance, counted, docker};
 use crate::runtime::{GRACE, LIMIT, Stage, ask, host_pid_of, until};
 use hoistway_agent::{
     launcher::Limits,
@@ -20,6 +20,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::Duration,
 };
 use table::{ATTEMPTS, COLUMNS, Column, Network};
 use tempfile::TempDir;
@@ -78,7 +79,10 @@ async fn exactly_the_documented_attempts_are_stopped() {
 async fn try_columns(root: bool, setuid: Option<&Path>) {
     let mut wrong = Vec::new();
     for (index, column) in COLUMNS.iter().enumerate().filter(|(_, column)| column.root == root) {
-        for network in [Network::Open, Network::Closed] {
+        let forks: &[bool] = if column.mode == Mode::Namespaces { &[false, true] } else { &[false] };
+        for (network, &forked) in
+            [Network::Open, Network::Closed].into_iter().flat_map(|n| forks.iter().map(move |f| (n, f)))
+        {
             let rows: Vec<_> = ATTEMPTS
                 .iter()
                 .filter(|(_, _, of, verdicts)| *of == network && verdicts.as_bytes()[index] != b'-')
@@ -86,7 +90,7 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
             if rows.is_empty() {
                 continue;
             }
-            let Some(mut trial) = Trial::start(column, network, setuid).await else { continue };
+            let Some(mut trial) = Trial::start(column, network, setuid, forked).await else { continue };
             for (name, _, _, verdicts) in rows {
                 let expected = verdicts.as_bytes()[index];
                 let answer = trial.attempt(name).await;
@@ -98,6 +102,7 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
                 };
                 if !as_expected {
                     let name_of = column.name;
+                    let name_of = if forked { format!("{name_of}, forked") } else { name_of.to_owned() };
                     wrong.push(format!("{name_of}: {name} should be '{}': {answer}", char::from(expected)));
                 }
             }
@@ -108,6 +113,8 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
 }
 
 const HARMLESS: &str = "def handle(line): return line";
+/// An attempt for the runner of real agents.
+const HANDLER: &str = "\ndef handler(message): return handle(message)\n";
 const LIMITS: Limits = Limits {
     memory: Some(256 << 20),
     processes: Some(64),
@@ -124,6 +131,8 @@ struct Trial {
     dir: TempDir,
     /// The images of agents in containers.
     _images: Vec<Image>,
+    /// Whether the agents are forked from a warm parent.
+    forked: bool,
     victims: Victims,
     hostile: Instance,
     started: Started,
@@ -131,17 +140,25 @@ struct Trial {
 
 impl Trial {
     /// `None`, and said so, where this machine does not have the sandbox.
-    async fn start(column: &Column, network: Network, setuid: Option<&Path>) -> Option<Self> {
+    async fn start(column: &Column, network: Network, setuid: Option<&Path>, forked: bool) -> Option<Self> {
         if column.docker {
             return Self::in_containers(setuid).await;
         }
         let python = Path::new(PYTHON).canonicalize().unwrap();
-        let stage = stage(column, network, setuid, &python).await?;
-        let other = with_python(stage.instance(HARMLESS), &stage, &python);
-        let hostile = with_python(stage.instance(include_str!("attempts.py")), &stage, &python);
+        let stage = stage(column, network, setuid, &python, forked).await?;
+        let instance = |source: &str| match forked {
+            true => with_own_runner(stage.instance(&format!("{source}{HANDLER}")), &stage, &python),
+            false => with_python(stage.instance(source), &stage, &python),
+        };
+        let (other, hostile) = (instance(HARMLESS), instance(include_str!("attempts.py")));
         std::fs::write(stage.dir.path().join("site/data.txt"), "not empty").unwrap();
+        if forked {
+            warm_up(&stage.runtime, instance(HARMLESS)).await;
+        }
         let Stage { runtime, dir } = stage;
-        Some(Self::with(Arc::new(runtime), dir, other, hostile, setuid, Vec::new()).await)
+        let trial = Self::with(Arc::new(runtime), dir, other, hostile, setuid, Vec::new(), forked).await;
+        assert!(!forked || counted(&*trial.runtime, "hoistway_agent_starts_total", "forked") == 2.0);
+        Some(trial)
     }
 
     async fn in_containers(setuid: Option<&Path>) -> Option<Self> {
@@ -156,7 +173,7 @@ impl Trial {
             Instance { program, ..crate::runtime::instance(dir.path(), "") }
         };
         let (other, hostile) = (instance(&images[0]), instance(&images[1]));
-        Some(Self::with(Arc::new(runtime), dir, other, hostile, setuid, images.into()).await)
+        Some(Self::with(Arc::new(runtime), dir, other, hostile, setuid, images.into(), false).await)
     }
 
     async fn with(
@@ -166,6 +183,7 @@ impl Trial {
         mut hostile: Instance,
         setuid: Option<&Path>,
         images: Vec<Image>,
+        forked: bool,
     ) -> Self {
         let data = dir.path().join("data");
         let mut victims = Victims::new(dir.path(), &data, setuid);
@@ -186,16 +204,16 @@ impl Trial {
         hostile.proven = true;
         let started = runtime.apply(hostile.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
-        Self { runtime, dir, _images: images, victims, hostile, started }
+        Self { runtime, dir, _images: images, forked, victims, hostile, started }
     }
 
     /// The agent's answer; empty if it did not survive the attempt.
     async fn attempt(&mut self, name: &str) -> String {
         until(&self.started, |state| *state == State::Ready).await;
-        let mut answer = ask(&self.started, name).await;
+        let mut answer = self.ask(name).await;
         if answer == "again" {
             // The second request uses the result of the first.
-            answer = ask(&self.started, name).await;
+            answer = self.ask(name).await;
         }
         // Who kills its launcher may not live to say so.
         if answer == "started" || name.starts_with("stay_behind") {
@@ -209,6 +227,16 @@ impl Trial {
             until(&self.started, |state| *state != State::Ready).await;
         }
         answer
+    }
+
+    async fn ask(&self, name: &str) -> String {
+        match self.forked {
+            true => match conformance::invoke(&self.started, name).await {
+                Ok(answer) => answer.as_str().map_or_else(|| answer.to_string(), str::to_owned),
+                Err(_) => String::new(),
+            },
+            false => ask(&self.started, name).await,
+        }
     }
 
     /// Whether it is the agent that listens on this port of the machine.
@@ -247,7 +275,13 @@ impl Trial {
 }
 
 /// A runtime of processes; `None`, and said so, where this machine does not have the sandbox.
-async fn stage(column: &Column, network: Network, setuid: Option<&Path>, python: &Path) -> Option<Stage> {
+async fn stage(
+    column: &Column,
+    network: Network,
+    setuid: Option<&Path>,
+    python: &Path,
+    warm_parents: bool,
+) -> Option<Stage> {
     let network = match network {
         Network::Open => sandbox::Network::Open,
         Network::Closed => sandbox::Network::Closed,
@@ -269,6 +303,7 @@ async fn stage(column: &Column, network: Network, setuid: Option<&Path>, python:
         config.sandbox = settings;
         config.python = python.to_owned();
         config.limits = LIMITS;
+        config.warm_parents = warm_parents;
     });
     let stage = match made.await {
         Ok(stage) => stage,
@@ -288,6 +323,43 @@ async fn stage(column: &Column, network: Network, setuid: Option<&Path>, python:
         return None;
     }
     Some(stage)
+}
+
+/// The same with the runner of real agents, from which others can be forked.
+fn with_own_runner(instance: Instance, stage: &Stage, python: &Path) -> Instance {
+    let mut instance = with_python(instance, stage, python);
+    let Program::Unpacked { runner, .. } = &mut instance.program else { unreachable!() };
+    let own = stage.dir.path().join("own-runner");
+    if !own.exists() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/runner");
+        let package = "_hoistway_runner";
+        std::fs::create_dir_all(own.join(package)).unwrap();
+        let modules = std::fs::read_dir(source.join(package))
+            .unwrap()
+            .map(|entry| Path::new(package).join(entry.unwrap().file_name()));
+        for file in
+            modules.filter(|file| file.extension().is_some_and(|end| end == "py")).chain(["hoistway_runner.py".into()])
+        {
+            std::fs::copy(source.join(&file), own.join(&file)).unwrap();
+        }
+    }
+    *runner = own.join("hoistway_runner.py");
+    instance.env.retain(|(name, _)| name != "LANG");
+    instance
+}
+
+/// Has a warm parent started for agents like this one.
+async fn warm_up(runtime: &dyn Runtime, instance: Instance) {
+    let started = runtime.apply(instance.clone()).await.unwrap();
+    tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
+    let ready = async {
+        while counted(runtime, "hoistway_warm_parents_total", "ready") == 0.0 {
+            assert!(counted(runtime, "hoistway_warm_parents_total", "failed") == 0.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ready).await.unwrap();
+    runtime.remove(&instance.revision, GRACE).await.unwrap();
 }
 
 /// The instance with an interpreter and a runner that every user can reach.

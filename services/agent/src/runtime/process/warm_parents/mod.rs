@@ -1,18 +1,21 @@
 //! Warm parents: for each set of dependency layers a process that has imported what agents with these layers import, and
-//! from which their processes are forked. The modules are learned from the first of these agents. Packages must be
-//! trusted: a parent owns the user namespaces of its agents, and what a package does when it is imported could use that.
+//! from which their processes are forked. The modules are learned from the starts of these agents.
 
+mod comparison;
 mod parent;
 
 pub(super) use parent::WarmParent;
 
+use super::launch_spec::entry;
 use super::leftovers::Leftovers;
 use super::{ProcessConfig, Program};
+use crate::launcher::protocol::LaunchSpec;
+use crate::runtime::logs::Sink;
 use crate::sandbox::Sandbox;
 use hoistway_kit::metrics::Counter;
 use hoistway_model::metric::Family;
 use parent::Failure;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +26,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// The number of parents, each of which keeps its packages in memory.
 const MAX_PARENTS: usize = 16;
+
+/// The time after which a parent is retired from which no agent was forked. Its agents share memory with it until they
+/// end, so it costs little before.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// The variable of an agent by which it refuses to be forked: `false`.
+const OFF_BY: &str = "HOISTWAY_WARM_PARENTS";
 
 /// What agents must have in common to be forked from one parent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,9 +61,19 @@ pub(super) struct WarmParents {
 }
 
 enum Known {
-    Starting,
+    /// One is being started; while it replaces another, agents are forked from that.
+    Starting(Option<Arc<WarmParent>>),
     Ready(Arc<WarmParent>),
     Impossible(Instant),
+}
+
+impl Known {
+    fn parent(&self) -> Option<&Arc<WarmParent>> {
+        match self {
+            Self::Ready(parent) | Self::Starting(Some(parent)) => Some(parent),
+            Self::Starting(None) | Self::Impossible(_) => None,
+        }
+    }
 }
 
 impl WarmParents {
@@ -87,65 +107,115 @@ impl WarmParents {
     }
 
     /// The parent of these layers, if it is ready.
-    pub fn get(&self, layers: &Layers) -> Option<Arc<WarmParent>> {
-        let mut known = self.known();
-        let Known::Ready(parent) = known.get(layers)? else { return None };
-        if parent.has_ended() {
-            known.remove(layers);
+    fn ready(&self, layers: &Layers) -> Option<Arc<WarmParent>> {
+        self.known().get(layers)?.parent().filter(|parent| !parent.has_ended()).cloned()
+    }
+
+    /// The parent from which an agent can be forked, if there is one.
+    pub async fn suitable(&self, program: &Program, spec: &LaunchSpec) -> Option<Arc<WarmParent>> {
+        let parent = self.ready(&Layers::of(program)?)?;
+        let Program::Unpacked { app_dir, .. } = program else { return None };
+        let env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
+        if is_off(&env) {
             return None;
         }
-        Some(parent.clone())
+        let (asked, app_dir) = (parent.clone(), app_dir.clone());
+        let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env)));
+        match differs.await {
+            Ok(None) => Some(parent),
+            Ok(Some(reason)) => {
+                tracing::debug!("not forked from a warm parent: {reason}");
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "the comparison with a warm parent failed");
+                None
+            }
+        }
+    }
+
+    /// Gives up a parent from which an agent could not be forked: it might hang, and hold up every other one.
+    pub fn failed(&self, parent: &Arc<WarmParent>) {
+        parent.retire();
+        let mut known = self.known();
+        let is_it = |known: &Known| known.parent().is_some_and(|ready| Arc::ptr_eq(ready, parent));
+        if let Some((_, failed)) = known.iter_mut().find(|(_, known)| is_it(known)) {
+            *failed = Known::Impossible(Instant::now());
+        }
     }
 
     /// Whether an agent with these layers is to report the modules that it has imported.
-    pub fn wants_modules(&self, layers: &Layers) -> bool {
+    pub fn wants_modules(&self, layers: &Layers, spec: &LaunchSpec) -> bool {
         self.config.warm_parents
             && self.sandbox.has_own_root()
+            && !is_off(&spec.env.iter().cloned().collect())
             && match self.known().get(layers) {
-                Some(Known::Starting | Known::Ready(_)) => false,
+                Some(Known::Starting(_)) => false,
                 Some(Known::Impossible(since)) => since.elapsed() > AGAIN_AFTER,
-                None => true,
+                Some(Known::Ready(_)) | None => true,
             }
     }
 
-    /// Starts a parent in the background that has imported these modules.
-    pub fn learned(self: &Arc<Self>, layers: Layers, modules: Vec<String>) {
-        if !self.wants_modules(&layers) {
-            return;
-        }
-        self.make_room();
-        self.known().insert(layers.clone(), Known::Starting);
-        let own = self.clone();
+    /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
+    /// `sink` is the log of the agent that imported them.
+    pub fn learned(self: &Arc<Self>, layers: &Layers, modules: Vec<String>, sink: &Sink) {
+        let mut known = self.known();
+        let before = match known.get(layers) {
+            Some(Known::Starting(_)) => return,
+            Some(Known::Ready(parent)) if !parent.has_ended() => Some(parent.clone()),
+            _ => None,
+        };
+        let modules = match &before {
+            Some(parent) if packages(&modules).is_subset(&packages(parent.modules())) => return,
+            Some(parent) => {
+                let further = modules.iter().filter(|name| !parent.modules().contains(name));
+                parent.modules().iter().chain(further).cloned().collect()
+            }
+            None => modules,
+        };
+        known.insert(layers.clone(), Known::Starting(before.clone()));
+        make_room(&mut known);
+        drop(known);
+        let (own, layers, sink) = (self.clone(), layers.clone(), sink.clone());
         tokio::spawn(async move {
-            let started = own.start(&layers, &modules).await;
-            let (known, outcome) = match started {
-                Ok(parent) => (Known::Ready(Arc::new(parent)), "ready"),
+            match own.start(&layers, &modules).await {
+                Ok(parent) => own.replace(layers, parent, &sink).await,
                 Err(error) => {
-                    tracing::warn!(%error, "no agents can be forked from a process with their packages: each starts by itself");
-                    (Known::Impossible(Instant::now()), "failed")
+                    let text = "no agents can be forked from a process with their packages: each imports them itself";
+                    tracing::warn!(%error, "{text}");
+                    sink.remark(&format!("{text}: {error}")).await;
+                    own.known().insert(layers, before.map_or(Known::Impossible(Instant::now()), Known::Ready));
+                    own.parents.inc(&["failed"]);
                 }
-            };
-            own.known().insert(layers, known);
-            own.parents.inc(&[outcome]);
+            }
         });
     }
 
-    /// Retires the parent that was not used for the longest time, if there are as many as there may be.
-    fn make_room(&self) {
-        let mut known = self.known();
-        let used = known.iter().filter_map(|(layers, known)| match known {
-            Known::Ready(parent) => Some((parent.used(), layers.clone())),
-            Known::Starting | Known::Impossible(_) => None,
-        });
-        let mut used: Vec<_> = used.collect();
-        used.sort_by_key(|(used, _)| *used);
-        let surplus = (used.len() + 1).saturating_sub(MAX_PARENTS);
-        for (_, layers) in used.into_iter().take(surplus) {
-            if let Some(Known::Ready(parent)) = known.remove(&layers) {
+    /// Makes a parent the one of its layers until nobody has used it for a while, and retires the one before.
+    async fn replace(self: &Arc<Self>, layers: Layers, parent: WarmParent, sink: &Sink) {
+        let parent = Arc::new(parent);
+        for (name, reason) in parent.left_out() {
+            sink.remark(&format!("{name} is imported at each start: it {reason}")).await;
+        }
+        if let Some(before) = self.known().insert(layers.clone(), Known::Ready(parent.clone())) {
+            before.parent().inspect(|parent| parent.retire());
+        }
+        self.parents.inc(&["ready"]);
+        let (own, ended) = (self.clone(), parent.ended());
+        let parent = Arc::downgrade(&parent);
+        tokio::spawn(async move {
+            while let Some(until) = parent.upgrade().map(|parent| parent.used() + IDLE)
+                && until > Instant::now()
+                && ended.run_until_cancelled(tokio::time::sleep_until(until)).await.is_some()
+            {}
+            let mut known = own.known();
+            let is_it = |known: &Known| known.parent().is_some_and(|known| Arc::as_ptr(known) == parent.as_ptr());
+            if known.get(&layers).is_some_and(is_it)
+                && let Some(Known::Ready(parent)) = known.remove(&layers)
+            {
                 parent.retire();
             }
-        }
-        known.retain(|_, known| !matches!(known, Known::Impossible(since) if since.elapsed() > AGAIN_AFTER));
+        });
     }
 
     async fn start(&self, layers: &Layers, modules: &[String]) -> std::io::Result<WarmParent> {
@@ -158,4 +228,32 @@ impl WarmParents {
             other => other.map_err(Failure::into),
         }
     }
+}
+
+/// Retires the parents that were not used for the longest time, if there are more than there may be.
+fn make_room(known: &mut HashMap<Layers, Known>) {
+    known.retain(|_, known| !matches!(known, Known::Impossible(since) if since.elapsed() > AGAIN_AFTER));
+    let starting = known.values().filter(|known| matches!(known, Known::Starting(_))).count();
+    let used = known.iter().filter_map(|(layers, known)| match known {
+        Known::Ready(parent) => Some((parent.used(), layers.clone())),
+        Known::Starting(_) | Known::Impossible(_) => None,
+    });
+    let mut used: Vec<_> = used.collect();
+    used.sort_by_key(|(used, _)| *used);
+    let surplus = (used.len() + starting).saturating_sub(MAX_PARENTS);
+    for (_, layers) in used.into_iter().take(surplus) {
+        if let Some(Known::Ready(parent)) = known.remove(&layers) {
+            parent.retire();
+        }
+    }
+}
+
+/// The packages of modules.
+fn packages(modules: &[String]) -> BTreeSet<&str> {
+    modules.iter().map(|name| name.split('.').next().unwrap_or(name)).collect()
+}
+
+/// Whether an agent refuses to be forked.
+fn is_off(env: &BTreeMap<String, String>) -> bool {
+    env.get(OFF_BY).is_some_and(|value| ["0", "false", "no", "off"].contains(&value.to_ascii_lowercase().as_str()))
 }

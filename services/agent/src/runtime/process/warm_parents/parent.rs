@@ -1,6 +1,7 @@
 //! One warm parent: its processes, and what it says of itself.
 
 use super::Layers;
+use super::comparison::Dependences;
 use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
 use crate::launcher::{WARM_PARENT, memory_file, send, send_launch};
 use crate::runtime::process::leftovers::Leftovers;
@@ -14,7 +15,7 @@ use hoistway_model::RevisionId;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -70,16 +71,15 @@ enum Said {
 struct Imports {
     /// What was not imported, and why.
     left_out: BTreeMap<String, String>,
-    /// The variables that were read; none: all of them.
-    reads: Option<BTreeSet<String>>,
-    /// The names of all imported packages and of modules outside of packages.
-    names: BTreeSet<String>,
+    #[serde(flatten)]
+    dependences: Dependences,
 }
 
 /// A process from which agents are forked. Dropping it ends it, and the agents with it.
 pub(in crate::runtime::process) struct WarmParent {
     orders: OwnedFd,
     imports: Imports,
+    modules: Vec<String>,
     env: BTreeMap<String, String>,
     next: AtomicU64,
     /// The time of the last fork.
@@ -198,12 +198,10 @@ impl WarmParent {
             drop(writer);
             until.cancel();
         });
-        for (name, reason) in &imports.left_out {
-            tracing::debug!("{name} is imported by each agent itself: {reason}");
-        }
         Ok(Self {
             orders,
             imports,
+            modules: modules.to_vec(),
             env,
             next: AtomicU64::new(1),
             used: Mutex::new(Instant::now()),
@@ -235,24 +233,24 @@ impl WarmParent {
         self.owner
     }
 
-    /// Why an agent with this environment and source cannot have the modules as they are imported here.
-    pub fn differs(&self, env: &BTreeMap<String, String>, app_dir: &Path, entry: &str) -> Option<String> {
-        let differs = |name: &String| env.get(name) != self.env.get(name);
-        let read = match &self.imports.reads {
-            Some(reads) => reads.iter().find(|name| differs(name)).cloned(),
-            None => env.keys().find(|name| differs(name)).cloned(),
-        };
-        if let Some(name) = read {
-            return Some(format!("a package reads {name} when it is imported"));
-        }
-        let shadowed = launch_spec::module_directories(app_dir, entry).into_iter().find_map(|dir| {
-            let entries = std::fs::read_dir(dir).ok()?;
-            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            names
-                .map(|name| name.split('.').next().unwrap_or_default().to_owned())
-                .find(|name| self.imports.names.contains(name))
-        });
-        shadowed.map(|name| format!("its own module {name} takes the place of another"))
+    /// Why an agent with this environment and source cannot have the modules as they are imported here. Blocks.
+    pub(super) fn differs(&self, env: &BTreeMap<String, String>, app_dir: &Path, entry: &str) -> Option<String> {
+        self.imports.dependences.differ(&self.env, env, app_dir, entry)
+    }
+
+    /// What was not imported, and why.
+    pub(super) fn left_out(&self) -> &BTreeMap<String, String> {
+        &self.imports.left_out
+    }
+
+    /// The modules that it was to import.
+    pub(super) fn modules(&self) -> &[String] {
+        &self.modules
+    }
+
+    /// Completes with the end of the parent.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Starts the launcher of an agent that is forked from this parent. The descriptor is for the launcher, which asks

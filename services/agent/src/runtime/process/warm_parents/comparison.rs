@@ -1,0 +1,296 @@
+//! Whether an agent can be forked from a process that has imported its packages already: only if its own imports would
+//! have found the same variables, files and modules.
+
+use crate::runtime::process::launch_spec;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The most source that is searched, in bytes, and the most files and directories.
+const MAX_SOURCE: u64 = 4 << 20;
+const MAX_ENTRIES: usize = 5_000;
+
+/// Variables that are read by the interpreter when it starts, by the C library and by native code of packages, which
+/// nobody sees: their beginnings, their ends, and whole names.
+const NATIVE: &[&str] = &[
+    "ABSL_",
+    "ARROW_",
+    "BLIS_",
+    "CUBLAS_",
+    "CUDA_",
+    "CUDNN_",
+    "GCONV_",
+    "GLIBC_",
+    "GLOG_",
+    "GOMP_",
+    "GOTO_",
+    "GRPC_",
+    "HIP_",
+    "JAX_",
+    "KMP_",
+    "LC_",
+    "LD_",
+    "LIBC_",
+    "MALLOC_",
+    "MKL_",
+    "NCCL_",
+    "NPY_",
+    "NUMBA_",
+    "NUMEXPR_",
+    "NVIDIA_",
+    "OMP_",
+    "ONNXRUNTIME_",
+    "OPENBLAS_",
+    "OPENSSL_",
+    "ORT_",
+    "POLARS_",
+    "PYTHON",
+    "PYTORCH_",
+    "RAYON_",
+    "ROCR_",
+    "RUST_",
+    "SSL_",
+    "TCMALLOC_",
+    "TF_",
+    "TOKIO_",
+    "TORCH_",
+    "VECLIB_",
+    "XLA_",
+];
+const NATIVE_ENDS: &[&str] = &["_NUM_THREADS"];
+const NATIVE_NAMES: &[&str] = &["LANG", "LANGUAGE", "NLSPATH", "TZ", "TZDIR"];
+
+/// The beginnings of file names' ends of Python modules.
+const MODULE_ENDS: &[&str] = &["py", "pyc", "so", "zip"];
+
+/// What the packages of a parent depended on when they were imported.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Dependences {
+    /// The variables that were read; none: all of them.
+    pub reads: Option<BTreeSet<String>>,
+    /// The names of all imported packages, and of modules that do not exist.
+    pub names: BTreeSet<String>,
+    /// Those of packages that may have parts in several places.
+    pub namespaces: BTreeSet<String>,
+    /// The paths below `/app` that were looked for.
+    pub files: BTreeSet<PathBuf>,
+}
+
+impl Dependences {
+    /// Why an agent with this environment and source cannot have the packages as they were imported with the environment
+    /// `own`. Blocks.
+    pub fn differ(
+        &self,
+        own: &BTreeMap<String, String>,
+        env: &BTreeMap<String, String>,
+        app_dir: &Path,
+        entry: &str,
+    ) -> Option<String> {
+        let is_read = |name: &str| self.reads.as_ref().is_none_or(|reads| reads.contains(name)) || is_native(name);
+        if let Some(name) = env.keys().chain(own.keys()).find(|name| env.get(*name) != own.get(*name) && is_read(name))
+        {
+            return Some(format!("{name} may be read when its packages are imported"));
+        }
+        if let Some(file) = self.files.iter().find(|file| app_dir.join(file).exists()) {
+            return Some(format!("{} may be read when its packages are imported", file.display()));
+        }
+        let own_modules = launch_spec::module_directories(app_dir, entry);
+        if let Some(name) = own_modules.iter().find_map(|dir| self.shadowed(dir)) {
+            return Some(format!("its own module {name} takes the place of another"));
+        }
+        let Some(source) = Source::read(app_dir) else { return Some("its source is large".to_owned()) };
+        self.changed_by(&source, own)
+    }
+
+    /// A name of these modules that has another meaning beside an agent's files in `dir`.
+    fn shadowed(&self, dir: &Path) -> Option<String> {
+        let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
+        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).find_map(
+            |(file, path)| {
+                let (name, end) = file.split_once('.').unwrap_or((&file, ""));
+                let is_module = match end.rsplit('.').next() {
+                    Some("") | None => self.namespaces.contains(name) || path.join("__init__.py").exists(),
+                    Some(end) => MODULE_ENDS.contains(&end),
+                };
+                (is_module && self.names.contains(name)).then(|| name.to_owned())
+            },
+        )
+    }
+
+    /// Why the agent's source may import its packages under other conditions, which it makes itself.
+    fn changed_by(&self, source: &Source, own: &BTreeMap<String, String>) -> Option<String> {
+        let name = match &self.reads {
+            Some(reads) => reads.iter().filter(|name| !own.contains_key(*name)).find(|name| source.names(name)),
+            None => None,
+        };
+        if let Some(name) = name {
+            return Some(format!("its source mentions {name}, which is read when its packages are imported"));
+        }
+        let words = ["environ", "putenv", "load_dotenv"];
+        if self.reads.is_none() && words.iter().any(|word| source.mentions(word)) {
+            return Some(
+                "its source may change the environment, which is read when its packages are imported".to_owned(),
+            );
+        }
+        let searches = ["sys.path", "addsitedir", "meta_path", "path_hooks"].iter().any(|word| source.mentions(word));
+        let name = source.directories.iter().filter(|_| searches).find_map(|dir| self.shadowed(dir));
+        if let Some(name) = name {
+            return Some(format!("its source changes where modules are found, and has one named {name}"));
+        }
+        let sets = source.mentions("environ") || source.mentions("putenv");
+        let native = NATIVE.iter().filter(|_| sets).find(|beginning| source.has_word_with(beginning));
+        let native = native.or_else(|| NATIVE_ENDS.iter().filter(|_| sets).find(|end| source.mentions(end)));
+        native.map(|part| format!("its source mentions a variable with {part}, which native code may read"))
+    }
+}
+
+fn is_native(name: &str) -> bool {
+    NATIVE.iter().any(|beginning| name.starts_with(beginning))
+        || NATIVE_ENDS.iter().any(|end| name.ends_with(end))
+        || NATIVE_NAMES.contains(&name)
+}
+
+/// The text of an agent's own Python files, and of those that variables are read from.
+#[derive(Debug, Default)]
+struct Source {
+    texts: Vec<String>,
+    directories: Vec<PathBuf>,
+}
+
+impl Source {
+    /// None for a source that is too large to be searched at each start.
+    fn read(app_dir: &Path) -> Option<Self> {
+        let (mut source, mut left, mut entries) = (Self::default(), MAX_SOURCE, 0);
+        let mut todo = vec![app_dir.to_owned()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(&dir).ok()?.filter_map(Result::ok) {
+                entries += 1;
+                let (Ok(kind), name) = (entry.file_type(), entry.file_name()) else { return None };
+                let name = name.to_string_lossy();
+                if kind.is_dir() {
+                    todo.push(entry.path());
+                } else if name.ends_with(".py") || name.contains(".env") {
+                    let text = fs::read(entry.path()).ok()?;
+                    left = left.checked_sub(u64::try_from(text.len()).ok()?)?;
+                    source.texts.push(String::from_utf8_lossy(&text).into_owned());
+                }
+                if entries > MAX_ENTRIES {
+                    return None;
+                }
+            }
+            source.directories.push(dir);
+        }
+        Some(source)
+    }
+
+    fn mentions(&self, part: &str) -> bool {
+        self.texts.iter().any(|text| text.contains(part))
+    }
+
+    /// Whether a word begins so in quotes.
+    fn has_word_with(&self, beginning: &str) -> bool {
+        ["\"", "'"].iter().any(|quote| self.mentions(&format!("{quote}{beginning}")))
+    }
+
+    /// Whether a text may be about the variable, as a string or in an assignment.
+    fn names(&self, variable: &str) -> bool {
+        let forms = [format!("\"{variable}\""), format!("'{variable}'"), format!("{variable}=")];
+        forms.iter().any(|form| self.mentions(form))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Names and values, or paths and texts.
+    type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+    fn dependences() -> Dependences {
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Dependences {
+            reads: Some(set(&["HOME", "LEVEL"])),
+            names: set(&["google", "requests", "fast_version"]),
+            namespaces: set(&["google"]),
+            files: [PathBuf::from("settings.toml")].into(),
+        }
+    }
+
+    fn variables(pairs: Pairs<'_>) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// The reason for an agent with these variables and files.
+    fn reason(env: Pairs<'_>, files: Pairs<'_>) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let own = variables(&[("HOME", "/home/agent")]);
+        let env = own.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(env.iter().copied());
+        let env = variables(&env.collect::<Vec<_>>());
+        dependences().differ(&own, &env, dir.path(), "agent.py")
+    }
+
+    #[test]
+    fn agents_whose_imports_would_find_the_same_can_be_forked() {
+        let files = [
+            ("agent.py", "import os, requests\nkey = os.environ['HOME'] or LEVEL.name, OLD_LD_X"),
+            ("docs/requests/a.md", ""),
+        ];
+        assert_eq!(reason(&[("OPENAI_API_KEY", "x"), ("PORT", "1"), ("LANGSMITH_TRACING", "1")], &files), None);
+        // Only files and packages are modules; a directory of one is part of a package that is in several places.
+        assert_eq!(reason(&[], &[("requests/data.json", ""), ("requests.txt", "")]), None);
+        // Modules that nobody can find are none.
+        assert_eq!(reason(&[], &[("agent.py", "import a.requests"), ("a/requests.py", "")]), None);
+    }
+
+    #[test]
+    fn agents_whose_imports_would_find_something_else_cannot() {
+        let cases: [(Pairs<'_>, Pairs<'_>, &str); 14] = [
+            (&[("LEVEL", "debug")], &[], "LEVEL may be read"),
+            (&[("HOME", "/x")], &[], "HOME may be read"),
+            (&[("PYTHONWARNINGS", "error")], &[], "PYTHONWARNINGS may be read"),
+            (&[("TZ", "Asia/Tokyo")], &[], "TZ may be read"),
+            (&[("OMP_NUM_THREADS", "1")], &[], "OMP_NUM_THREADS may be read"),
+            (&[], &[("settings.toml", "")], "settings.toml may be read"),
+            (&[], &[("requests.py", "")], "its own module requests"),
+            (&[], &[("src/requests/__init__.py", "")], "its own module requests"),
+            (&[], &[("fast_version.cpython-311-x86_64-linux-gnu.so", "")], "its own module fast_version"),
+            (&[], &[("google/own.py", "")], "its own module google"),
+            (&[], &[("agent.py", "os.environ['LEVEL'] = 'debug'")], "its source mentions LEVEL"),
+            (&[], &[(".env", "LEVEL=debug")], "its source mentions LEVEL"),
+            (
+                &[],
+                &[("agent.py", "sys.path.insert(0, 'lib')"), ("lib/requests.py", "")],
+                "changes where modules are found",
+            ),
+            (&[], &[("agent.py", "os.environ['OMP_NUM_THREADS'] = '1'")], "native code may read"),
+        ];
+        for (env, files, expected) in cases {
+            let reason = reason(env, files);
+            assert!(reason.as_ref().is_some_and(|reason| reason.contains(expected)), "{expected}: {reason:?}");
+        }
+    }
+
+    #[test]
+    fn packages_that_read_the_whole_environment_need_the_same_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = Dependences { reads: None, ..dependences() };
+        let none = BTreeMap::new();
+        assert!(all.differ(&none, &variables(&[("A", "b")]), dir.path(), "agent.py").is_some());
+        assert_eq!(all.differ(&none, &none, dir.path(), "agent.py"), None);
+        fs::write(dir.path().join("agent.py"), "import os\nos.environ['A'] = 'b'").unwrap();
+        assert!(all.differ(&none, &none, dir.path(), "agent.py").is_some());
+    }
+
+    #[test]
+    fn a_large_source_is_not_searched() {
+        let large = "#".repeat(usize::try_from(MAX_SOURCE).unwrap() + 1);
+        assert_eq!(reason(&[], &[("agent.py", &large)]).as_deref(), Some("its source is large"));
+    }
+}

@@ -18,6 +18,7 @@ import time
 FACTS = json.loads(os.environ["FACTS"])
 LIBC = ctypes.CDLL(None, use_errno=True)
 HOME, TMP = os.environ["HOME"], os.environ["TMPDIR"]
+RUNNER = sys.argv[0]
 X86 = os.uname().machine == "x86_64"
 
 
@@ -92,8 +93,8 @@ def plant_in_image():
 def plant_package():
     with open(OPTIONS["--site"][0] + "/planted.py", "w") as file: return file.write("x")
 def change_runner():
-    beside = os.path.join(os.path.dirname(sys.argv[0]), "planted.py")
-    return any([write(sys.argv[0]), write(beside)])
+    beside = os.path.join(os.path.dirname(RUNNER), "planted.py")
+    return any([write(RUNNER), write(beside)])
 def change_kernel_settings():
     with open("/proc/sys/kernel/core_pattern", "w") as file: return file.write("x")
 def replace_own_directories():

@@ -112,9 +112,10 @@ async fn try_columns(root: bool, setuid: Option<&Path>) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-const HARMLESS: &str = "def handle(line): return line";
-/// An attempt for the runner of real agents.
-const HANDLER: &str = "\ndef handler(message): return handle(message)\n";
+/// Says which processes are its own.
+const HARMLESS: &str = "import os\ndef handle(line): return os.readlink('/proc/self/ns/mnt')\n";
+/// The end of an attempt for the runner of real agents.
+const FORKED: &str = include_str!("forked.py");
 const LIMITS: Limits = Limits {
     memory: Some(256 << 20),
     processes: Some(64),
@@ -147,7 +148,7 @@ impl Trial {
         let python = Path::new(PYTHON).canonicalize().unwrap();
         let stage = stage(column, network, setuid, &python, forked).await?;
         let instance = |source: &str| match forked {
-            true => with_own_runner(stage.instance(&format!("{source}{HANDLER}")), &stage, &python),
+            true => with_own_runner(stage.instance(&format!("{source}{FORKED}")), &stage, &python),
             false => with_python(stage.instance(source), &stage, &python),
         };
         let (other, hostile) = (instance(HARMLESS), instance(include_str!("attempts.py")));
@@ -191,7 +192,10 @@ impl Trial {
         other.env.push(("TOKEN".into(), Secret::new(victims::SECRET)));
         let other_started = runtime.apply(other.clone()).await.unwrap();
         tokio::time::timeout(LIMIT, other_started.ready()).await.unwrap().unwrap();
-        victims.facts["other_agent"] = host_pid_of(&other).into();
+        victims.facts["other_agent"] = match forked {
+            true => process_in(&conformance::ask(&other_started, "where").await).into(),
+            false => host_pid_of(&other).into(),
+        };
         victims.facts["other_address"] = other_started.address.clone().into();
 
         let image = match &hostile.program {
@@ -346,6 +350,18 @@ fn with_own_runner(instance: Instance, stage: &Stage, python: &Path) -> Instance
     *runner = own.join("hoistway_runner.py");
     instance.env.retain(|(name, _)| name != "LANG");
     instance
+}
+
+/// A forked agent's process. The kernel shows the environment of its parent, so it is found by its mount namespace.
+fn process_in(namespace: &str) -> i32 {
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let is_there = |pid: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|link| link == Path::new(namespace))
+            && std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("hoistway_runner.py"))
+    };
+    let mut pids = pids;
+    pids.find(is_there).unwrap_or_else(|| panic!("no process is in {namespace}"))
 }
 
 /// Has a warm parent started for agents like this one.

@@ -164,7 +164,9 @@ class Docker:
         self.registry.terminate()
         self.registry.wait(30)
         self.registry.stderr.close()
-        self.run("rmi", "--force", *self.made, OWN_BASE)
+        # A pushed image keeps its digest when a newer one takes its tag.
+        pushed = self.run("images", "--quiet", "--no-trunc", "--filter", f"reference={self.address}/*").split()
+        self.run("rmi", "--force", *sorted(set(pushed)), OWN_BASE)
         self.remove_build_cache()
 
     def remove_build_cache(self):

@@ -1,65 +1,58 @@
-//! The cost of one redeploy in calls between services, SQL statements and flushes to disk. Unlike times, counts are the
-//! same on every machine.
+//! The cost of one redeploy in calls between services, SQL statements, flushes to disk, processes, and bytes hashed and
+//! written. Unlike times, counts are the same on every machine.
 
-use crate::{
-    prerequisites,
-    test_installation::{Stack, says},
-};
-use serde_json::json;
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
+mod system_calls;
 
-#[derive(Debug, PartialEq)]
+use crate::prerequisites;
+use crate::test_installation::{Stack, says};
+use serde_json::{Value, json};
+use std::time::Duration;
+use system_calls::Trace;
+
+#[derive(Debug)]
 struct Cost {
+    /// Between services.
     calls: Vec<String>,
     statements: usize,
     flushes: usize,
+    /// Processes that were started, those of the agent included.
+    processes: usize,
+    /// Bytes of which digests were computed.
+    hashed: u64,
+    /// Bytes written to files in the data directory.
+    written: u64,
+    /// Modules that the agent has imported by itself, if it was forked from a process that had imported others.
+    imported: Option<usize>,
 }
 
-/// Counts flushes of a process and all its threads.
-struct Flushes {
-    strace: Child,
-}
-
-impl Flushes {
-    fn of(pid: u32, out: &Path) -> Self {
-        let mut strace = Command::new("strace")
-            .args(["-f", "-p", &pid.to_string(), "-e", "trace=fsync,fdatasync", "-o"])
-            .arg(out)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // strace reports on standard error that it is attached.
-        let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("attached")), "strace did not attach");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { strace }
-    }
-
-    fn count(mut self, out: &Path) -> usize {
-        crate::test_installation::signal(self.strace.id(), "INT");
-        self.strace.wait().unwrap();
-        let text = std::fs::read_to_string(out).unwrap();
-        text.lines().filter(|l| l.contains("fsync(") || l.contains("fdatasync(")).count()
-    }
-}
-
-fn cost(stack: &Stack, source: &str) -> Cost {
+/// The cost of a deploy until the agent has answered.
+fn cost(stack: &Stack, deploy: &Value) -> Cost {
     let log = stack.dir.join("log");
-    let seen = std::fs::read_to_string(&log).unwrap().len();
-    let trace = stack.dir.join("strace");
-    let flushes = Flushes::of(stack.pid(), &trace);
-    stack.deployed(json!({"agent_name": "counted", "source_files": says(source)}));
-    let flushes = flushes.count(&trace);
-    let log = std::fs::read_to_string(&log).unwrap().split_off(seen);
+    let hashed = || {
+        let metrics = stack.call("GET", "/metrics", None).text();
+        let lines = metrics.lines().filter(|line| line.starts_with("hoistway_hashed_bytes_total"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum::<u64>()
+    };
+    let (before, hashed_before) = (std::fs::read_to_string(&log).unwrap().len(), hashed());
+    let trace = Trace::of_all_below(stack.pid(), &stack.dir.join("strace"));
+    stack.deployed(deploy.clone());
+    stack.answer("counted", "x");
+    let trace = trace.end(&stack.dir.join("data"));
+    let log = std::fs::read_to_string(&log).unwrap().split_off(before);
     let calls = log.lines().filter(|l| l.contains("hoistway::rpc"));
     let method = |l: &str| l.split("method=\"").nth(1).and_then(|m| m.split('"').next()).unwrap_or(l).to_owned();
     let mut calls: Vec<String> = calls.map(method).collect();
     calls.sort();
-    Cost { calls, statements: log.lines().filter(|l| l.contains("sqlx::query")).count(), flushes }
+    let imported = log.lines().find_map(|line| line.split("imported after the fork count=").nth(1));
+    Cost {
+        calls,
+        statements: log.lines().filter(|l| l.contains("sqlx::query")).count(),
+        flushes: trace.flushes,
+        processes: trace.processes,
+        hashed: hashed() - hashed_before,
+        written: trace.written,
+        imported: imported.map(|count| count.trim().parse().unwrap()),
+    }
 }
 
 #[test]
@@ -73,21 +66,52 @@ fn a_redeploy_stays_within_its_cost_limits() {
     }
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start_with(dir.path(), |command| {
-        command.env("HOISTWAY_LOG", "info,hoistway::rpc=debug,sqlx::query=debug");
+        let warm_parents = "hoistway_agent::runtime::process::warm_parents=debug";
+        command.env("HOISTWAY_LOG", format!("info,hoistway::rpc=debug,sqlx::query=debug,{warm_parents}"));
     });
-    stack.deployed(json!({"agent_name": "counted", "source_files": says("one")}));
+    let deploy = |text: &str| json!({"agent_name": "counted", "source_files": says(text)});
+    stack.deployed(deploy("one"));
+    let metrics = || stack.call("GET", "/metrics", None).text();
+    while !metrics().contains("hoistway_warm_parents_total{outcome=\"ready\"} 1") {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 
-    let unchanged = cost(&stack, "one");
+    let unchanged = cost(&stack, &deploy("one"));
     assert_eq!(unchanged.calls, ["GetAgent", "Resolve"]);
     assert_eq!(unchanged.flushes, 1, "one journal commit");
     assert!(unchanged.statements <= 4, "{unchanged:?}");
+    assert_eq!((unchanged.processes, unchanged.imported), (0, None), "{unchanged:?}");
+    assert!(unchanged.hashed <= 4 << 10 && unchanged.written <= 64 << 10, "{unchanged:?}");
 
-    let changed = cost(&stack, "two");
+    let changed = cost(&stack, &deploy("two"));
     let expected = ["AckRoutes", "Build", "GetAgent", "Resolve", "StartRevision", "SwitchRoute"];
     assert_eq!(changed.calls, expected);
     // Journal 4, build 1 commit, 3 at the same time for source layer, configuration and provenance, and 1 for their
     // directory, agent 2. The SBOM and the artifacts' empty configuration are there already.
     assert!(changed.flushes <= 11, "{changed:?}");
     assert!(changed.statements <= 50, "{changed:?}");
+    // The launcher, the process that gives the namespace its user, the first process in it, and a fork that forks the
+    // agent.
+    assert!(changed.processes <= 5, "{changed:?}");
+    assert_eq!(changed.imported, Some(0));
+    assert!(changed.hashed <= 64 << 10 && changed.written <= 512 << 10, "{changed:?}");
     assert_eq!(stack.answer("counted", "x"), "two");
+}
+
+/// Only the new package is downloaded, hashed, unpacked and imported.
+#[test]
+fn an_added_requirement_stays_within_its_cost_limits() {
+    if hoistway_testing::uses_postgres() || !prerequisites::strace() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_LOG", "info,hoistway::rpc=debug,sqlx::query=debug");
+    });
+    let deploy = |requirements: &str| json!({"agent_name": "counted", "source_files": says("one"), "requirements": requirements});
+    stack.deployed(deploy("requests==2.32.5"));
+    let added = cost(&stack, &deploy("requests==2.32.5\nsix==1.17.0"));
+    eprintln!("{added:?}");
+    assert!(added.hashed <= 1 << 20 && added.written <= 4 << 20, "{added:?}");
+    assert!(added.flushes <= 30 && added.statements <= 80 && added.processes <= 20, "{added:?}");
 }

@@ -2,6 +2,7 @@
 //! its spans.
 
 use crate::{connection_limits::open_connections, grpc, metrics::family, telemetry, tls};
+use hoistway_model::digest;
 use hoistway_model::metric::{Family, Kind, Metrics};
 use std::fs;
 
@@ -39,6 +40,12 @@ fn process_families(service: &str, stat: impl Fn(usize) -> f64) -> Vec<Family> {
         one(Kind::Gauge, "process_resident_memory_bytes", "Resident memory.", kilobytes("VmRSS:") * 1024.0),
         one(Kind::Gauge, "process_open_fds", "Open file descriptors.", fds as f64),
         one(Kind::Gauge, "process_threads", "Threads.", stat(20)),
+        one(
+            Kind::Counter,
+            "hoistway_hashed_bytes_total",
+            "Bytes of which digests were computed.",
+            digest::hashed_bytes() as f64,
+        ),
         one(
             Kind::Counter,
             "hoistway_trace_dropped_spans_total",

@@ -2,7 +2,16 @@
 
 use crate::{Code, Error};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fmt, str::FromStr};
+
+/// The bytes of this process's finished digests.
+static HASHED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns the number of bytes that this process has hashed: the cost that grows with what is stored and moved.
+pub fn hashed_bytes() -> u64 {
+    HASHED.load(Ordering::Relaxed)
+}
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -24,27 +33,29 @@ impl Digest {
 }
 
 /// An incremental SHA-256.
-pub struct Hasher(ring::digest::Context);
+pub struct Hasher(ring::digest::Context, u64);
 
 impl Hasher {
     /// Creates an empty hash.
     pub fn new() -> Self {
-        Self(ring::digest::Context::new(&ring::digest::SHA256))
+        Self(ring::digest::Context::new(&ring::digest::SHA256), 0)
     }
 
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
+        self.1 += bytes.len() as u64;
         self.0.update(bytes);
     }
 
     /// Adds one member of a structure: its length and its bytes, so that the boundaries of members are unambiguous.
     pub fn member(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+        self.update(&(bytes.len() as u64).to_le_bytes());
+        self.update(bytes);
     }
 
     /// Returns the digest of all added bytes.
     pub fn finish(self) -> Digest {
+        HASHED.fetch_add(self.1, Ordering::Relaxed);
         let mut out = [0; 32];
         out.copy_from_slice(self.0.finish().as_ref());
         Digest(out)

@@ -65,6 +65,11 @@ pub(crate) const WARM_INSIDE: &str = "__warm-inside";
 /// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
 const OOM_SCORE: i32 = 500;
 
+/// The title of a launcher, for people who look at processes.
+pub(crate) fn title(of: &str) -> String {
+    format!("hoistway-agent {of}")
+}
+
 /// Runs a launcher stage if this process was started as one, and says how it ended.
 ///
 /// Every `main` that hosts the agent service calls this first, before any thread exists.

@@ -24,8 +24,8 @@ pub(crate) enum Order {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ParentOrder {
-    /// Start a launcher in the namespace; its standard streams.
-    Launcher,
+    /// Start a launcher in the namespace; its standard streams. People see it by this title and this argument.
+    Launcher(String, PathBuf),
     /// The socket of the process from which agents are forked.
     Parent,
     /// The socket of a launcher whose agent is forked, under this number.

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The largest message of the supervisor or the parent, in bytes.
@@ -108,7 +109,7 @@ impl State {
             Err(_) => return Ok(false),
         };
         match serde_json::from_slice(&buffer[..got])? {
-            ParentOrder::Launcher => self.start_launcher(fds),
+            ParentOrder::Launcher(title, dir) => self.start_launcher(&title, &dir, fds),
             ParentOrder::Parent => {
                 self.parent = fds.pop();
                 if let Some(parent) = &self.parent {
@@ -122,11 +123,12 @@ impl State {
         Ok(true)
     }
 
-    fn start_launcher(&mut self, fds: Vec<OwnedFd>) {
+    fn start_launcher(&mut self, title: &str, dir: &Path, fds: Vec<OwnedFd>) {
         let Ok([input, output, error]) = <[OwnedFd; 3]>::try_from(fds) else { return };
         let started = Command::new("/proc/self/exe")
-            .arg0("hoistway-agent")
+            .arg0(title)
             .arg(INIT)
+            .arg(dir)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(input))

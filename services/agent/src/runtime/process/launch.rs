@@ -5,7 +5,7 @@ use super::rundir::{Processes, RunDir};
 use super::warm_parents::{Layers, WarmParent, WarmParents};
 use crate::launcher::procfs::Process;
 use crate::launcher::protocol::{LaunchSpec, Order, Report};
-use crate::launcher::{client, line, send_launch};
+use crate::launcher::{client, line, send_launch, title};
 use crate::runtime::logs::Sink;
 use crate::runtime::network::{AgentNetwork, egress_forwarder};
 use crate::runtime::notices::{Notice, Notices};
@@ -81,7 +81,7 @@ impl Launched {
         let layers = Layers::of(&start.instance.program).filter(|layers| warm_parents.wants_modules(layers, &spec));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
         if let Some(parent) = parent {
-            match Begun::fork(&start, spec, sink, parent.clone(), learner.is_some()).await {
+            match Begun::fork(&start, spec, dir, sink, parent.clone(), learner.is_some()).await {
                 Ok(begun) => {
                     warm_parents.count_start(true);
                     return begun.launched(&start, places, dir, group, learner);
@@ -216,9 +216,8 @@ impl Begun {
         sink: &Sink,
         report_modules: bool,
     ) -> Result<Self> {
-        // For people who look at processes; the launcher gets an order.
         let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
-            command.arg0(format!("hoistway-agent {}", start.instance.agent)).arg(dir.path());
+            command.arg0(title(start.instance.agent.as_str())).arg(dir.path());
         })?;
         let mut followers = Vec::new();
         if let Some(out) = launcher.stdout.take() {
@@ -242,6 +241,7 @@ impl Begun {
     async fn fork(
         start: &Start<'_>,
         mut spec: LaunchSpec,
+        dir: &RunDir,
         sink: &Sink,
         parent: Arc<WarmParent>,
         report_modules: bool,
@@ -251,7 +251,7 @@ impl Begun {
         if let Some(own) = &mut spec.confinement.namespaces {
             own.owner = parent.owner();
         }
-        let (launcher, asks) = parent.launcher()?;
+        let (launcher, asks) = parent.launcher(&title(start.instance.agent.as_str()), dir.path())?;
         let followers = vec![
             tokio::spawn(sink.clone().follow(LogStream::Stdout, launcher.stdout)),
             tokio::spawn(sink.clone().follow(LogStream::Stderr, launcher.stderr)),

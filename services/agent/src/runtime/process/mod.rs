@@ -249,5 +249,6 @@ impl Runtime for ProcessRuntime {
 
     async fn shutdown(&self, grace: Duration) {
         self.instances.remove_all(grace).await;
+        self.warm_parents.shutdown();
     }
 }

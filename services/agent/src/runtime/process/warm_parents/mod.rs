@@ -2,6 +2,7 @@
 //! from which their processes are forked. The modules are learned from the starts of these agents.
 
 mod comparison;
+mod memory_pressure;
 mod parent;
 
 pub(super) use parent::WarmParent;
@@ -14,12 +15,14 @@ use crate::runtime::logs::Sink;
 use crate::sandbox::Sandbox;
 use hoistway_kit::metrics::Counter;
 use hoistway_model::metric::Family;
+use memory_pressure::MemoryPressure;
 use parent::Failure;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The time for which a parent that could not be started is not tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
@@ -32,7 +35,7 @@ const MAX_PARENTS: usize = 16;
 const IDLE: Duration = Duration::from_secs(3_600);
 
 /// The variable of an agent by which it refuses to be forked: `false`.
-const OFF_BY: &str = "HOISTWAY_WARM_PARENTS";
+const OFF_BY: &str = "WARM_PARENTS";
 
 /// What agents must have in common to be forked from one parent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,7 +58,9 @@ pub(super) struct WarmParents {
     config: Arc<ProcessConfig>,
     sandbox: Arc<Sandbox>,
     leftovers: Leftovers,
-    known: Mutex<HashMap<Layers, Known>>,
+    known: Arc<Mutex<HashMap<Layers, Known>>>,
+    /// Cancelled when no parents are wanted any more.
+    ended: CancellationToken,
     parents: Counter,
     starts: Counter,
 }
@@ -81,14 +86,29 @@ impl WarmParents {
         let parents =
             "Processes that have imported packages, from which agents are forked, by the outcome of their start.";
         let starts = "Starts of agents' processes: forked from a warm parent, or executed by themselves.";
+        let known = Arc::default();
+        let ended = CancellationToken::new();
+        if config.warm_parents {
+            match MemoryPressure::open() {
+                Ok(pressure) => drop(tokio::spawn(retire_under(pressure, Arc::clone(&known), ended.clone()))),
+                Err(error) => tracing::debug!(%error, "warm parents do not end when memory runs short"),
+            }
+        }
         Self {
             config,
             sandbox,
             leftovers,
-            known: Mutex::default(),
+            known,
+            ended,
             parents: Counter::new("hoistway_warm_parents_total", parents, &["outcome"]),
             starts: Counter::new("hoistway_agent_starts_total", starts, &["way"]),
         }
+    }
+
+    /// Ends all parents, and those that are being started. Their agents have ended.
+    pub fn shutdown(&self) {
+        self.ended.cancel();
+        self.known().clear();
     }
 
     /// Counts a start of an agent's process.
@@ -165,6 +185,9 @@ impl WarmParents {
             Some(Known::Ready(parent)) if !parent.has_ended() => Some(parent.clone()),
             _ => None,
         };
+        if before.is_some() {
+            tracing::debug!(count = modules.len(), "modules imported after the fork");
+        }
         let modules = match &before {
             Some(parent) if packages(&modules).is_subset(&packages(parent.modules())) => return,
             Some(parent) => {
@@ -178,9 +201,10 @@ impl WarmParents {
         drop(known);
         let (own, layers, sink) = (self.clone(), layers.clone(), sink.clone());
         tokio::spawn(async move {
-            match own.start(&layers, &modules).await {
-                Ok(parent) => own.replace(layers, parent, &sink).await,
-                Err(error) => {
+            match own.ended.run_until_cancelled(own.start(&layers, &modules)).await {
+                None => {}
+                Some(Ok(parent)) => own.replace(layers, parent, &sink).await,
+                Some(Err(error)) => {
                     let text = "no agents can be forked from a process with their packages: each imports them itself";
                     tracing::warn!(%error, "{text}");
                     sink.remark(&format!("{text}: {error}")).await;
@@ -201,21 +225,7 @@ impl WarmParents {
             before.parent().inspect(|parent| parent.retire());
         }
         self.parents.inc(&["ready"]);
-        let (own, ended) = (self.clone(), parent.ended());
-        let parent = Arc::downgrade(&parent);
-        tokio::spawn(async move {
-            while let Some(until) = parent.upgrade().map(|parent| parent.used() + IDLE)
-                && until > Instant::now()
-                && ended.run_until_cancelled(tokio::time::sleep_until(until)).await.is_some()
-            {}
-            let mut known = own.known();
-            let is_it = |known: &Known| known.parent().is_some_and(|known| Arc::as_ptr(known) == parent.as_ptr());
-            if known.get(&layers).is_some_and(is_it)
-                && let Some(Known::Ready(parent)) = known.remove(&layers)
-            {
-                parent.retire();
-            }
-        });
+        tokio::spawn(retire_idle(Arc::downgrade(self), layers, Arc::downgrade(&parent), parent.ended()));
     }
 
     async fn start(&self, layers: &Layers, modules: &[String]) -> std::io::Result<WarmParent> {
@@ -230,17 +240,50 @@ impl WarmParents {
     }
 }
 
+/// Retires a parent once no agent was forked from it for a while, and forgets one that has ended.
+async fn retire_idle(of: Weak<WarmParents>, layers: Layers, parent: Weak<WarmParent>, ended: CancellationToken) {
+    while let Some(until) = parent.upgrade().map(|parent| parent.used() + IDLE)
+        && until > Instant::now()
+        && ended.run_until_cancelled(tokio::time::sleep_until(until)).await.is_some()
+    {}
+    let Some(of) = of.upgrade() else { return };
+    let mut known = of.known();
+    let is_it = |known: &Known| known.parent().is_some_and(|known| Arc::as_ptr(known) == parent.as_ptr());
+    if known.get(&layers).is_some_and(is_it)
+        && let Some(Known::Ready(parent)) = known.remove(&layers)
+    {
+        parent.retire();
+    }
+}
+
+/// Retires a parent, the one that was not used for the longest time, at each notice until `ended`.
+async fn retire_under(pressure: MemoryPressure, known: Arc<Mutex<HashMap<Layers, Known>>>, ended: CancellationToken) {
+    while let Some(Ok(())) = ended.run_until_cancelled(pressure.rises()).await {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = known.values().filter(|known| matches!(known, Known::Ready(_))).count();
+        if ready > 0 {
+            tracing::info!("memory runs short: a process from which agents are forked is ended");
+            retire_until(&mut known, ready - 1);
+        }
+    }
+}
+
 /// Retires the parents that were not used for the longest time, if there are more than there may be.
 fn make_room(known: &mut HashMap<Layers, Known>) {
     known.retain(|_, known| !matches!(known, Known::Impossible(since) if since.elapsed() > AGAIN_AFTER));
     let starting = known.values().filter(|known| matches!(known, Known::Starting(_))).count();
+    retire_until(known, MAX_PARENTS.saturating_sub(starting));
+}
+
+/// Retires those that were not used for the longest time, until so many are ready.
+fn retire_until(known: &mut HashMap<Layers, Known>, left: usize) {
     let used = known.iter().filter_map(|(layers, known)| match known {
         Known::Ready(parent) => Some((parent.used(), layers.clone())),
         Known::Starting(_) | Known::Impossible(_) => None,
     });
     let mut used: Vec<_> = used.collect();
     used.sort_by_key(|(used, _)| *used);
-    let surplus = (used.len() + starting).saturating_sub(MAX_PARENTS);
+    let surplus = used.len().saturating_sub(left);
     for (_, layers) in used.into_iter().take(surplus) {
         if let Some(Known::Ready(parent)) = known.remove(&layers) {
             parent.retire();

@@ -3,7 +3,7 @@
 use super::Layers;
 use super::comparison::Dependences;
 use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
-use crate::launcher::{WARM_PARENT, memory_file, send, send_launch};
+use crate::launcher::{WARM_PARENT, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
@@ -136,13 +136,13 @@ impl WarmParent {
         // Orders are short and are read at once.
         rustix::io::ioctl_fionbio(&orders, true).map_err(Error::from)?;
         let mut outside = Command::new(&config.launcher);
-        outside.arg(WARM_PARENT).args(sandbox.has_user_namespaces().then_some("user"));
+        outside.arg0(title("warm parents")).arg(WARM_PARENT).args(sandbox.has_user_namespaces().then_some("user"));
         outside.env_clear().current_dir("/").kill_on_drop(true);
         outside.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut outside = outside.spawn()?;
         let outer_words = outside.stderr.take().map(|stderr| tokio::spawn(log(stderr)));
 
-        let ForkedLauncher { control, stdout, stderr } = start_launcher(&orders)?;
+        let ForkedLauncher { control, stdout, stderr } = start_launcher(&orders, &title("warm parent"), dir.path())?;
         tokio::spawn(log(stdout));
         let words = tokio::spawn(log(stderr));
         let (ours, forks) = seqpacket()?;
@@ -255,9 +255,9 @@ impl WarmParent {
 
     /// Starts the launcher of an agent that is forked from this parent. The descriptor is for the launcher, which asks
     /// for its agent over it.
-    pub fn launcher(&self) -> Result<(ForkedLauncher, OwnedFd)> {
+    pub fn launcher(&self, title: &str, dir: &Path) -> Result<(ForkedLauncher, OwnedFd)> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let launcher = start_launcher(&self.orders)?;
+        let launcher = start_launcher(&self.orders, title, dir)?;
         let (ours, theirs) = seqpacket()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         order(&self.orders, &ParentOrder::Agent(number), &[ours.as_fd()])?;
@@ -273,11 +273,12 @@ fn order(orders: &OwnedFd, order: &ParentOrder, fds: &[BorrowedFd<'_>]) -> Resul
     send(orders, &serde_json::to_vec(order)?, fds).map(drop)
 }
 
-fn start_launcher(orders: &OwnedFd) -> Result<ForkedLauncher> {
+fn start_launcher(orders: &OwnedFd, title: &str, dir: &Path) -> Result<ForkedLauncher> {
     let (control, theirs) = StdUnixStream::pair()?;
     let (stdout, out) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr, err) = pipe_with(PipeFlags::CLOEXEC)?;
-    order(orders, &ParentOrder::Launcher, &[theirs.as_fd(), out.as_fd(), err.as_fd()])?;
+    let launcher = ParentOrder::Launcher(title.to_owned(), dir.to_owned());
+    order(orders, &launcher, &[theirs.as_fd(), out.as_fd(), err.as_fd()])?;
     Ok(ForkedLauncher { control, stdout: Receiver::from_owned_fd(stdout)?, stderr: Receiver::from_owned_fd(stderr)? })
 }
 

@@ -12,6 +12,8 @@ use std::{
 /// The program under test.
 pub const HOISTWAY: &str = env!("CARGO_BIN_EXE_hoistway");
 
+/// The setting that lets the build service install uv before it is needed.
+pub const PREINSTALL_UV: &str = "HOISTWAY_BUILD_PREINSTALL_UV";
 /// The lines of the log that a failed test prints.
 const LOG_LINES: usize = 60;
 
@@ -56,6 +58,10 @@ impl Stack {
     pub fn spawn(dir: &Path, mut command: Command) -> Self {
         if let Some(url) = hoistway_testing::database_url(dir) {
             command.env("HOISTWAY_DATABASE_URL", url);
+        }
+        // Most tests need no packages.
+        if command.get_envs().all(|(name, _)| name != PREINSTALL_UV) {
+            command.env(PREINSTALL_UV, "false");
         }
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();

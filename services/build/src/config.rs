@@ -73,6 +73,8 @@ pub struct Config {
     /// Whether programs of builds have users of their own where they can; false makes this machine look lesser.
     #[serde(skip)]
     pub own_users: bool,
+    /// Whether uv, where there is none, is installed as soon as the service runs, and not by the first build.
+    pub preinstall_uv: bool,
     /// The most bytes of the installer's cache.
     pub cache_bytes: u64,
     /// The time for which the answers of calls are kept, in case they are made again, in seconds; deploys end long
@@ -122,6 +124,7 @@ impl Default for Config {
             max_memory_bytes: 2 << 30,
             launcher: Some("/proc/self/exe".into()),
             own_users: true,
+            preinstall_uv: true,
             cache_bytes: 2 << 30,
             operations_seconds: 24 * 60 * 60,
             operations: 100_000,

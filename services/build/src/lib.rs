@@ -114,6 +114,7 @@ pub struct Opened {
     packages: Result<()>,
     sandbox: Sandbox,
     tidying: CleanupConfig,
+    preinstalls_uv: bool,
     _lock: DirLock,
 }
 
@@ -174,7 +175,19 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     }
     let every = Duration::from_secs(config.tidy_seconds.max(1));
     let tidying = CleanupConfig { every, keep: config.bounds(), uv, cache_bytes: config.cache_bytes };
-    Ok(Opened { builder, images, registry, store, server, interpreter, packages, sandbox, tidying, _lock: lock })
+    Ok(Opened {
+        builder,
+        images,
+        registry,
+        store,
+        server,
+        interpreter,
+        packages,
+        sandbox,
+        tidying,
+        preinstalls_uv: config.preinstall_uv,
+        _lock: lock,
+    })
 }
 
 /// Removes what a killed import has unpacked. None is under way, since it would hold the lock, and one that goes on
@@ -239,8 +252,14 @@ impl Opened {
             // Watches never end by themselves, and calls are drained only when all of them have ended.
             self.builder.close();
         };
+        let uv = Arc::clone(&self.tidying.uv);
+        let preinstalling = async {
+            if self.preinstalls_uv {
+                ended.run_until_cancelled(uv.preinstall(&self.interpreter)).await;
+            }
+        };
         let tidy = tidy(self.tidying, self.store.clone(), self.registry, self.images, ended.clone());
-        let (rpc, web, (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, closing);
+        let (rpc, web, (), (), ()) = tokio::join!(part(&ended, rpc), part(&ended, web), tidy, preinstalling, closing);
         self.builder.drained().await;
         self.sandbox.end().await;
         self.store.db().close().await;

@@ -55,9 +55,14 @@ fn rank(package: &Package) -> (Reverse<u64>, Digest) {
 
 /// A digest of everything that decides the bytes of a group's layer.
 pub fn key(group: &[Package]) -> Digest {
+    key_of(group.iter().map(|package| package.key))
+}
+
+/// The same of the keys of its packages.
+pub fn key_of(packages: impl IntoIterator<Item = Digest>) -> Digest {
     let mut key = Hasher::new();
-    for package in group {
-        key.member(package.key.to_string().as_bytes());
+    for package in packages {
+        key.member(package.to_string().as_bytes());
     }
     key.finish()
 }

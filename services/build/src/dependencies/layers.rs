@@ -1,107 +1,105 @@
 //! Packages become layers in the blob store.
 
-use super::{layer_grouping::Package, staging::Staging};
+use super::staging::{Staged, processors};
 use crate::{
     layer::{Layer, LayerBuilder},
     registry::{BlobStore, StagedBlob},
 };
+use hoistway_kit::telemetry;
 use hoistway_model::{Digest, Error, Result, image::SITE_DIR};
-use std::{
-    io::Write,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-    thread,
-};
+use std::{io::Write, sync::Arc};
+use tempfile::TempDir;
+use tokio::{sync::Semaphore, task::spawn_blocking};
+use tracing::{Instrument, info_span};
 
-/// Up to this many unpacked bytes a layer is made in memory, and several at a time.
-const SMALL: u64 = 16 << 20;
+/// From this many unpacked bytes on a layer is compressed by several threads, and not in memory.
+const LARGE: u64 = 16 << 20;
+const DOING: &str = "packing packages";
 
-/// A layer to be made.
-struct Job {
+/// Makes layers. Their bytes depend on the packages in them alone.
+pub struct Packer {
+    blobs: BlobStore,
+    /// Where the packages are.
+    scratch: Arc<TempDir>,
+    slots: Semaphore,
+}
+
+/// A layer that is written and not stored yet.
+pub struct PackedLayer {
     key: Digest,
-    builder: LayerBuilder,
-    size: u64,
+    layer: Layer,
+    blob: StagedBlob,
 }
 
-/// Makes the layer of each group and stores them together. The bytes depend on the group alone.
-pub async fn write_layers(
-    groups: &[(Digest, &[Package])],
-    staging: &Staging<'_>,
-    blobs: &BlobStore,
-) -> Result<Vec<(Digest, Layer)>> {
-    let mut plans = Vec::new();
-    for (key, group) in groups {
-        let mut files: Vec<(String, PathBuf)> = Vec::new();
-        let mut bytecode: Vec<PathBuf> = Vec::new();
-        for package in *group {
-            let found = staging.package(&package.name);
-            let (installed, compiled) =
-                found.ok_or_else(|| Error::internal("packing packages", format!("{} is missing", package.name)))?;
-            files.extend(installed.files.keys().map(|file| (file.clone(), installed.root.join(file))));
-            bytecode.extend(compiled.map(PathBuf::from));
-        }
-        plans.push((*key, files, bytecode, group.iter().map(|package| package.size).sum::<u64>()));
+impl PackedLayer {
+    /// The key of its group.
+    pub fn key(&self) -> Digest {
+        self.key
     }
-    let (blobs, scratch) = (blobs.clone(), staging.scratch().to_owned());
-    let packed = tokio::task::spawn_blocking(move || {
-        let mut jobs = Vec::new();
-        for (key, files, bytecode, size) in plans {
-            let mut builder = LayerBuilder::new();
-            let site = SITE_DIR.trim_start_matches('/');
-            for (file, source) in files {
-                builder.disk_file(&format!("{site}/{file}"), source)?;
+}
+
+impl Packer {
+    /// Makes layers of what is in `scratch`.
+    pub fn new(blobs: BlobStore, scratch: Arc<TempDir>) -> Self {
+        Self { blobs, scratch, slots: Semaphore::new(processors()) }
+    }
+
+    /// The layer of a group of packages, those that take precedence last.
+    pub async fn pack(&self, key: Digest, group: Vec<Arc<Staged>>) -> Result<PackedLayer> {
+        let _slot = self.slots.acquire().await.map_err(|e| Error::internal(DOING, e))?;
+        let span = info_span!("build.pack", hoistway.build.packages = group.len());
+        let (blobs, scratch) = (self.blobs.clone(), Arc::clone(&self.scratch));
+        let packing = spawn_blocking(move || {
+            let _scratch = scratch;
+            let (layer, blob) = write(&group, &blobs)?;
+            Ok(PackedLayer { key, layer, blob })
+        });
+        let packed: Result<PackedLayer> =
+            packing.instrument(span.clone()).await.map_err(|e| Error::internal(DOING, e))?;
+        match &packed {
+            Ok(PackedLayer { layer, .. }) => {
+                telemetry::set_attribute(&span, "hoistway.build.bytes", i64::try_from(layer.size).unwrap_or(i64::MAX));
             }
-            for directory in bytecode {
-                builder.tree(site, &directory)?;
+            Err(e) => telemetry::set_error(&span, e.code.as_str()),
+        }
+        packed
+    }
+
+    /// Stores layers together, and tells them by their keys.
+    pub async fn store(&self, packed: Vec<PackedLayer>) -> Result<Vec<(Digest, Layer)>> {
+        let mut batch = self.blobs.batch();
+        let storing = spawn_blocking(move || {
+            let mut stored = Vec::new();
+            for PackedLayer { key, layer, blob } in packed {
+                batch.add(blob);
+                stored.push((key, layer));
             }
-            jobs.push(Job { key, builder, size });
-        }
-        store(jobs, &blobs, &scratch)
-    });
-    packed.await.map_err(|e| Error::internal("packing packages", e))?
+            batch.commit()?;
+            Ok(stored)
+        });
+        storing.await.map_err(|e| Error::internal(DOING, e))?
+    }
 }
 
-fn store(jobs: Vec<Job>, blobs: &BlobStore, scratch: &std::path::Path) -> Result<Vec<(Digest, Layer)>> {
-    let mut batch = blobs.batch();
-    let mut made = Vec::new();
-    let (small, large): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.size <= SMALL);
-    // Those that are worth it are compressed by several threads each.
-    for (number, job) in large.into_iter().enumerate() {
-        let file = scratch.join(format!("layer-{number}"));
-        let layer = job.builder.write_to(&file)?;
-        batch.adopt_file(file, &layer.digest)?;
-        made.push((job.key, layer));
-    }
-    for (key, layer, staged) in in_parallel(small, blobs)? {
-        batch.add(staged);
-        made.push((key, layer));
-    }
-    batch.commit()?;
-    Ok(made)
-}
-
-/// Each thread takes the next job until none is left.
-fn in_parallel(jobs: Vec<Job>, blobs: &BlobStore) -> Result<Vec<(Digest, Layer, StagedBlob)>> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
-    let jobs = Mutex::new(jobs.into_iter());
-    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        let mut done = Vec::new();
-        while let Some(job) = next() {
-            let (layer, bytes) = job.builder.to_bytes()?;
-            let mut writer = blobs.writer()?;
-            writer.write_all(&bytes).map_err(|e| Error::internal("writing a layer", e))?;
-            done.push((job.key, layer, writer.finish()));
+fn write(group: &[Arc<Staged>], blobs: &BlobStore) -> Result<(Layer, StagedBlob)> {
+    let mut builder = LayerBuilder::new();
+    let site = SITE_DIR.trim_start_matches('/');
+    let installed = || group.iter().map(|package| &package.installed);
+    for package in installed() {
+        for file in package.files.keys() {
+            builder.disk_file(&format!("{site}/{file}"), package.root.join(file))?;
         }
-        Ok::<_, Error>(done)
+    }
+    for directory in group.iter().filter_map(|package| package.bytecode.as_deref()) {
+        builder.tree(site, directory)?;
+    }
+    let mut blob = blobs.writer()?;
+    let layer = if installed().map(|package| package.size).sum::<u64>() > LARGE {
+        builder.write_to(&mut blob)?
+    } else {
+        let (layer, bytes) = builder.to_bytes()?;
+        blob.write_all(&bytes).map_err(|e| Error::internal("writing a layer", e))?;
+        layer
     };
-    let finished: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(thread::ScopedJoinHandle::join).collect()
-    });
-    let mut all = Vec::new();
-    for done in finished {
-        all.extend(done.map_err(|_| Error::internal("packing packages", "a thread ended early"))??);
-    }
-    Ok(all)
+    Ok((layer, blob.finish()))
 }

@@ -15,26 +15,34 @@ use crate::{
     store::{KeptLock, KnownPackage, PackageSet, Store},
 };
 use disk_quota::DiskQuota;
+use futures_util::future::try_join_all;
 use hoistway_kit::telemetry::{self, within};
 use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
-use layer_grouping::Package;
-use staging::Staging;
+use layer_grouping::{MAX_LAYERS, Package};
+use layers::{PackedLayer, Packer};
+use staging::{Staged, Staging};
 use std::{
     collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    task::spawn_blocking,
+};
 use tracing::{Span, info_span};
 
 /// The time that resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/2";
+/// The number of directories with packages that are there at a time: of builds, and of those that are being removed.
+const STAGES: usize = 4;
 /// The number of files of several packages that are named in the log.
 const MAX_CLASHES: usize = 20;
+const PACKING: &str = "packing packages";
 /// The longest list of packages in the history of an image's layer.
 const MAX_HISTORY: usize = 300;
 
@@ -46,6 +54,7 @@ pub struct Dependencies {
     interpreter: Interpreter,
     blobs: BlobStore,
     quota: DiskQuota,
+    stages: Arc<Semaphore>,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
@@ -89,7 +98,8 @@ impl Dependencies {
         }
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
         let quota = DiskQuota::new(blobs.clone(), max_unpacked);
-        Ok(Self { work, uv, interpreter, blobs, quota, making: StdMutex::default() })
+        let stages = Arc::new(Semaphore::new(STAGES));
+        Ok(Self { work, uv, interpreter, blobs, quota, stages, making: StdMutex::default() })
     }
 
     /// A directory for what is put together before it is stored; emptied at start.
@@ -180,11 +190,21 @@ impl Dependencies {
         log: &BuildLog,
     ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
-        let mut staging = Staging::new(&self.work, uv, target, log, &self.quota).await?;
-        // Grouping depends on the sizes of packages, so those that nobody has seen yet are installed first.
+        let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
+        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()));
+        // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
-        staging.install(&unseen).await?;
-        let seen: Vec<(Digest, KnownPackage)> = unseen.iter().map(|p| (p.key, staging.known(&p.name))).collect();
+        announce(log, unseen.len());
+        let began = Instant::now();
+        let arriving = try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
+        let arrived = staging.while_there_is_room(arriving).await?;
+        let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
+        let (mut staged, mut packed) = (HashMap::new(), Vec::new());
+        for Arrived { key, package, layer } in arrived {
+            seen.push((key, package.as_deref().map(Staged::known).unwrap_or_default()));
+            staged.extend(package.map(|package| (key, package)));
+            packed.extend(layer);
+        }
         known.extend(seen.iter().cloned());
         let installed = known.iter().map(|(key, known)| (*key, known.size > 0)).collect();
 
@@ -200,25 +220,36 @@ impl Dependencies {
         made.retain(|_, layer| self.blobs.contains(&layer.digest));
         keys.iter().for_each(|key| log.dependency_layer(made.contains_key(key)));
 
-        let missing: Vec<(Digest, &[Package])> =
-            keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key)).map(|(k, g)| (*k, &g[..])).collect();
-        let members: HashSet<Digest> = missing.iter().flat_map(|(_, group)| group.iter().map(|p| p.key)).collect();
-        let needed: Vec<&Locked> = locked.iter().filter(|package| members.contains(&package.key)).collect();
-        staging.install(&needed).await?;
-        let compiling = info_span!("build.compile", hoistway.build.packages = needed.len());
-        within(compiling, staging.compile(&needed, STEP_LIMIT)).await?;
-        let packing = info_span!("build.pack", hoistway.build.layers = missing.len());
-        let new = within(packing.clone(), layers::write_layers(&missing, &staging, &self.blobs)).await?;
-        let bytes = new.iter().map(|(_, layer)| layer.size).sum::<u64>();
-        telemetry::set_attribute(&packing, "hoistway.build.bytes", i64::try_from(bytes).unwrap_or(i64::MAX));
+        // Those that are packed as they arrived are missing no more; the others' packages may be known, and not here.
+        let ready: HashSet<Digest> = packed.iter().map(PackedLayer::key).collect();
+        let missing = keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key) && !ready.contains(key));
+        let missing: Vec<(Digest, &[Package])> = missing.map(|(key, group)| (*key, &group[..])).collect();
+        let entries: HashMap<Digest, &Locked> = locked.iter().map(|package| (package.key, package)).collect();
+        let members = missing.iter().flat_map(|(_, group)| group.iter());
+        announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
+        let began = Instant::now();
+        let (entries, staged, stage, packer) = (&entries, &staged, &staging, &packer);
+        let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
+            let members = group.iter().map(|package| async move {
+                if let Some(staged) = staged.get(&package.key) {
+                    return Ok(Arc::clone(staged));
+                }
+                let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
+                let entry = entries.get(&package.key).ok_or_else(lacks)?;
+                stage.package(entry, began).await?.ok_or_else(lacks)
+            });
+            packer.pack(key, try_join_all(members).await?).await
+        }));
+        packed.extend(staging.while_there_is_room(packing).await?);
+        let new = packer.store(packed).await?;
         log.write_line(format!(
             "{} packages in {} layers, {} of them new with {} bytes",
             locked.len(),
             groups.len(),
             new.len(),
-            bytes
+            new.iter().map(|(_, layer)| layer.size).sum::<u64>()
         ));
-        staging.end().await;
+        staging.end();
         store.remember_packages(&seen, &new).await?;
         made.extend(new);
         let layers = keys.iter().zip(&groups).map(|(key, group)| {
@@ -250,6 +281,40 @@ impl Dependencies {
         let maker = Arc::new(Mutex::new(()));
         making.insert(inputs, Arc::downgrade(&maker));
         maker
+    }
+}
+
+/// A package that nobody had seen before.
+struct Arrived {
+    key: Digest,
+    /// Nothing where its marker does not hold.
+    package: Option<Arc<Staged>>,
+    /// Its layer, if it is sure to have one alone.
+    layer: Option<PackedLayer>,
+}
+
+/// Installs and compiles a package of `locked`, and packs it at once where that does not depend on the others.
+async fn arrive(
+    package: &Locked,
+    staging: &Staging<'_>,
+    packer: &Packer,
+    locked: &[Locked],
+    began: Instant,
+) -> Result<Arrived> {
+    let key = package.key;
+    let staged = staging.package(package, began).await?;
+    let layer = match &staged {
+        Some(staged) if locked.len() <= MAX_LAYERS => {
+            Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(staged)]).await?)
+        }
+        _ => None,
+    };
+    Ok(Arrived { key, package: staged, layer })
+}
+
+fn announce(log: &BuildLog, packages: usize) {
+    if packages > 0 {
+        log.write_line(format!("installing {packages} packages"));
     }
 }
 

@@ -10,25 +10,50 @@ use crate::{
     },
     store::KnownPackage,
 };
-use futures_util::{StreamExt, stream};
 use hoistway_kit::telemetry::within;
 use hoistway_model::{Error, Result};
 use std::{
-    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
-    pin::pin,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
 };
 use tempfile::TempDir;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    task::spawn_blocking,
+};
 use tracing::info_span;
 
 /// The number of packages that are installed at a time: most of it is waiting for the package index.
-const AT_ONCE: usize = 8;
-/// The number of packages' files that are checked at a time.
+const INSTALLS_AT_ONCE: usize = 8;
+/// The number of packages' files that are checked at a time: each holds its package's list of files.
 const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
+
+/// The number of packages that are compiled, or packed, at a time: both take processor time and nothing else.
+pub fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).clamp(1, 4)
+}
+
+/// A package on the stage.
+#[derive(Debug)]
+pub struct Staged {
+    pub installed: Installed,
+    /// The directory with its bytecode, if this machine can compile for the target.
+    pub bytecode: Option<PathBuf>,
+}
+
+impl Staged {
+    /// The facts about it that are stored.
+    pub fn known(&self) -> KnownPackage {
+        KnownPackage { size: self.installed.size.max(1), files: self.installed.file_list() }
+    }
+}
 
 /// A scratch directory with installed packages, each in a directory of its own.
 pub struct Staging<'a> {
@@ -36,102 +61,103 @@ pub struct Staging<'a> {
     target: &'a Target,
     log: &'a BuildLog,
     quota: &'a DiskQuota,
-    scratch: TempDir,
-    packages: BTreeMap<String, Installed>,
-    bytecode: HashMap<String, PathBuf>,
-    /// For those whose files are checked now: each holds its package's list of files.
+    /// Whoever reads or writes in it on a thread of its own shares it, so that it is not removed before that ends.
+    scratch: Arc<TempDir>,
+    /// Unpacked bytes of the packages.
+    size: AtomicU64,
+    installs: Semaphore,
     checks: Semaphore,
+    compilations: Semaphore,
+    /// The place of this stage among those that are there, or are being removed.
+    place: OwnedSemaphorePermit,
 }
 
 impl<'a> Staging<'a> {
-    /// An empty stage below `work`.
+    /// An empty stage below `work`, once there is a place for it.
     pub async fn new(
         work: &Path,
+        places: &Arc<Semaphore>,
         uv: &'a Uv,
         target: &'a Target,
         log: &'a BuildLog,
         quota: &'a DiskQuota,
     ) -> Result<Self> {
+        let place = Arc::clone(places).acquire_owned().await.map_err(|e| Error::internal(DOING, e))?;
         let work = work.to_owned();
         let scratch =
             spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
-        let scratch = scratch.map_err(|e| Error::internal(DOING, e))?;
-        let (packages, bytecode, checks) = (BTreeMap::new(), HashMap::new(), Semaphore::new(CHECKS_AT_ONCE));
-        Ok(Self { uv, target, log, quota, scratch, packages, bytecode, checks })
+        let scratch = Arc::new(scratch.map_err(|e| Error::internal(DOING, e))?);
+        Ok(Self {
+            uv,
+            target,
+            log,
+            quota,
+            scratch,
+            size: AtomicU64::new(0),
+            installs: Semaphore::new(INSTALLS_AT_ONCE),
+            checks: Semaphore::new(CHECKS_AT_ONCE),
+            compilations: Semaphore::new(processors()),
+            place,
+        })
     }
 
-    /// Installs those of the packages that are not here yet, each into a directory of its own: no package can touch
-    /// another's files.
-    pub async fn install(&mut self, locked: &[&Locked]) -> Result<()> {
-        let missing: Vec<&Locked> = locked.iter().copied().filter(|p| !self.packages.contains_key(&p.name)).collect();
-        if missing.is_empty() {
-            return Ok(());
+    /// The work on this stage, which ends with an error when the disk is nearly full: installations are dropped, and
+    /// their processes end with them.
+    pub async fn while_there_is_room<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            full = self.quota.runs_out() => Err(full),
         }
-        self.log.write_line(format!("installing {} packages", missing.len()));
-        let installing = info_span!("build.install", hoistway.build.packages = missing.len());
-        let installed = within(installing, self.install_all(missing)).await?;
-        self.packages.extend(installed.into_iter().map(|package| (package.name.clone(), package)));
-        Ok(())
     }
 
-    /// Installs packages while there is room for them.
-    async fn install_all(&self, missing: Vec<&Locked>) -> Result<Vec<Installed>> {
-        let deadline = Instant::now() + STEP_LIMIT;
-        let mut full = pin!(self.quota.runs_out());
-        let installs: Vec<_> = missing.into_iter().map(|package| self.install_alone(package, deadline)).collect();
-        let mut installing = pin!(stream::iter(installs).buffer_unordered(AT_ONCE));
-        let mut installed = Vec::new();
-        let mut size: u64 = self.packages.values().map(|package| package.size).sum();
-        loop {
-            let next = tokio::select! {
-                next = installing.next() => next,
-                // The installation is dropped, and its process ends with it.
-                full = &mut full => return Err(full),
-            };
-            let Some(package) = next.transpose()? else { break };
-            size += package.as_ref().map_or(0, |package| package.size);
-            self.quota.allows(size)?;
-            installed.extend(package);
-        }
-        Ok(installed)
+    /// Installs a package into a directory of its own, so that no package can touch another's files, and compiles it;
+    /// nothing when its marker does not hold here. `began` is when the work on it and its like did.
+    pub async fn package(&self, package: &Locked, began: Instant) -> Result<Option<Arc<Staged>>> {
+        let name = package.name.clone();
+        let installing = info_span!("build.install", hoistway.build.package = name);
+        let Some(installed) = within(installing, self.install(package, began)).await? else { return Ok(None) };
+        let size = installed.size;
+        self.quota.allows(size + self.size.fetch_add(size, Ordering::Relaxed))?;
+        let compiling = info_span!("build.compile", hoistway.build.package = name);
+        let bytecode = within(compiling, self.compile(&installed, began)).await?;
+        Ok(Some(Arc::new(Staged { installed, bytecode })))
     }
 
-    async fn install_alone(
+    async fn install(
         &self,
         Locked { name, version, entry, .. }: &Locked,
-        deadline: Instant,
+        began: Instant,
     ) -> Result<Option<Installed>> {
+        let installing = slot(&self.installs).await?;
         let directory = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.write_line(line);
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = STEP_LIMIT.saturating_sub(began.elapsed());
         let lock = Lock::parse(entry)?;
-        let installing = self.uv.install(&lock, &directory, self.target, left, &report);
-        installing.await.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
-        let package = name.clone();
-        let _slot = self.checks.acquire().await.map_err(|e| Error::internal("checking an installed package", e))?;
-        let taken = spawn_blocking(move || installed::take_stock(&directory, &package)).await;
-        let installed = taken.map_err(|e| Error::internal("taking stock of an installed package", e))??;
+        let installed = self.uv.install(&lock, &directory, self.target, left, &report).await;
+        installed.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
+        drop(installing);
+        let (package, scratch) = (name.clone(), Arc::clone(&self.scratch));
+        let _slot = slot(&self.checks).await?;
+        let taken = spawn_blocking(move || {
+            let _scratch = scratch;
+            installed::take_stock(&directory, &package)
+        });
+        let installed = taken.await.map_err(|e| Error::internal("taking stock of an installed package", e))??;
         if installed.is_some() {
             self.log.write_line(format!("  {name} {version}"));
         }
         Ok(installed)
     }
 
-    /// Compiles packages that are here, if this machine can.
-    pub async fn compile(&mut self, locked: &[&Locked], limit: Duration) -> Result<()> {
-        let Some(compiler) = self.target.compiler() else { return Ok(()) };
-        let mut outs = Vec::new();
-        for package in locked {
-            if self.packages.contains_key(&package.name) {
-                outs.push((package.name.clone(), self.directory("bytecode", &package.name, Role::Reader).await?));
-            }
-        }
-        let todo: Vec<(&Installed, PathBuf)> =
-            outs.iter().filter_map(|(name, out)| Some((self.packages.get(name)?, out.clone()))).collect();
-        installed::compile(&todo, compiler, self.uv.sandbox(), limit).await?;
-        drop(todo);
-        self.bytecode.extend(outs);
-        Ok(())
+    /// Compiles a package, if this machine can; the directory with its bytecode.
+    async fn compile(&self, package: &Installed, began: Instant) -> Result<Option<PathBuf>> {
+        let Some(compiler) = self.target.compiler() else { return Ok(None) };
+        let _slot = slot(&self.compilations).await?;
+        let out = self.directory("bytecode", &package.name, Role::Reader).await?;
+        // The last package to be installed has as long as the first.
+        let left = (2 * STEP_LIMIT).saturating_sub(began.elapsed());
+        installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), left).await?;
+        Ok(Some(out))
     }
 
     /// A new directory for something of a package, which a program of this kind writes.
@@ -143,24 +169,21 @@ impl<'a> Staging<'a> {
         Ok(path)
     }
 
-    /// The facts about a package that are stored; nothing if it is not here.
-    pub fn known(&self, name: &str) -> KnownPackage {
-        let known = |p: &Installed| KnownPackage { size: p.size.max(1), files: p.file_list() };
-        self.packages.get(name).map(known).unwrap_or_default()
+    /// The directory, which stays as long as this is shared.
+    pub fn scratch(&self) -> &Arc<TempDir> {
+        &self.scratch
     }
 
-    /// The files of a package and the directory with its bytecode.
-    pub fn package(&self, name: &str) -> Option<(&Installed, Option<&Path>)> {
-        Some((self.packages.get(name)?, self.bytecode.get(name).map(PathBuf::as_path)))
+    /// Removes everything, which nobody waits for: thousands of files take their time.
+    pub fn end(self) {
+        let (scratch, place) = (self.scratch, self.place);
+        spawn_blocking(move || {
+            drop(scratch);
+            drop(place);
+        });
     }
+}
 
-    /// A directory for finished layers.
-    pub fn scratch(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    /// Removes everything; deleting thousands of files takes its time.
-    pub async fn end(self) {
-        let _ = spawn_blocking(move || self.scratch.close()).await;
-    }
+async fn slot(of: &Semaphore) -> Result<SemaphorePermit<'_>> {
+    of.acquire().await.map_err(|e| Error::internal("waiting for other packages", e))
 }

@@ -130,13 +130,9 @@ impl LayerBuilder {
         self.entries.is_empty()
     }
 
-    /// Writes the layer to a file and returns its description; two threads compress. Not synced to disk.
-    pub fn write_to(&self, file: &Path) -> Result<Layer> {
-        let failed = |e: io::Error| Error::internal("writing a layer", e);
-        let mut out = io::BufWriter::new(fs::File::create(file).map_err(failed)?);
-        let layer = gzip::parallel(&mut out, |sink| self.write_archive(sink)).map_err(failed)?;
-        out.into_inner().map_err(|e| failed(e.into_error()))?;
-        Ok(layer)
+    /// Writes the layer in large pieces and returns its description; several threads compress.
+    pub fn write_to(&self, out: &mut (dyn io::Write + Send)) -> Result<Layer> {
+        gzip::parallel(out, |sink| self.write_archive(sink)).map_err(|e| Error::internal("writing a layer", e))
     }
 
     /// The layer in memory, for small ones; the same bytes as [`LayerBuilder::write_to`].

@@ -35,7 +35,7 @@ async fn a_file_that_takes_all_memory_has_no_bytecode_and_its_neighbour_has() {
     let files = [("large.py", bomb(10 << 20)), ("fine.py", "x = 1\n".into())];
     let (package, out) = package(&place, &files);
     let sandbox = place.sandbox.for_build().await.unwrap();
-    installed::compile(&[(&package, out.clone())], &place.python, &sandbox, LIMIT).await.unwrap();
+    installed::compile(&package, &out, &place.python, &sandbox, 1, LIMIT).await.unwrap();
     assert_eq!(bytecode(&out, "large"), 0);
     assert!(bytecode(&out, "fine") > 0);
 }
@@ -51,7 +51,7 @@ async fn a_build_beyond_its_memory_ends_with_the_package_and_what_to_do() {
         return;
     }
     let (package, out) = package(&place, &[("dense.py", bomb(2_000_000))]);
-    let e = installed::compile(&[(&package, out)], &place.python, &sandbox, LIMIT).await.unwrap_err();
+    let e = installed::compile(&package, &out, &place.python, &sandbox, 1, LIMIT).await.unwrap_err();
     assert_eq!(e.code, Code::BuildFailed);
     let said = format!("{e} {:?}", e.details);
     assert!(said.contains("bomb") && said.contains("max_memory_bytes") && said.contains("48 MiB"), "{said}");

@@ -5,15 +5,9 @@ use crate::python::{
     Interpreter, Sandbox, process,
     sandbox::{FileAccess, Role},
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
 use hoistway_model::{Code, Error, Result, image::SITE_DIR};
 use serde::Serialize;
-use std::{
-    io,
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, path::Path, time::Duration};
 
 /// Compiles packages.
 const SCRIPT: &str = include_str!("../site.py");
@@ -37,33 +31,24 @@ pub struct Sources<'a> {
     pub out: &'a Path,
 }
 
-/// Compiles packages, each into a directory of its own that [`Sandbox::make_dir`] made, and each by a process that
-/// reaches no other's: what a file does to the compiler is done to its own package. `limit` is for all of them.
+/// Compiles a package into a directory that [`Sandbox::make_dir`] made, by a process that reaches no other's: what a
+/// file does to the compiler is done to its own package. A large one is compiled by so many processes at a time.
 pub async fn compile(
-    packages: &[(&Installed, PathBuf)],
+    package: &Installed,
+    out: &Path,
     interpreter: &Interpreter,
     sandbox: &Sandbox,
+    at_once: usize,
     limit: Duration,
 ) -> Result<()> {
-    let at_once = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
-    let sources = |package: &'_ Installed| -> Vec<String> {
-        package.files.keys().filter(|f| f.ends_with(".py") && !f.starts_with(BIN)).cloned().collect()
-    };
-    let mut todo: Vec<_> = packages.iter().map(|(package, out)| (*package, out, sources(package))).collect();
-    todo.retain(|(.., files)| !files.is_empty());
-    // Those that take longest first.
-    todo.sort_by_key(|(.., files)| std::cmp::Reverse(files.len()));
-    let deadline = Instant::now() + limit;
-    let compiling: Vec<_> = todo
-        .iter()
-        .map(|(package, out, files)| async move {
-            let forks = if files.len() > LARGE { at_once } else { 1 };
-            let left = deadline.saturating_duration_since(Instant::now());
-            let sources = Sources { name: &package.name, in_image: SITE_DIR, root: &package.root, files, out };
-            compile_sources(&sources, forks, interpreter, sandbox, left).await
-        })
-        .collect();
-    stream::iter(compiling).buffer_unordered(at_once).try_collect().await
+    let files: Vec<String> =
+        package.files.keys().filter(|file| file.ends_with(".py") && !file.starts_with(BIN)).cloned().collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let forks = if files.len() > LARGE { at_once } else { 1 };
+    let sources = Sources { name: &package.name, in_image: SITE_DIR, root: &package.root, files: &files, out };
+    compile_sources(&sources, forks, interpreter, sandbox, limit).await
 }
 
 /// Compiles in so many processes at a time, which reach nothing but these sources.

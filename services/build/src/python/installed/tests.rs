@@ -49,8 +49,10 @@ fn taken(root: &Path, name: &str) -> Installed {
 /// The layer of the first of the packages, compiled together with the others.
 async fn layer(packages: &[&Installed], python: &Interpreter) -> Layer {
     let out = tempfile::tempdir().unwrap();
-    let list: Vec<_> = packages.iter().rev().map(|package| (*package, out.path().join(&package.name))).collect();
-    compile(&list, python, &Sandbox::default(), LIMIT).await.unwrap();
+    for package in packages.iter().rev() {
+        let out = out.path().join(&package.name);
+        compile(package, &out, python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+    }
     let mut layer = LayerBuilder::new();
     let package = packages[0];
     for file in package.files.keys() {
@@ -96,7 +98,7 @@ async fn bytecode_is_used_unchecked_and_what_does_not_compile_hides_what_is_belo
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("site");
     install(&root, "pkg", &FILES, "uv");
-    compile(&[(&taken(&root, "pkg"), root.clone())], &python, &Sandbox::default(), LIMIT).await.unwrap();
+    compile(&taken(&root, "pkg"), &root, &python, &Sandbox::default(), 1, LIMIT).await.unwrap();
     // A changed source is not looked at: the bytecode alone decides. But where that is empty the source is read.
     write(&root, "single.py", "raise SystemExit('source was read')");
     write(&root, "pkg/broken.py", "FINE = 3");
@@ -225,7 +227,7 @@ async fn a_source_that_would_take_gigabytes_to_compile_has_no_bytecode() {
     let root = dir.path().join("site");
     let huge = format!("X = [{}]\n", "[],".repeat(1 << 20));
     install(&root, "pkg", &[("huge.py", &huge), ("small.py", "X = 1\n")], "uv");
-    compile(&[(&taken(&root, "pkg"), root.clone())], &python, &Sandbox::default(), LIMIT).await.unwrap();
+    compile(&taken(&root, "pkg"), &root, &python, &Sandbox::default(), 1, LIMIT).await.unwrap();
     let mut sizes: Vec<(String, u64)> = fs::read_dir(root.join("__pycache__"))
         .unwrap()
         .flatten()

@@ -27,7 +27,10 @@ use std::{
     env,
     ffi::OsStr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -67,6 +70,8 @@ pub struct Uv {
     /// Knows the passwords of the operator's indexes.
     masker: Arc<Masker>,
     program: Arc<OnceCell<Program>>,
+    /// Whether it is being installed before anybody needs it.
+    preinstalling: Arc<AtomicBool>,
     /// Shared by every use of the cache; whoever empties it has it alone.
     cache: Arc<RwLock<()>>,
     sandbox: Sandbox,
@@ -82,7 +87,15 @@ impl Uv {
 
     fn with(data: &Path, settings: Settings, sandbox: Sandbox) -> Self {
         let masker = Arc::new(Masker::new(&settings.secrets()));
-        Self { data: data.to_owned(), settings, masker, program: Arc::default(), cache: Arc::default(), sandbox }
+        Self {
+            data: data.to_owned(),
+            settings,
+            masker,
+            program: Arc::default(),
+            preinstalling: Arc::default(),
+            cache: Arc::default(),
+            sandbox,
+        }
     }
 
     /// The same with a control group for one build.
@@ -104,6 +117,22 @@ impl Uv {
         let message =
             format!("packages cannot be installed: neither uv nor pip (of {python}) was found; install either");
         Err(Error::new(Code::RequirementFailed, message))
+    }
+
+    /// Installs uv where there is none yet, so that the first build does not wait for it. If that fails, the first build
+    /// tries again and tells why.
+    pub async fn preinstall(&self, interpreter: &Interpreter) {
+        let is_there = tool::on_path().next().is_some() || tool::installed(&self.data).is_file();
+        if is_there || interpreter.pip.is_none() {
+            return;
+        }
+        self.preinstalling.store(true, Ordering::Release);
+        let installed = self.program(interpreter, &|_| ()).await;
+        self.preinstalling.store(false, Ordering::Release);
+        match installed {
+            Ok(_) => tracing::info!("installed uv {}", tool::VERSION),
+            Err(e) => tracing::info!("uv is not installed yet, and is again when packages are needed: {e}"),
+        }
     }
 
     /// Resolves requirements for a target; versions of a `former` lock are kept where they still fit. `limit` is
@@ -263,6 +292,9 @@ impl Uv {
 
     /// The program, found or installed by the first caller while others wait.
     async fn program(&self, interpreter: &Interpreter, report: Report<'_>) -> Result<&Program> {
+        if self.preinstalling.load(Ordering::Acquire) && !self.program.initialized() {
+            report(&format!("waiting for uv {}, which is being installed", tool::VERSION));
+        }
         self.program.get_or_try_init(|| self.find(interpreter, report)).await
     }
 

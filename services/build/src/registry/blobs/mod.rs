@@ -12,7 +12,7 @@ use hoistway_model::{Code, Digest, Error, Result, digest::Hasher};
 use std::{
     fmt,
     fs::File,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -106,14 +106,6 @@ impl BlobStore {
         Ok(digest)
     }
 
-    /// Moves the file at `path` into the store, durably, if its content has this digest. The file must be on the same
-    /// file system; it is gone afterwards, also when it is refused.
-    pub fn adopt_file(&self, path: PathBuf, digest: &Digest) -> Result<()> {
-        let mut batch = self.batch();
-        batch.adopt_file(path, digest)?;
-        batch.commit()
-    }
-
     /// Begins a batch: one flush for each new file and one for the directory, however many blobs.
     pub fn batch(&self) -> Batch {
         Batch { store: self.clone(), staged: Vec::new() }
@@ -203,19 +195,6 @@ impl Batch {
         digest
     }
 
-    /// Adds a file after reading it whole to check its digest. The file must be on the same file system; it is gone
-    /// afterwards, also when it is refused.
-    pub fn adopt_file(&mut self, path: PathBuf, digest: &Digest) -> Result<()> {
-        let path = TempPath::try_from_path(path).map_err(storing)?;
-        let mut file = File::open(&path).map_err(storing)?;
-        let (found, size) = hash(&mut file).map_err(storing)?;
-        if found != *digest {
-            return Err(Error::new(Code::InvalidArgument, format!("the content is {found}, not {digest}")));
-        }
-        self.staged.push(StagedBlob { file, path, digest: found, size });
-        Ok(())
-    }
-
     /// Stores everything; afterwards it survives a power cut.
     pub fn commit(self) -> Result<()> {
         let new: Vec<_> = self.staged.into_iter().filter(|blob| !self.store.contains(&blob.digest)).collect();
@@ -287,21 +266,6 @@ impl Write for BlobWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-fn hash(file: &mut File) -> io::Result<(Digest, u64)> {
-    let (mut hasher, mut size, mut buffer) = (Hasher::new(), 0, vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok((hasher.finish(), size)),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
     }
 }
 

@@ -313,6 +313,9 @@ pub async fn run(args: UpArgs) -> Result<()> {
         tls: agent_config.tls.load()?,
     };
     let agent_service = agent::open(&agent_config, &agent_deps).await?;
+    if let Some(layers) = agent_service.unpacked_layers() {
+        build_service.unpack_layers_into(layers);
+    }
     let agent_server = agent::grpc(agent_service.handle(), agent_service.identities(), &agent_deps)?;
 
     let tool_credentials = tool_server.clone().into_local_with(&shared.egress_token);

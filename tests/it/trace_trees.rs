@@ -83,6 +83,9 @@ fn check(collector: &Collector, key: &str, service: impl Fn(&'static str) -> Str
     for phase in ["pull", "unpack_layer", "prepare", "launch", "wait_until_ready"] {
         has(&deploy, "agent", "agent.start", &format!("agent.{phase}"));
     }
+    // Runtime, package and source; in one process the package's layer is unpacked where it is made.
+    let pulled = deploy.spans.iter().filter(|e| e.span.name == "agent.unpack_layer").count();
+    assert_eq!(pulled, if service("agent") == service("build") { 2 } else { 3 }, "{deploy}");
     let packages = deploy.named("build.dependencies");
     assert_eq!(attribute(packages, "hoistway.build.packages").as_deref(), Some("1"), "{deploy}");
     let request = deploy.named("POST /api/deploy");

@@ -23,6 +23,7 @@ pub mod revision;
 pub mod source;
 mod text_serde;
 pub mod tool;
+pub mod unpacked_layers;
 pub mod usage;
 pub mod watch;
 

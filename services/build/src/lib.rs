@@ -47,7 +47,7 @@ use hoistway_kit::{
     token::{ApiKey, ServiceToken},
     web,
 };
-use hoistway_model::{Code, Error, Result};
+use hoistway_model::{Code, Error, Result, unpacked_layers::UnpackedLayers};
 use image_retention::ImageRetention;
 use metrics::BuildMetrics;
 use pipeline::Pipeline;
@@ -55,7 +55,12 @@ use python::{Interpreter, Sandbox, Uv};
 use registry::{BlobStore, Holder, ManifestStore, RegistryState, Space};
 use remote_registry::{ImagePusher, RemoteRegistries};
 use service::Limits;
-use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use store::{Bounds, Store};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +120,7 @@ pub struct Opened {
     sandbox: Sandbox,
     tidying: CleanupConfig,
     preinstalls_uv: bool,
+    unpacked: Arc<OnceLock<Arc<dyn UnpackedLayers>>>,
     _lock: DirLock,
 }
 
@@ -142,7 +148,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), sandbox.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
     let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
-    let packages = dependencies.available();
+    let (packages, unpacked) = (dependencies.available(), dependencies.unpacked());
     let logins = RegistryLogins::new(config.docker_config.clone());
     let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));
     let base = base_image(config, &interpreter, &remotes)?;
@@ -186,6 +192,7 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
         sandbox,
         tidying,
         preinstalls_uv: config.preinstall_uv,
+        unpacked,
         _lock: lock,
     })
 }
@@ -229,6 +236,12 @@ impl Opened {
     /// The interpreter that agents are built for.
     pub fn interpreter(&self) -> &Interpreter {
         &self.interpreter
+    }
+
+    /// Has the packages' layers of all builds to come unpacked where agents are started, in this process. Others are
+    /// pulled. A second call changes nothing.
+    pub fn unpack_layers_into(&self, layers: Arc<dyn UnpackedLayers>) {
+        let _ = self.unpacked.set(layers);
     }
 
     /// Whether packages can be installed; if not, the text says what is missing.

@@ -20,6 +20,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 use tokio::{sync::mpsc, task::spawn_blocking};
 
@@ -29,6 +30,9 @@ const TEMPORARY: &str = ".tmp-";
 const SITE: &str = "site-";
 /// The file that says which start of the machine the layers were unpacked in.
 const BOOT: &str = ".boot";
+/// The time for which a layer that was made on this machine stays without a revision that uses it: as long as the deploy
+/// that it is for may take.
+const ADOPTED_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// The layers of this machine.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub struct LayerStore {
 struct State {
     /// The number of revisions that use a layer. What is not here may be deleted.
     pins: HashMap<Digest, usize>,
+    /// When layers were made on this machine, ahead of the revisions that use them.
+    adopted: HashMap<Digest, Instant>,
     /// Who unpacks a layer: one at a time.
     turns: HashMap<Digest, Weak<tokio::sync::Mutex<()>>>,
 }
@@ -118,9 +124,8 @@ impl LayerStore {
     pub async fn unpack(&self, expected: Expected, blob: mpsc::Receiver<io::Result<Bytes>>) -> Result<(), Unreadable> {
         let (dir, bounds, target) = (Arc::clone(&self.dir), self.bounds, self.path(&expected.blob));
         let unpacked = spawn_blocking(move || {
-            let temp = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&*dir)?;
-            let unpacked = unpack(Chunks { blob, chunk: Bytes::new() }, temp.path(), expected, bounds);
-            let temp = temp.keep();
+            let temp = temporary(&dir)?;
+            let unpacked = unpack(Chunks { blob, chunk: Bytes::new() }, &temp, expected, bounds);
             if let Err(e) = unpacked.and_then(|()| Ok(std::fs::rename(&temp, &target)?)) {
                 delete(&temp);
                 return Err(e);
@@ -131,6 +136,35 @@ impl LayerStore {
             Ok(result) => result,
             Err(e) => Err(Unreadable::Disk(io::Error::other(e))),
         }
+    }
+
+    /// The size limits of a layer.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// A new, empty directory for a layer that is not complete. Blocks.
+    pub(super) fn temporary(&self) -> io::Result<PathBuf> {
+        temporary(&self.dir)
+    }
+
+    /// Removes such a directory. Blocks.
+    pub(super) fn discard(&self, temporary: &Path) {
+        delete(temporary);
+    }
+
+    /// Makes such a directory the layer, which stays for a while even if no revision uses it yet. Blocks.
+    pub(super) fn adopt(&self, temporary: &Path, layer: &Digest) -> io::Result<()> {
+        let turn = self.turn(layer);
+        let _turn = turn.blocking_lock();
+        lock(&self.state).adopted.insert(*layer, Instant::now());
+        let target = self.path(layer);
+        if target.is_dir() {
+            delete(temporary);
+            return Ok(());
+        }
+        std::fs::rename(temporary, &target)?;
+        std::fs::set_permissions(&target, Permissions::from_mode(0o555))
     }
 
     /// Finds the parts of an image in its layers, lowest first; nothing if one is missing. What is kept on disk for
@@ -176,7 +210,7 @@ impl LayerStore {
             if target.is_dir() {
                 return Ok(target);
             }
-            let temp = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(&*dir)?.keep();
+            let temp = temporary(&dir)?;
             let paths: Vec<PathBuf> = layers.into_iter().map(|(_, path)| path).collect();
             let merged = site_packages::merge(&paths, &temp).and_then(|()| seal(&temp, true));
             if let Err(e) = merged.and_then(|()| std::fs::rename(&temp, &target)) {
@@ -211,12 +245,14 @@ impl LayerStore {
     }
 
     fn sweep_now(&self) {
+        lock(&self.state).adopted.retain(|_, when| when.elapsed() < ADOPTED_FOR);
         for (digest, path) in self.named(SITE).into_iter().chain(self.named("")) {
             let trash = self.dir.join(format!("{TEMPORARY}gone-{}", digest.hex()));
             {
                 // Whoever wants it from now on pins it first, and then finds it gone.
                 let state = lock(&self.state);
-                if state.pins.contains_key(&digest) || std::fs::rename(&path, &trash).is_err() {
+                let is_used = state.pins.contains_key(&digest) || state.adopted.contains_key(&digest);
+                if is_used || std::fs::rename(&path, &trash).is_err() {
                     continue;
                 }
             }
@@ -254,6 +290,10 @@ impl LayerStore {
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn temporary(dir: &Path) -> io::Result<PathBuf> {
+    Ok(tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(dir)?.keep())
 }
 
 /// Deletes a tree whose directories are read-only.

@@ -1,5 +1,6 @@
 //! Images: asking registries, pulling, and unpacking the layers of those that our build service wrote.
 
+mod arriving;
 mod layers;
 mod registry;
 mod site_packages;

@@ -94,6 +94,11 @@ pub fn unpack(blob: impl Read, dir: &Path, expected: Expected, bounds: Bounds) -
     }
 }
 
+/// Unpacks an archive that is not compressed, under the same rules; its digest. Blocks.
+pub(super) fn unpack_archive(archive: impl Read, dir: &Path, bounds: Bounds) -> Result<Digest> {
+    Ok(extract(Tally::new(archive, bounds.bytes), dir, bounds)?.1)
+}
+
 fn check(what: &str, expected: Digest, actual: Digest) -> Result<()> {
     if expected == actual {
         return Ok(());

@@ -46,6 +46,7 @@ use hoistway_model::{
     page::{Page, PageQuery},
     revision::{Derivation, Diff, Revision, RevisionRef},
     tool::BoundTool,
+    unpacked_layers::UnpackedLayers,
     watch::Updates,
 };
 pub(crate) use open::Parts;
@@ -122,6 +123,11 @@ impl Service {
     /// The isolation of agents, as enforced.
     pub fn isolation(&self) -> Isolation {
         self.runtime.isolation()
+    }
+
+    /// The unpacked layers, for those who make layers in this process; nothing if agents run from whole images.
+    pub fn unpacked_layers(&self) -> Option<Arc<dyn UnpackedLayers>> {
+        (!self.runtime.runs_images()).then(|| Arc::new(self.images.store().clone()) as Arc<dyn UnpackedLayers>)
     }
 
     fn supervisors(&self) -> MutexGuard<'_, HashMap<RevisionId, Arc<RevisionSupervisor>>> {

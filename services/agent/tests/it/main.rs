@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod arriving_layers;
 mod conformance;
 mod egress_identities;
 mod end_to_end;

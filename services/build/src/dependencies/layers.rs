@@ -6,14 +6,19 @@ use crate::{
     registry::{BlobStore, StagedBlob},
 };
 use hoistway_kit::telemetry;
-use hoistway_model::{Digest, Error, Result, image::SITE_DIR};
-use std::{io::Write, sync::Arc};
+use hoistway_model::{
+    Digest, Error, Result,
+    image::SITE_DIR,
+    unpacked_layers::{UnpackedLayers, UnpackingLayer},
+};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::{Instrument, info_span};
 
-/// From this many unpacked bytes on a layer is compressed by several threads, and not in memory.
-const LARGE: u64 = 16 << 20;
 const DOING: &str = "packing packages";
 
 /// Makes layers. Their bytes depend on the packages in them alone.
@@ -21,6 +26,8 @@ pub struct Packer {
     blobs: BlobStore,
     /// Where the packages are.
     scratch: Arc<TempDir>,
+    /// Where layers are unpacked as well, if agents run in this process.
+    unpacked: Option<Arc<dyn UnpackedLayers>>,
     slots: Semaphore,
 }
 
@@ -40,18 +47,18 @@ impl PackedLayer {
 
 impl Packer {
     /// Makes layers of what is in `scratch`.
-    pub fn new(blobs: BlobStore, scratch: Arc<TempDir>) -> Self {
-        Self { blobs, scratch, slots: Semaphore::new(processors()) }
+    pub fn new(blobs: BlobStore, scratch: Arc<TempDir>, unpacked: Option<Arc<dyn UnpackedLayers>>) -> Self {
+        Self { blobs, scratch, unpacked, slots: Semaphore::new(processors()) }
     }
 
     /// The layer of a group of packages, those that take precedence last.
     pub async fn pack(&self, key: Digest, group: Vec<Arc<Staged>>) -> Result<PackedLayer> {
         let _slot = self.slots.acquire().await.map_err(|e| Error::internal(DOING, e))?;
         let span = info_span!("build.pack", hoistway.build.packages = group.len());
-        let (blobs, scratch) = (self.blobs.clone(), Arc::clone(&self.scratch));
+        let (blobs, scratch, unpacked) = (self.blobs.clone(), Arc::clone(&self.scratch), self.unpacked.clone());
         let packing = spawn_blocking(move || {
             let _scratch = scratch;
-            let (layer, blob) = write(&group, &blobs)?;
+            let (layer, blob) = write(&group, &blobs, unpacked.as_deref())?;
             Ok(PackedLayer { key, layer, blob })
         });
         let packed: Result<PackedLayer> =
@@ -81,25 +88,59 @@ impl Packer {
     }
 }
 
-fn write(group: &[Arc<Staged>], blobs: &BlobStore) -> Result<(Layer, StagedBlob)> {
+fn write(
+    group: &[Arc<Staged>],
+    blobs: &BlobStore,
+    unpacked: Option<&dyn UnpackedLayers>,
+) -> Result<(Layer, StagedBlob)> {
     let mut builder = LayerBuilder::new();
     let site = SITE_DIR.trim_start_matches('/');
-    let installed = || group.iter().map(|package| &package.installed);
-    for package in installed() {
-        for file in package.files.keys() {
-            builder.disk_file(&format!("{site}/{file}"), package.root.join(file))?;
+    for Staged { installed, .. } in group.iter().map(Arc::as_ref) {
+        for file in installed.files.keys() {
+            builder.disk_file(&format!("{site}/{file}"), installed.root.join(file))?;
         }
     }
     for directory in group.iter().filter_map(|package| package.bytecode.as_deref()) {
         builder.tree(site, directory)?;
     }
+    let mut unpacking = Unpacking::begin(unpacked);
     let mut blob = blobs.writer()?;
-    let layer = if installed().map(|package| package.size).sum::<u64>() > LARGE {
-        builder.write_to(&mut blob)?
-    } else {
-        let (layer, bytes) = builder.to_bytes()?;
-        blob.write_all(&bytes).map_err(|e| Error::internal("writing a layer", e))?;
-        layer
-    };
+    let layer = builder.write_to(&mut blob, &mut unpacking)?;
+    unpacking.finish(&layer);
     Ok((layer, blob.finish()))
+}
+
+/// A layer that is unpacked while it is made. That it cannot be is no reason not to make it: it is pulled then.
+struct Unpacking(Option<Box<dyn UnpackingLayer>>);
+
+impl Unpacking {
+    fn begin(unpacked: Option<&dyn UnpackedLayers>) -> Self {
+        Self(unpacked.and_then(|unpacked| unpacked.begin().inspect_err(Self::failed).ok()))
+    }
+
+    fn finish(self, layer: &Layer) {
+        if let Some(Err(e)) = self.0.map(|unpacking| unpacking.finish(layer.digest, layer.diff_id)) {
+            Self::failed(&e);
+        }
+    }
+
+    fn failed(e: &io::Error) {
+        tracing::info!("a new layer is not unpacked, but pulled: {e}");
+    }
+}
+
+impl Write for Unpacking {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(unpacking) = &mut self.0
+            && let Err(e) = unpacking.write_all(bytes)
+        {
+            Self::failed(&e);
+            self.0 = None;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

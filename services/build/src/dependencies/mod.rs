@@ -17,7 +17,10 @@ use crate::{
 use disk_quota::DiskQuota;
 use futures_util::future::try_join_all;
 use hoistway_kit::telemetry::{self, within};
-use hoistway_model::{Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements};
+use hoistway_model::{
+    Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements,
+    unpacked_layers::UnpackedLayers,
+};
 use layer_grouping::{MAX_LAYERS, Package};
 use layers::{PackedLayer, Packer};
 use staging::{Staged, Staging};
@@ -25,7 +28,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex as StdMutex, PoisonError, Weak},
+    sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -55,6 +58,7 @@ pub struct Dependencies {
     blobs: BlobStore,
     quota: DiskQuota,
     stages: Arc<Semaphore>,
+    unpacked: Arc<OnceLock<Arc<dyn UnpackedLayers>>>,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,
 }
@@ -99,7 +103,7 @@ impl Dependencies {
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
         let quota = DiskQuota::new(blobs.clone(), max_unpacked);
         let stages = Arc::new(Semaphore::new(STAGES));
-        Ok(Self { work, uv, interpreter, blobs, quota, stages, making: StdMutex::default() })
+        Ok(Self { work, uv, interpreter, blobs, quota, stages, unpacked: Arc::default(), making: StdMutex::default() })
     }
 
     /// A directory for what is put together before it is stored; emptied at start.
@@ -110,6 +114,11 @@ impl Dependencies {
     /// Starts programs.
     pub fn sandbox(&self) -> &Sandbox {
         self.uv.sandbox()
+    }
+
+    /// Where new layers are unpacked as well, once it is set.
+    pub fn unpacked(&self) -> Arc<OnceLock<Arc<dyn UnpackedLayers>>> {
+        Arc::clone(&self.unpacked)
     }
 
     /// Whether packages can be installed at all; the error says in one line what is missing.
@@ -191,12 +200,13 @@ impl Dependencies {
     ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
-        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()));
+        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()), self.unpacked.get().cloned());
         // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         announce(log, unseen.len());
         let began = Instant::now();
-        let arriving = try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
+        let arriving =
+            try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
         let arrived = staging.while_there_is_room(arriving).await?;
         let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
         let (mut staged, mut packed) = (HashMap::new(), Vec::new());

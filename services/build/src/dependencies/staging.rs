@@ -123,11 +123,7 @@ impl<'a> Staging<'a> {
         Ok(Some(Arc::new(Staged { installed, bytecode })))
     }
 
-    async fn install(
-        &self,
-        Locked { name, version, entry, .. }: &Locked,
-        began: Instant,
-    ) -> Result<Option<Installed>> {
+    async fn install(&self, Locked { name, version, entry, .. }: &Locked, began: Instant) -> Result<Option<Installed>> {
         let installing = slot(&self.installs).await?;
         let directory = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.write_line(line);

@@ -6,6 +6,22 @@ use tar::{EntryType, Header};
 
 const BLOCK: usize = 512;
 
+/// Writes the same to both.
+pub(super) struct Both<'a>(pub &'a mut dyn Write, pub &'a mut dyn Write);
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.write_all(&bytes[..written])?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.1.flush()
+    }
+}
+
 /// A directory.
 pub(super) fn directory(out: &mut dyn Write, path: &str) -> io::Result<()> {
     header(out, &format!("{path}/"), EntryType::Directory, 0o755, 0, "")

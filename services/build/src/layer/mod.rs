@@ -130,9 +130,11 @@ impl LayerBuilder {
         self.entries.is_empty()
     }
 
-    /// Writes the layer in large pieces and returns its description; several threads compress.
-    pub fn write_to(&self, out: &mut (dyn io::Write + Send)) -> Result<Layer> {
-        gzip::parallel(out, |sink| self.write_archive(sink)).map_err(|e| Error::internal("writing a layer", e))
+    /// Writes the layer in large pieces and returns its description; several threads compress. `archive` gets the same
+    /// without compression.
+    pub fn write_to(&self, out: &mut (dyn io::Write + Send), archive: &mut dyn io::Write) -> Result<Layer> {
+        let written = gzip::parallel(out, |sink| self.write_archive(&mut archive::Both(sink, archive)));
+        written.map_err(|e| Error::internal("writing a layer", e))
     }
 
     /// The layer in memory, for small ones; the same bytes as [`LayerBuilder::write_to`].

@@ -84,8 +84,8 @@ fn a_tree_on_disk_is_the_same_in_memory_and_in_a_file() {
     let mut layer = LayerBuilder::new();
     layer.tree("/opt/x", &root).unwrap();
     let (described, bytes) = layer.to_bytes().unwrap();
-    let mut file = Vec::new();
-    assert_eq!(layer.write_to(&mut file).unwrap(), described);
+    let (mut file, mut plain) = (Vec::new(), Vec::new());
+    assert_eq!(layer.write_to(&mut file, &mut plain).unwrap(), described);
     assert_eq!(file, bytes);
     let entries = unpack(&bytes);
     let find = |name: &str| entries.iter().find(|e| e.0 == name).unwrap();
@@ -99,6 +99,7 @@ fn a_tree_on_disk_is_the_same_in_memory_and_in_a_file() {
         out
     };
     assert_eq!(Digest::of(&archive), described.diff_id);
+    assert_eq!(plain, archive);
     assert!(entries.iter().any(|e| e.0 == "opt/x/pkg/link"));
 }
 

@@ -95,3 +95,47 @@ async fn without_uv_and_pip_one_line_says_so() {
     let e = tool::install(dir.path(), &nothing, &Settings::default()).await.unwrap_err();
     assert!(e.message.contains("neither uv nor pip") && !e.message.contains('\n'), "{e}");
 }
+
+/// Stands in for pip: notes that it runs, waits for a line in `go`, and installs a uv that knows its options.
+const PIP: &str = r#"#!/bin/sh
+echo run >> DIR/runs
+: > DIR/begun
+read -r go < DIR/go
+while [ "$1" != --target ]; do shift; done
+mkdir -p "$2/bin"
+printf '#!/bin/sh\necho --generate-hashes --only-binary\n' > "$2/bin/uv"
+chmod +x "$2/bin/uv"
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_waits_for_the_uv_that_is_being_installed_and_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    if tool::on_path().next().is_some() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (pip, begun, go) = (dir.path().join("pip"), dir.path().join("begun"), dir.path().join("go"));
+    std::fs::write(&pip, PIP.replace("DIR", dir.path().to_str().unwrap())).unwrap();
+    std::fs::set_permissions(&pip, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for fifo in [&begun, &go] {
+        assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    }
+    let python = Interpreter { pip: Some(pip), ..python().await.interpreter().clone() };
+    let uv = driver(dir.path(), &[]);
+    let preinstalling = uv.preinstall(&python);
+    let building = async {
+        // Opening it waits for pip.
+        tokio::task::spawn_blocking(move || std::fs::read(begun)).await.unwrap().unwrap();
+        let told = Mutex::new(Vec::new());
+        let report = |line: &str| {
+            told.lock().unwrap().push(line.to_owned());
+            std::fs::write(&go, "go\n").unwrap();
+        };
+        assert_eq!(uv.program(&python, &report).await.unwrap().path, tool::installed(dir.path()));
+        told.into_inner().unwrap()
+    };
+    let ((), told) = tokio::join!(preinstalling, building);
+    assert_eq!(told, ["waiting for uv 0.13.9, which is being installed"]);
+    uv.preinstall(&python).await;
+    assert_eq!(std::fs::read_to_string(dir.path().join("runs")).unwrap(), "run\n", "it is installed once");
+}

@@ -4,6 +4,7 @@
 mod disk_quota;
 mod layer_grouping;
 mod layers;
+mod making;
 mod staging;
 
 use crate::{
@@ -12,29 +13,21 @@ use crate::{
     python::{Interpreter, Lock, Sandbox, Target, Uv, installed},
     referrers,
     registry::BlobStore,
-    store::{KeptLock, KnownPackage, PackageSet, Store},
+    store::{KeptLock, Store},
 };
 use disk_quota::DiskQuota;
-use futures_util::future::try_join_all;
 use hoistway_kit::telemetry::{self, within};
 use hoistway_model::{
-    Digest, Error, Name, Result, digest::Hasher, image::LAYER_HISTORY, source::Requirements,
-    unpacked_layers::UnpackedLayers,
+    Digest, Error, Name, Result, digest::Hasher, source::Requirements, unpacked_layers::UnpackedLayers,
 };
-use layer_grouping::{MAX_LAYERS, Package};
-use layers::{PackedLayer, Packer};
-use staging::{Staged, Staging};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex as StdMutex, OnceLock, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::{
-    sync::{Mutex, Semaphore},
-    task::spawn_blocking,
-};
+use tokio::sync::{Mutex, Semaphore};
 use tracing::{Span, info_span};
 
 /// The time that resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
@@ -43,11 +36,6 @@ const STEP_LIMIT: Duration = Duration::from_secs(300);
 const LAYOUT: &[u8] = b"packages/2";
 /// The number of directories with packages that are there at a time: of builds, and of those that are being removed.
 const STAGES: usize = 4;
-/// The number of files of several packages that are named in the log.
-const MAX_CLASHES: usize = 20;
-const PACKING: &str = "packing packages";
-/// The longest list of packages in the history of an image's layer.
-const MAX_HISTORY: usize = 300;
 
 /// Makes dependency layers.
 pub struct Dependencies {
@@ -189,99 +177,6 @@ impl Dependencies {
         Ok(Found { layers: made.layers, packages: packages.collect(), lock: keep })
     }
 
-    /// Makes the layers that are not there yet; tells for each package whether something of it is in them.
-    async fn make(
-        &self,
-        uv: &Uv,
-        locked: &[Locked],
-        target: &Target,
-        store: &Store,
-        log: &BuildLog,
-    ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
-        let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
-        let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
-        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()), self.unpacked.get().cloned());
-        // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
-        let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
-        announce(log, unseen.len());
-        let began = Instant::now();
-        let arriving =
-            try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
-        let arrived = staging.while_there_is_room(arriving).await?;
-        let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
-        let (mut staged, mut packed) = (HashMap::new(), Vec::new());
-        for Arrived { key, package, layer } in arrived {
-            seen.push((key, package.as_deref().map(Staged::known).unwrap_or_default()));
-            staged.extend(package.map(|package| (key, package)));
-            packed.extend(layer);
-        }
-        known.extend(seen.iter().cloned());
-        let installed = known.iter().map(|(key, known)| (*key, known.size > 0)).collect();
-
-        let packages = locked.iter().filter_map(|package| {
-            // One whose marker does not hold here is in the lock and not installed.
-            let size = known.get(&package.key).map(|known| known.size).filter(|size| *size > 0)?;
-            let (name, version) = (package.name.clone(), package.version.clone());
-            Some(Package { name, version, key: package.key, size })
-        });
-        let groups = layer_grouping::grouped(packages.collect());
-        let keys: Vec<Digest> = groups.iter().map(|group| layer_grouping::key(group)).collect();
-        let mut made = store.layers(keys.iter().copied()).await?;
-        made.retain(|_, layer| self.blobs.contains(&layer.digest));
-        keys.iter().for_each(|key| log.dependency_layer(made.contains_key(key)));
-
-        // Those that are packed as they arrived are missing no more; the others' packages may be known, and not here.
-        let ready: HashSet<Digest> = packed.iter().map(PackedLayer::key).collect();
-        let missing = keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key) && !ready.contains(key));
-        let missing: Vec<(Digest, &[Package])> = missing.map(|(key, group)| (*key, &group[..])).collect();
-        let entries: HashMap<Digest, &Locked> = locked.iter().map(|package| (package.key, package)).collect();
-        let members = missing.iter().flat_map(|(_, group)| group.iter());
-        announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
-        let began = Instant::now();
-        let (entries, staged, stage, packer) = (&entries, &staged, &staging, &packer);
-        let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
-            let members = group.iter().map(|package| async move {
-                if let Some(staged) = staged.get(&package.key) {
-                    return Ok(Arc::clone(staged));
-                }
-                let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
-                let entry = entries.get(&package.key).ok_or_else(lacks)?;
-                stage.package(entry, began).await?.ok_or_else(lacks)
-            });
-            packer.pack(key, try_join_all(members).await?).await
-        }));
-        packed.extend(staging.while_there_is_room(packing).await?);
-        let new = packer.store(packed).await?;
-        log.write_line(format!(
-            "{} packages in {} layers, {} of them new with {} bytes",
-            locked.len(),
-            groups.len(),
-            new.len(),
-            new.iter().map(|(_, layer)| layer.size).sum::<u64>()
-        ));
-        staging.end();
-        store.remember_packages(&seen, &new).await?;
-        made.extend(new);
-        let layers = keys.iter().zip(&groups).map(|(key, group)| {
-            let layer = made.get(key).copied();
-            let layer = layer.ok_or_else(|| Error::internal("making dependency layers", "one is missing"))?;
-            Ok(ImageLayer { layer, created_by: history(group) })
-        });
-        let layers = layers.collect::<Result<_>>()?;
-        // Higher layers last, as in the image.
-        let names: HashMap<Digest, String> = locked.iter().map(|package| (package.key, package.name.clone())).collect();
-        let order: Vec<Digest> = groups.iter().flatten().map(|package| package.key).collect();
-        let clashes = spawn_blocking(move || {
-            let files = order.iter().filter_map(|key| Some((names.get(key)?.as_str(), &known.get(key)?.files)));
-            let clashes = installed::clashes(files).into_iter().take(MAX_CLASHES);
-            clashes
-                .map(|(lower, higher, file)| format!("{lower} and {higher} both have {file}: {higher}'s is used"))
-                .collect()
-        });
-        let clashes = clashes.await.map_err(|e| Error::internal("comparing packages", e))?;
-        Ok((PackageSet { layers, clashes }, installed))
-    }
-
     fn maker(&self, inputs: Digest) -> Arc<Mutex<()>> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.retain(|_, maker| maker.strong_count() > 0);
@@ -291,40 +186,6 @@ impl Dependencies {
         let maker = Arc::new(Mutex::new(()));
         making.insert(inputs, Arc::downgrade(&maker));
         maker
-    }
-}
-
-/// A package that nobody had seen before.
-struct Arrived {
-    key: Digest,
-    /// Nothing where its marker does not hold.
-    package: Option<Arc<Staged>>,
-    /// Its layer, if it is sure to have one alone.
-    layer: Option<PackedLayer>,
-}
-
-/// Installs and compiles a package of `locked`, and packs it at once where that does not depend on the others.
-async fn arrive(
-    package: &Locked,
-    staging: &Staging<'_>,
-    packer: &Packer,
-    locked: &[Locked],
-    began: Instant,
-) -> Result<Arrived> {
-    let key = package.key;
-    let staged = staging.package(package, began).await?;
-    let layer = match &staged {
-        Some(staged) if locked.len() <= MAX_LAYERS => {
-            Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(staged)]).await?)
-        }
-        _ => None,
-    };
-    Ok(Arrived { key, package: staged, layer })
-}
-
-fn announce(log: &BuildLog, packages: usize) {
-    if packages > 0 {
-        log.write_line(format!("installing {packages} packages"));
     }
 }
 
@@ -370,18 +231,6 @@ fn key(locked: Digest, target: &Target) -> Digest {
     inputs.member(target.layer_identity().as_bytes());
     inputs.member(target.platform().to_string().as_bytes());
     inputs.finish()
-}
-
-/// The line about a group in an image's history.
-fn history(group: &[Package]) -> String {
-    let mut text = format!("{LAYER_HISTORY}packages");
-    for (i, Package { name, version, .. }) in group.iter().enumerate() {
-        if text.len() > MAX_HISTORY {
-            return format!("{text} and {} more", group.len() - i);
-        }
-        text.push_str(&format!("{} {name} {version}", if i > 0 { "," } else { "" }));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -96,8 +96,9 @@ async fn without_uv_and_pip_one_line_says_so() {
     assert!(e.message.contains("neither uv nor pip") && !e.message.contains('\n'), "{e}");
 }
 
-/// Stands in for pip: notes that it runs, waits for a line in `go`, and installs a uv that knows its options.
+/// Stands in for pip, without a configuration: notes that it installs, waits for a line in `go`, and installs a uv that knows its options.
 const PIP: &str = r#"#!/bin/sh
+case "$*" in *" config "*) exit;; esac
 echo run >> DIR/runs
 : > DIR/begun
 read -r go < DIR/go

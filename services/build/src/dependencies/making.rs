@@ -1,0 +1,169 @@
+//! The way of packages from a lock into layers: each is installed, compiled and packed as soon as it is there.
+
+use super::{
+    Dependencies, Locked,
+    layer_grouping::{self, MAX_LAYERS, Package},
+    layers::{PackedLayer, Packer},
+    staging::{Staged, Staging},
+};
+use crate::{
+    image::ImageLayer,
+    log::BuildLog,
+    python::{Target, Uv, installed},
+    store::{KnownPackage, PackageSet, Store},
+};
+use futures_util::future::try_join_all;
+use hoistway_model::{Digest, Error, Result, image::LAYER_HISTORY};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::task::spawn_blocking;
+
+/// The number of files of several packages that are named in the log.
+const MAX_CLASHES: usize = 20;
+/// The longest list of packages in the history of an image's layer.
+const MAX_HISTORY: usize = 300;
+const PACKING: &str = "packing packages";
+
+impl Dependencies {
+    /// Makes the layers that are not there yet; tells for each package whether something of it is in them.
+    pub(super) async fn make(
+        &self,
+        uv: &Uv,
+        locked: &[Locked],
+        target: &Target,
+        store: &Store,
+        log: &BuildLog,
+    ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
+        let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
+        let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
+        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()), self.unpacked.get().cloned());
+        // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
+        let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
+        announce(log, unseen.len());
+        let began = Instant::now();
+        let arriving =
+            try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
+        let arrived = staging.while_there_is_room(arriving).await?;
+        let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
+        let (mut staged, mut packed) = (HashMap::new(), Vec::new());
+        for Arrived { key, package, layer } in arrived {
+            seen.push((key, package.as_deref().map(Staged::known).unwrap_or_default()));
+            staged.extend(package.map(|package| (key, package)));
+            packed.extend(layer);
+        }
+        known.extend(seen.iter().cloned());
+        let installed = known.iter().map(|(key, known)| (*key, known.size > 0)).collect();
+
+        let packages = locked.iter().filter_map(|package| {
+            // One whose marker does not hold here is in the lock and not installed.
+            let size = known.get(&package.key).map(|known| known.size).filter(|size| *size > 0)?;
+            let (name, version) = (package.name.clone(), package.version.clone());
+            Some(Package { name, version, key: package.key, size })
+        });
+        let groups = layer_grouping::grouped(packages.collect());
+        let keys: Vec<Digest> = groups.iter().map(|group| layer_grouping::key(group)).collect();
+        let mut made = store.layers(keys.iter().copied()).await?;
+        made.retain(|_, layer| self.blobs.contains(&layer.digest));
+        keys.iter().for_each(|key| log.dependency_layer(made.contains_key(key)));
+
+        // Those that are packed as they arrived are missing no more; the others' packages may be known, and not here.
+        let ready: HashSet<Digest> = packed.iter().map(PackedLayer::key).collect();
+        let missing = keys.iter().zip(&groups).filter(|(key, _)| !made.contains_key(key) && !ready.contains(key));
+        let missing: Vec<(Digest, &[Package])> = missing.map(|(key, group)| (*key, &group[..])).collect();
+        let entries: HashMap<Digest, &Locked> = locked.iter().map(|package| (package.key, package)).collect();
+        let members = missing.iter().flat_map(|(_, group)| group.iter());
+        announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
+        let began = Instant::now();
+        let (entries, staged, stage, packer) = (&entries, &staged, &staging, &packer);
+        let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
+            let members = group.iter().map(|package| async move {
+                if let Some(staged) = staged.get(&package.key) {
+                    return Ok(Arc::clone(staged));
+                }
+                let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
+                let entry = entries.get(&package.key).ok_or_else(lacks)?;
+                stage.package(entry, began).await?.ok_or_else(lacks)
+            });
+            packer.pack(key, try_join_all(members).await?).await
+        }));
+        packed.extend(staging.while_there_is_room(packing).await?);
+        let new = packer.store(packed).await?;
+        log.write_line(format!(
+            "{} packages in {} layers, {} of them new with {} bytes",
+            locked.len(),
+            groups.len(),
+            new.len(),
+            new.iter().map(|(_, layer)| layer.size).sum::<u64>()
+        ));
+        staging.end();
+        store.remember_packages(&seen, &new).await?;
+        made.extend(new);
+        let layers = keys.iter().zip(&groups).map(|(key, group)| {
+            let layer = made.get(key).copied();
+            let layer = layer.ok_or_else(|| Error::internal("making dependency layers", "one is missing"))?;
+            Ok(ImageLayer { layer, created_by: history(group) })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        // Higher layers last, as in the image.
+        let names: HashMap<Digest, String> = locked.iter().map(|package| (package.key, package.name.clone())).collect();
+        let order: Vec<Digest> = groups.iter().flatten().map(|package| package.key).collect();
+        let clashes = spawn_blocking(move || {
+            let files = order.iter().filter_map(|key| Some((names.get(key)?.as_str(), &known.get(key)?.files)));
+            let clashes = installed::clashes(files).into_iter().take(MAX_CLASHES);
+            clashes
+                .map(|(lower, higher, file)| format!("{lower} and {higher} both have {file}: {higher}'s is used"))
+                .collect()
+        });
+        let clashes = clashes.await.map_err(|e| Error::internal("comparing packages", e))?;
+        Ok((PackageSet { layers, clashes }, installed))
+    }
+}
+
+/// A package that nobody had seen before.
+struct Arrived {
+    key: Digest,
+    /// Nothing where its marker does not hold.
+    package: Option<Arc<Staged>>,
+    /// Its layer, if it is sure to have one alone.
+    layer: Option<PackedLayer>,
+}
+
+/// Installs and compiles a package of `locked`, and packs it at once where that does not depend on the others.
+async fn arrive(
+    package: &Locked,
+    staging: &Staging<'_>,
+    packer: &Packer,
+    locked: &[Locked],
+    began: Instant,
+) -> Result<Arrived> {
+    let key = package.key;
+    let staged = staging.package(package, began).await?;
+    let layer = match &staged {
+        Some(staged) if locked.len() <= MAX_LAYERS => {
+            Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(staged)]).await?)
+        }
+        _ => None,
+    };
+    Ok(Arrived { key, package: staged, layer })
+}
+
+fn announce(log: &BuildLog, packages: usize) {
+    if packages > 0 {
+        log.write_line(format!("installing {packages} packages"));
+    }
+}
+
+/// The line about a group in an image's history.
+fn history(group: &[Package]) -> String {
+    let mut text = format!("{LAYER_HISTORY}packages");
+    for (i, Package { name, version, .. }) in group.iter().enumerate() {
+        if text.len() > MAX_HISTORY {
+            return format!("{text} and {} more", group.len() - i);
+        }
+        text.push_str(&format!("{} {name} {version}", if i > 0 { "," } else { "" }));
+    }
+    text
+}

@@ -46,6 +46,7 @@ pub struct Dependencies {
     blobs: BlobStore,
     quota: DiskQuota,
     stages: Arc<Semaphore>,
+    /// Where new layers are unpacked as well, once it is known.
     unpacked: Arc<OnceLock<Arc<dyn UnpackedLayers>>>,
     /// One maker for each set of packages at a time; the others wait and find it made.
     making: StdMutex<HashMap<Digest, Weak<Mutex<()>>>>,

@@ -66,6 +66,7 @@ fn a_redeploy_stays_within_its_cost_limits() {
     }
     let dir = tempfile::tempdir().unwrap();
     let stack = Stack::start_with(dir.path(), |command| {
+        command.env("HOISTWAY_AGENT_WARM_PARENTS", "true");
         let warm_parents = "hoistway_agent::runtime::process::warm_parents=debug";
         command.env("HOISTWAY_LOG", format!("info,hoistway::rpc=debug,sqlx::query=debug,{warm_parents}"));
     });

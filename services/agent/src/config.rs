@@ -173,7 +173,7 @@ impl Default for Config {
             drain_seconds: 305,
             revisions: 10,
             max_agents: 200,
-            warm_parents: true,
+            warm_parents: false,
             limits: Limits::default(),
             logs: LogLimits::default(),
             sandbox: Mode::default(),

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// The time that the parent may take to fork, which takes milliseconds.
-const FORK: Duration = Duration::from_secs(10);
+const FORK: Duration = Duration::from_secs(3);
 /// The namespaces that the forked process joins. The first gives it the right to join the others.
 const NAMESPACES: [&str; 4] = ["user", "ipc", "pid", "mnt"];
 
@@ -131,10 +131,13 @@ fn confined(socket: &OwnedFd) -> Result<i32> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut buffer = [0; 64];
-    let got = match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::empty()) {
-        Ok(got) => got.bytes,
-        Err(Errno::AGAIN) => return Err(Error::other("the warm parent does not fork")),
-        Err(error) => return Err(error.into()),
+    let got = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::empty()) {
+            Ok(got) => break got.bytes,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Err(Error::other("the warm parent does not fork")),
+            Err(error) => return Err(error.into()),
+        }
     };
     if &buffer[..got] != b"confined" {
         return Err(Error::other("the forked process ended before it was confined"));
@@ -148,11 +151,16 @@ fn confined(socket: &OwnedFd) -> Result<i32> {
 
 /// Checks that the process has given up what no agent has: it was forked from one that imported the agent's packages.
 fn check(pid: i32, user: Option<RunAs>, namespaces: &[&str]) -> Result<()> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| {
+    let (status, own) = (fs::read_to_string(format!("/proc/{pid}/status"))?, fs::read_to_string("/proc/self/status")?);
+    let field_of = |status: &'_ str, name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_default().split_whitespace().collect::<Vec<_>>()
+        line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
+    let field = |name: &str| field_of(&status, name);
+    // It has two filters of the process from which it was forked and one of its own, this process has one. Kernels before
+    // 5.9 do not count them.
+    let filters = |status: &str| field_of(status, "Seccomp_filters").first().and_then(|text| text.parse::<u32>().ok());
+    let is_filtered = filters(&own).is_none_or(|count| filters(&status) == Some(count + 2));
     let no_capabilities = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
         .iter()
         .all(|set| field(set).iter().all(|bits| bits.bytes().all(|digit| digit == b'0')));
@@ -166,6 +174,8 @@ fn check(pid: i32, user: Option<RunAs>, namespaces: &[&str]) -> Result<()> {
         && is_user
         && field("NoNewPrivs") == ["1"]
         && field("Seccomp") == ["2"]
+        && is_filtered
+        && fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?.trim() == OOM_SCORE.to_string()
         && namespaces.iter().all(joined);
     match is_confined && field("Threads") == ["1"] {
         true => Ok(()),

@@ -164,14 +164,19 @@ impl State {
             Ok(got @ 1..) => serde_json::from_slice::<ParentReport>(&buffer[..got]).ok(),
             _ => None,
         };
-        let Some(ParentReport { forked, pid }) = report else {
+        // One process for each agent.
+        let is_wanted = |report: &ParentReport| {
+            self.agents.contains_key(&report.forked) && !self.processes.values().any(|number| *number == report.forked)
+        };
+        let Some(ParentReport { forked, pid }) = report.filter(is_wanted) else {
             self.parent = None;
             return;
         };
         let is_alive = Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok());
-        match self.unclaimed.remove(&pid).filter(|_| !is_alive) {
-            Some(exit) => self.report(forked, exit),
-            None => drop(self.processes.insert(pid, forked)),
+        match self.unclaimed.remove(&pid) {
+            Some(exit) if !is_alive => self.report(forked, exit),
+            _ if is_alive => drop(self.processes.insert(pid, forked)),
+            _ => self.report(forked, Exit::Signal(9)),
         }
     }
 

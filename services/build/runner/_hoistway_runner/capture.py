@@ -97,7 +97,10 @@ class Bytes:
 
 
 def install(line_buffering):
-    """Replaces the standard output and input() before the agent's code can keep references to the original ones."""
+    """Replaces the standard output and input() before the agent's code can keep references to the original ones. A forked
+    process has them already."""
+    if isinstance(sys.__stdout__, Output):
+        return
     old = sys.stdout
     if old is not None:
         through = old.write_through  # of PYTHONUNBUFFERED, which every agent has

@@ -24,7 +24,7 @@ def parse(arguments):
 def main(runner):
     """The main function; `runner` is the main file."""
     options = parse(sys.argv[1:])
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     app = os.path.abspath((options["--app"] or ["/app"])[-1])

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from . import confinement
+from . import capture, confinement
 from .import_recording import Recording
 from .paths import arrange_path
 
@@ -42,6 +42,7 @@ def serve(runner, options, sites):
     if os.path.isdir(app):
         os.chdir(app)
     preload_runner()
+    capture.install(line_buffering=True)  # packages may keep the standard output when they are imported
     recording = Recording(app)
     try:
         with recording:
@@ -60,6 +61,8 @@ def serve(runner, options, sites):
         "namespaces": sorted(name for name, module in found.items() if getattr(module, "__file__", None) is None),
         "files": sorted(recording.files),
     })
+    for stream in (sys.stdout, sys.__stdout__, sys.stderr):
+        stream.flush()
     global imported
     imported = frozenset(sys.modules)
     gc.collect()
@@ -232,5 +235,7 @@ def reseed(recording):
     recording.reseed()
     if numpy := sys.modules.get("numpy.random"):
         numpy.seed()
+    if processes := sys.modules.get("multiprocessing.process"):
+        processes.current_process().authkey = os.urandom(32)
     if ssl := sys.modules.get("ssl"):
         ssl.RAND_add(os.urandom(32), 32)  # it tells a fork by its process number, which is the same in each namespace

@@ -188,6 +188,15 @@ class WarmParentTest(unittest.TestCase):
             self.assertLessEqual({"looks", "fast_version", "wide"}, set(parent.report["names"]))
             self.assertIn("wide", parent.report["namespaces"])
 
+    def test_packages_may_keep_the_standard_output(self):
+        packages = {"keeps.py": "import logging, sys\nout = sys.stdout\nlog = logging.getLogger('keeps')\n"
+                                "log.addHandler(logging.StreamHandler(sys.stdout))\nlog.setLevel('INFO')\n"}
+        code = "import keeps\ndef handler():\n    print('one', file=keeps.out)\n    keeps.log.info('two')\n    return 'done'"
+        with Parent(packages, ["keeps"]) as parent, Forked(parent, {"agent.py": code}) as agent:
+            self.assertEqual(agent.response(), "done")
+            self.assertEqual(agent.stdout(), "one\ntwo\n")
+            self.assertEqual(agent.stderr(), "")
+
     def test_agents_have_random_numbers_of_their_own(self):
         packages = {"dice.py": "import random\nown, fixed = random.Random(), random.Random(1)\n"}
         code = "import dice, random\ndef handler(): return [dice.own.random(), random.random(), dice.fixed.random()]"

@@ -11,6 +11,7 @@ use crate::runtime::network::{AgentNetwork, egress_forwarder};
 use crate::runtime::notices::{Notice, Notices};
 use crate::runtime::stack_trace::{Place, Stack};
 use crate::runtime::supervisor::{Ended, Event, Run};
+use futures_util::StreamExt;
 use hoistway_confine::cgroup::Group;
 use hoistway_model::log::LogStream;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,13 +20,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The time that a launcher may take to start its agent's process: it takes milliseconds.
@@ -77,8 +79,12 @@ impl Launched {
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
         let mut group = group(&start, dir).await?;
         let (mut spec, places) = spec(&start, dir, group.0.as_ref())?;
-        let parent = warm_parents.suitable(&start.instance.program, &spec).await;
-        let layers = Layers::of(&start.instance.program).filter(|layers| warm_parents.wants_modules(layers, &spec));
+        let layers = warm_parents.layers(&start.instance.program, &spec).await;
+        let parent = match &layers {
+            Some(layers) => warm_parents.suitable(layers, &start.instance.program, &spec).await,
+            None => None,
+        };
+        let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
         if let Some(parent) = parent {
             match Begun::fork(&start, spec, dir, sink, parent.clone(), learner.is_some()).await {
@@ -177,12 +183,20 @@ impl Run for Launched {
     }
 }
 
+/// The longest line of a launcher or a warm parent, in bytes: a package may have taken over either.
+const MAX_LINE: usize = 64 << 10;
+
+/// The lines of a process that is not trusted.
+pub(super) fn lines<R: AsyncRead>(reader: R) -> FramedRead<R, LinesCodec> {
+    FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE))
+}
+
 /// The launcher's reports.
-struct Reports(Lines<BufReader<OwnedReadHalf>>);
+struct Reports(FramedRead<OwnedReadHalf, LinesCodec>);
 
 impl Reports {
     async fn next(&mut self) -> Option<Report> {
-        serde_json::from_str(&self.0.next_line().await.ok()??).ok()
+        serde_json::from_str(&self.0.next().await?.ok()?).ok()
     }
 
     /// Waits for the end of the agent's main process. Cancel safe.
@@ -314,7 +328,7 @@ impl Ordered {
         launcher.set_nonblocking(true)?;
         let (reports, mut orders) = UnixStream::from_std(launcher)?.into_split();
         orders.write_all(&rest).await?;
-        let reports = Reports(BufReader::new(reports).lines());
+        let reports = Reports(lines(reports));
         Ok(Self { orders, reports, notices, network: network.map(|(ours, _)| ours) })
     }
 

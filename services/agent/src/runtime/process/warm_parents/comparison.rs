@@ -1,15 +1,12 @@
 //! Whether an agent can be forked from a process that has imported its packages already: only if its own imports would
 //! have found the same variables, files and modules.
 
+use super::source::Source;
 use crate::runtime::process::launch_spec;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The most source that is searched, in bytes, and the most files and directories.
-const MAX_SOURCE: u64 = 4 << 20;
-const MAX_ENTRIES: usize = 5_000;
 
 /// Variables that are read by the interpreter when it starts, by the C library and by native code of packages, which
 /// nobody sees: their beginnings, their ends, and whole names.
@@ -151,58 +148,10 @@ fn is_native(name: &str) -> bool {
         || NATIVE_NAMES.contains(&name)
 }
 
-/// The text of an agent's own Python files, and of those that variables are read from.
-#[derive(Debug, Default)]
-struct Source {
-    texts: Vec<String>,
-    directories: Vec<PathBuf>,
-}
-
-impl Source {
-    /// None for a source that is too large to be searched at each start.
-    fn read(app_dir: &Path) -> Option<Self> {
-        let (mut source, mut left, mut entries) = (Self::default(), MAX_SOURCE, 0);
-        let mut todo = vec![app_dir.to_owned()];
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(&dir).ok()?.filter_map(Result::ok) {
-                entries += 1;
-                let (Ok(kind), name) = (entry.file_type(), entry.file_name()) else { return None };
-                let name = name.to_string_lossy();
-                if kind.is_dir() {
-                    todo.push(entry.path());
-                } else if name.ends_with(".py") || name.contains(".env") {
-                    let text = fs::read(entry.path()).ok()?;
-                    left = left.checked_sub(u64::try_from(text.len()).ok()?)?;
-                    source.texts.push(String::from_utf8_lossy(&text).into_owned());
-                }
-                if entries > MAX_ENTRIES {
-                    return None;
-                }
-            }
-            source.directories.push(dir);
-        }
-        Some(source)
-    }
-
-    fn mentions(&self, part: &str) -> bool {
-        self.texts.iter().any(|text| text.contains(part))
-    }
-
-    /// Whether a word begins so in quotes.
-    fn has_word_with(&self, beginning: &str) -> bool {
-        ["\"", "'"].iter().any(|quote| self.mentions(&format!("{quote}{beginning}")))
-    }
-
-    /// Whether a text may be about the variable, as a string or in an assignment.
-    fn names(&self, variable: &str) -> bool {
-        let forms = [format!("\"{variable}\""), format!("'{variable}'"), format!("{variable}=")];
-        forms.iter().any(|form| self.mentions(form))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::source::MAX_SOURCE;
     use super::*;
 
     /// Names and values, or paths and texts.

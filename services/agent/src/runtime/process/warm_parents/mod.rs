@@ -4,6 +4,7 @@
 mod comparison;
 mod memory_pressure;
 mod parent;
+mod source;
 
 pub(super) use parent::WarmParent;
 
@@ -17,6 +18,7 @@ use hoistway_kit::metrics::Counter;
 use hoistway_model::metric::Family;
 use memory_pressure::MemoryPressure;
 use parent::Failure;
+use source::Source;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -43,13 +45,21 @@ pub(super) struct Layers {
     pub interpreter: PathBuf,
     pub runner: PathBuf,
     pub site_dirs: Vec<PathBuf>,
+    /// The packages in there that their source mentions: others are not to be imported by it.
+    packages: BTreeSet<String>,
 }
 
 impl Layers {
-    /// Those of a program; none for an image that is run as it is.
-    pub fn of(program: &Program) -> Option<Self> {
-        let Program::Unpacked { site_dirs, runner, interpreter, .. } = program else { return None };
-        Some(Self { interpreter: interpreter.clone(), runner: runner.clone(), site_dirs: site_dirs.clone() })
+    /// Those of a program; none for an image that is run as it is, or with a source that is too large to be searched.
+    /// Blocks.
+    fn of(program: &Program) -> Option<Self> {
+        let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = program else { return None };
+        let source = Source::read(app_dir)?;
+        let entries = site_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let names = names.map(|name| name.split(['.', '-']).next().unwrap_or_default().to_owned());
+        let packages = names.filter(|name| source.mentions(name)).collect();
+        Some(Self { interpreter: interpreter.clone(), runner: runner.clone(), site_dirs: site_dirs.clone(), packages })
     }
 }
 
@@ -131,14 +141,21 @@ impl WarmParents {
         self.known().get(layers)?.parent().filter(|parent| !parent.has_ended()).cloned()
     }
 
-    /// The parent from which an agent can be forked, if there is one.
-    pub async fn suitable(&self, program: &Program, spec: &LaunchSpec) -> Option<Arc<WarmParent>> {
-        let parent = self.ready(&Layers::of(program)?)?;
-        let Program::Unpacked { app_dir, .. } = program else { return None };
-        let env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
-        if is_off(&env) {
+    /// What an agent has in common with others that can be forked from one parent; none if it shall have none.
+    pub async fn layers(&self, program: &Program, spec: &LaunchSpec) -> Option<Layers> {
+        let is_off = spec.env.iter().any(|(name, value)| name == OFF_BY && is_false(value));
+        if !self.config.warm_parents || !self.sandbox.has_own_root() || is_off {
             return None;
         }
+        let program = program.clone();
+        tokio::task::spawn_blocking(move || Layers::of(&program)).await.ok()?
+    }
+
+    /// The parent from which an agent can be forked, if there is one.
+    pub async fn suitable(&self, layers: &Layers, program: &Program, spec: &LaunchSpec) -> Option<Arc<WarmParent>> {
+        let parent = self.ready(layers)?;
+        let Program::Unpacked { app_dir, .. } = program else { return None };
+        let env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
         let (asked, app_dir) = (parent.clone(), app_dir.clone());
         let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env)));
         match differs.await {
@@ -165,15 +182,12 @@ impl WarmParents {
     }
 
     /// Whether an agent with these layers is to report the modules that it has imported.
-    pub fn wants_modules(&self, layers: &Layers, spec: &LaunchSpec) -> bool {
-        self.config.warm_parents
-            && self.sandbox.has_own_root()
-            && !is_off(&spec.env.iter().cloned().collect())
-            && match self.known().get(layers) {
-                Some(Known::Starting(_)) => false,
-                Some(Known::Impossible(since)) => since.elapsed() > AGAIN_AFTER,
-                Some(Known::Ready(_)) | None => true,
-            }
+    pub fn wants_modules(&self, layers: &Layers) -> bool {
+        match self.known().get(layers) {
+            Some(Known::Starting(_)) => false,
+            Some(Known::Impossible(since)) => since.elapsed() > AGAIN_AFTER,
+            Some(Known::Ready(_)) | None => true,
+        }
     }
 
     /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
@@ -182,6 +196,7 @@ impl WarmParents {
         let mut known = self.known();
         let before = match known.get(layers) {
             Some(Known::Starting(_)) => return,
+            Some(Known::Impossible(since)) if since.elapsed() < AGAIN_AFTER => return,
             Some(Known::Ready(parent)) if !parent.has_ended() => Some(parent.clone()),
             _ => None,
         };
@@ -296,7 +311,6 @@ fn packages(modules: &[String]) -> BTreeSet<&str> {
     modules.iter().map(|name| name.split('.').next().unwrap_or(name)).collect()
 }
 
-/// Whether an agent refuses to be forked.
-fn is_off(env: &BTreeMap<String, String>) -> bool {
-    env.get(OFF_BY).is_some_and(|value| ["0", "false", "no", "off"].contains(&value.to_ascii_lowercase().as_str()))
+fn is_false(value: &str) -> bool {
+    ["0", "false", "no", "off"].contains(&value.to_ascii_lowercase().as_str())
 }

@@ -9,6 +9,7 @@ use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
 use crate::runtime::runner_config;
 use crate::sandbox::{Parts, Sandbox};
+use futures_util::StreamExt;
 use hoistway_confine::cgroup::Group;
 use hoistway_confine::{OwnNetwork, RunAs};
 use hoistway_model::RevisionId;
@@ -24,7 +25,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
@@ -161,8 +162,9 @@ impl WarmParent {
         control.set_nonblocking(true)?;
         let (reports, mut writer) = UnixStream::from_std(control)?.into_split();
         writer.write_all(&rest).await?;
-        let mut reports = BufReader::new(reports).lines();
-        let report = timeout(launch::LAUNCH, reports.next_line()).await.map_err(Error::other)??;
+        let mut reports = launch::lines(reports);
+        let report = timeout(launch::LAUNCH, reports.next()).await.map_err(Error::other)?;
+        let report = report.transpose().map_err(Error::other)?;
         match report.as_deref().map(serde_json::from_str) {
             Some(Ok(Report::Started(_))) => {}
             Some(Ok(Report::Failed(reason))) => return Err(Error::other(reason).into()),
@@ -189,7 +191,7 @@ impl WarmParent {
         let ended = CancellationToken::new();
         let until = ended.clone();
         tokio::spawn(async move {
-            while let Ok(Some(line)) = reports.next_line().await {
+            while let Some(Ok(line)) = reports.next().await {
                 if matches!(serde_json::from_str(&line), Ok(Report::Exited(_) | Report::Failed(_))) {
                     break;
                 }
@@ -284,8 +286,10 @@ fn start_launcher(orders: &OwnedFd, title: &str, dir: &Path) -> Result<ForkedLau
 
 /// Logs what packages print when they are imported, which is of use to a developer only, and returns the last line.
 async fn log(output: impl AsyncRead + Unpin) -> String {
-    let (mut lines, mut last) = (BufReader::new(output).lines(), String::new());
-    while let Ok(Some(line)) = lines.next_line().await {
+    let (mut lines, mut last) = (launch::lines(output), String::new());
+    while let Some(line) = lines.next().await {
+        // The rest of one that is too long is skipped.
+        let Ok(line) = line else { continue };
         tracing::debug!("a warm parent: {line}");
         last = line;
     }

@@ -77,7 +77,7 @@ impl Dependencies {
         let members = missing.iter().flat_map(|(_, group)| group.iter());
         announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
         let began = Instant::now();
-        let (entries, staged, stage, packer) = (&entries, &staged, &staging, &packer);
+        let (entries, staged, stage, pack) = (&entries, &staged, &staging, &packer);
         let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
             let members = group.iter().map(|package| async move {
                 if let Some(staged) = staged.get(&package.key) {
@@ -87,7 +87,7 @@ impl Dependencies {
                 let entry = entries.get(&package.key).ok_or_else(lacks)?;
                 stage.package(entry, began).await?.ok_or_else(lacks)
             });
-            packer.pack(key, try_join_all(members).await?).await
+            pack.pack(key, try_join_all(members).await?).await
         }));
         packed.extend(staging.while_there_is_room(packing).await?);
         let new = packer.store(packed).await?;
@@ -98,6 +98,8 @@ impl Dependencies {
             new.len(),
             new.iter().map(|(_, layer)| layer.size).sum::<u64>()
         ));
+        // The directory goes with the last who shares it, and nobody waits for that.
+        drop(packer);
         staging.end();
         store.remember_packages(&seen, &new).await?;
         made.extend(new);

@@ -11,6 +11,7 @@ mod call_view;
 pub mod config;
 pub mod deploy;
 pub mod events;
+mod idle_clock;
 pub mod image_host;
 pub mod keys;
 pub mod metrics;

@@ -1,23 +1,23 @@
 //! The routing table: the target of each agent's invokes, received from the agent service.
 //!
+//! Agents whose routes ask for it are reported to the agent service when nobody invokes them; see [`IdleClock`].
+//!
 //! A redeploy loses no request because both sides keep an order. The agent service sends every gateway the new route
 //! and ends the old revision only when each of them has acknowledged that it uses nothing older. A gateway acknowledges
 //! once the table has the new route and every invoke that had picked the old one has its connection, which the old
 //! revision then serves to its end.
 
+use crate::idle_clock::{IdleClock, Usage};
 use futures_util::StreamExt;
 use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
-    AgentService, Code, Error, Name, Result,
+    AgentService, Code, Error, Name, Result, RevisionId,
     agent::{Route, RouteEvent, Target},
 };
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// The most changes that may wait for invokes that picked the replaced targets.
 const UNACKNOWLEDGED: usize = 256;
+
+pub use crate::idle_clock::Slot;
 
 /// The routing table of one gateway.
 #[derive(Clone)]
@@ -41,13 +43,14 @@ struct Inner {
     changes: watch::Sender<u64>,
     /// The number of snapshots.
     subscriptions: watch::Sender<u64>,
+    idle: IdleClock,
 }
 
 struct Entry {
     route: Route,
     /// Read-locked from picking this entry's target until it is connected.
     connecting: Arc<RwLock<()>>,
-    running: Arc<AtomicUsize>,
+    usage: Arc<Usage>,
 }
 
 impl Entry {
@@ -67,6 +70,8 @@ pub enum RouteLookup {
     Unknown,
     /// The agent cannot answer now, with the reason.
     NotReady(String),
+    /// The agent answers once it is woken. Its permitted callers may do so.
+    Idle(AccessPolicy),
     /// The agent can answer.
     Ready(PickedTarget),
 }
@@ -90,26 +95,28 @@ pub struct PickedTarget {
     _connecting: OwnedRwLockReadGuard<()>,
 }
 
-/// One of an agent's concurrent invokes.
-#[derive(Debug)]
-pub struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 impl RoutingTable {
     /// Returns an empty table; [`RoutingTable::run`] fills it.
     pub fn new(agents: Arc<dyn AgentService>) -> Self {
         let watcher = uuid::Uuid::now_v7().to_string();
         let (changes, subscriptions) = (watch::Sender::new(0), watch::Sender::new(0));
-        Self(Arc::new(Inner { agents, watcher, table: Mutex::default(), changes, subscriptions }))
+        Self(Arc::new(Inner {
+            agents,
+            watcher,
+            table: Mutex::default(),
+            changes,
+            subscriptions,
+            idle: IdleClock::default(),
+        }))
     }
 
-    /// Follows the agent service until `shutdown`. While it is unavailable the table stays as it was.
+    /// Follows the agent service until `shutdown`, and reports idle agents to it. While it is unavailable the table stays
+    /// as it was.
     pub async fn run(self, shutdown: CancellationToken) {
+        tokio::join!(self.follow_until(&shutdown), shutdown.run_until_cancelled(self.report_idle()));
+    }
+
+    async fn follow_until(&self, shutdown: &CancellationToken) {
         let mut backoff = BACKOFF;
         loop {
             let before = *self.0.changes.borrow();
@@ -125,9 +132,25 @@ impl RoutingTable {
         }
     }
 
+    async fn report_idle(&self) {
+        loop {
+            let agent = self.0.idle.next().await;
+            let Some(instance) = self.ready_instance(&agent) else { continue };
+            // A lost report is repeated after the agent's time.
+            if let Err(e) = self.0.agents.report_idle(self.0.watcher.clone(), agent.clone(), instance).await {
+                tracing::debug!(%agent, cause = e.chain(), "an idle agent is reported again: {e}");
+            }
+        }
+    }
+
     /// Whether there was a snapshot, so that an agent missing from the table does not exist.
     pub fn is_filled(&self) -> bool {
         *self.0.changes.borrow() > 0
+    }
+
+    /// Waits until there was a snapshot, for a gateway that has just started; `limit` at most.
+    pub async fn filled_within(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.changes().wait_for(|changes| *changes > 0)).await;
     }
 
     /// Returns a receiver that reports every new subscription: the agent service may be another one than before.
@@ -151,6 +174,7 @@ impl RoutingTable {
                 access_policy: entry.access_policy(),
                 _connecting: guard,
             }),
+            _ if entry.route.idle => RouteLookup::Idle(entry.access_policy()),
             _ => RouteLookup::NotReady(entry.route.message.clone()),
         }
     }
@@ -162,21 +186,26 @@ impl RoutingTable {
 
     /// Returns a slot among the `limit` concurrent invokes of `agent`, if one is free.
     pub fn slot(&self, agent: &Name, limit: usize) -> Option<Slot> {
-        let running = self.table().get(agent)?.running.clone();
-        let more = |n: usize| (n < limit).then_some(n + 1);
-        running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Slot(running))
+        let usage = self.table().get(agent)?.usage.clone();
+        usage.slot(limit)
     }
 
     /// Returns the number of invokes in flight of each agent.
     pub fn in_flight(&self) -> Vec<(Name, usize)> {
         let table = self.table();
-        table.iter().map(|(name, entry)| (name.clone(), entry.running.load(Ordering::Acquire))).collect()
+        table.iter().map(|(name, entry)| (name.clone(), entry.usage.in_flight())).collect()
     }
 
     /// Removes an agent that was deleted through this gateway: its route's removal may not have arrived yet.
     pub fn forget(&self, agent: &Name) {
         self.table().remove(agent);
+        self.0.idle.forget(agent);
+    }
+
+    fn ready_instance(&self, agent: &Name) -> Option<RevisionId> {
+        let table = self.table();
+        let route = &table.get(agent)?.route;
+        route.target.as_ref().filter(|_| route.ready).map(|target| target.revision)
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<Name, Entry>> {
@@ -228,25 +257,45 @@ impl RoutingTable {
                     let mut old = std::mem::take(&mut *table);
                     for route in routes {
                         let before = old.remove(&route.agent);
-                        table.insert(route.agent.clone(), entry(route, before, &mut retired));
+                        table.insert(route.agent.clone(), self.entry(route, before, &mut retired));
                     }
+                    old.keys().for_each(|gone| self.0.idle.forget(gone));
                     retired.extend(old.into_values().map(|gone| gone.connecting));
                 }
                 RouteEvent::Changed(route) => {
                     let before = table.remove(&route.agent);
-                    table.insert(route.agent.clone(), entry(*route, before, &mut retired));
+                    table.insert(route.agent.clone(), self.entry(*route, before, &mut retired));
                 }
-                RouteEvent::Removed(agent) => retired.extend(table.remove(&agent).map(|gone| gone.connecting)),
+                RouteEvent::Removed(agent) => {
+                    self.0.idle.forget(&agent);
+                    retired.extend(table.remove(&agent).map(|gone| gone.connecting));
+                }
             }
         }
         self.0.changes.send_modify(|count| *count += 1);
         retired
     }
+
+    /// Returns the entry of a route, and watches it for the time without invokes from its first readiness on.
+    fn entry(&self, route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>) -> Entry {
+        let was_ready = before.as_ref().is_some_and(|b| b.route.ready && b.route.target == route.target);
+        let entry = entry(route, before, retired);
+        match entry.route.idle_after.filter(|_| entry.route.ready) {
+            Some(time) => {
+                if !was_ready {
+                    entry.usage.touch();
+                }
+                self.0.idle.watch(&entry.route.agent, &entry.usage, time);
+            }
+            None => self.0.idle.forget(&entry.route.agent),
+        }
+        entry
+    }
 }
 
 fn entry(route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>) -> Entry {
     let Some(before) = before else {
-        return Entry { route, connecting: Arc::default(), running: Arc::default() };
+        return Entry { route, connecting: Arc::default(), usage: Arc::default() };
     };
     // A lock belongs to a target: connections to a target that stays must still be waited for when it is removed.
     let connecting = if before.route.target == route.target {
@@ -255,7 +304,7 @@ fn entry(route: Route, before: Option<Entry>, retired: &mut Vec<Arc<RwLock<()>>>
         retired.push(before.connecting);
         Arc::default()
     };
-    Entry { route, connecting, running: before.running }
+    Entry { route, connecting, usage: before.usage }
 }
 
 impl fmt::Debug for RoutingTable {

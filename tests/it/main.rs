@@ -23,6 +23,7 @@ mod fuzz;
 mod hostile_network;
 mod hostile_peers;
 mod http;
+mod idle_agents;
 mod image_registry;
 mod images;
 mod keys;

@@ -191,6 +191,16 @@ impl AgentService for AgentClient {
         answer(self.rpc().ack_routes(request).await).map(drop)
     }
 
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()> {
+        let request = pb::ReportIdleRequest { watcher, agent: agent.into(), instance_id: instance.to_string() };
+        answer(self.rpc().report_idle(request).await).map(drop)
+    }
+
+    async fn wake_agent(&self, name: Name) -> Result<()> {
+        let request = pb::WakeAgentRequest { name: name.into() };
+        answer(self.rpc().wake_agent(with_deadline(request, self.patience)).await).map(drop)
+    }
+
     async fn runtime(&self) -> Result<RuntimeStatus> {
         answer(self.rpc().get_runtime(pb::GetRuntimeRequest {}).await).map(Into::into)
     }

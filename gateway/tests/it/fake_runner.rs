@@ -121,6 +121,8 @@ pub fn route(address: Option<String>) -> Route {
         message: String::new(),
         needs_caller_identity: false,
         identity_provider: None,
+        idle: false,
+        idle_after: None,
     }
 }
 

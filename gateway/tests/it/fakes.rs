@@ -65,6 +65,7 @@ pub fn agent(name: Name, revision: &Revision) -> Agent {
         shown_env: Vec::new(),
         phase: Phase::Running,
         message: String::new(),
+        idle: false,
         image_digest: revision.image_digest,
         needs_rebuild: false,
         isolation: "not sandboxed".into(),
@@ -397,6 +398,10 @@ pub struct FakeAgents {
     pub log_query: Mutex<Option<LogQuery>>,
     pub log: Mutex<Option<mpsc::Receiver<LogPiece>>>,
     pub events: broadcast::Sender<AgentEvent>,
+    /// The number of invokes that have asked for an idle agent, and what its start comes to once it is decided.
+    pub wakes: watch::Sender<usize>,
+    pub woken: watch::Sender<Option<Result<(), String>>>,
+    pub idle: watch::Sender<Vec<(Name, RevisionId)>>,
     routes: Mutex<Vec<Route>>,
     watchers: Mutex<Vec<mpsc::Sender<Result<VersionedRoute>>>>,
     version: Mutex<u64>,
@@ -422,6 +427,9 @@ impl FakeAgents {
             log_query: Mutex::default(),
             log: Mutex::default(),
             events: broadcast::channel(16).0,
+            wakes: watch::Sender::default(),
+            woken: watch::Sender::default(),
+            idle: watch::Sender::default(),
             routes: Mutex::default(),
             watchers: Mutex::default(),
             version: Mutex::new(1),
@@ -452,6 +460,7 @@ impl FakeAgents {
             shown_env,
             phase: Phase::Running,
             message: String::new(),
+            idle: false,
             image_digest: Some(Digest::of(b"manifest")),
             needs_rebuild: false,
             isolation: "not sandboxed".into(),
@@ -658,6 +667,18 @@ impl AgentService for FakeAgents {
     async fn ack_routes(&self, _: String, version: u64) -> Result<()> {
         self.acknowledged.send_replace(version);
         Ok(())
+    }
+
+    async fn report_idle(&self, _: String, agent: Name, instance: RevisionId) -> Result<()> {
+        self.idle.send_modify(|idle| idle.push((agent, instance)));
+        Ok(())
+    }
+
+    async fn wake_agent(&self, _: Name) -> Result<()> {
+        self.wakes.send_modify(|wakes| *wakes += 1);
+        let woken = self.woken.subscribe().wait_for(Option::is_some).await.unwrap().clone();
+        let failed = |text| Error::new(Code::AgentStartFailed, text).with_details(["the log's last line".to_owned()]);
+        woken.unwrap().map_err(failed)
     }
 
     async fn runtime(&self) -> Result<RuntimeStatus> {

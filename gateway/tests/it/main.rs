@@ -22,6 +22,7 @@ mod fake_issuer;
 mod fake_runner;
 mod fake_services;
 mod fakes;
+mod idle_agents;
 mod invoke;
 mod keys;
 mod links;

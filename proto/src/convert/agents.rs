@@ -7,6 +7,7 @@ use hoistway_model::{
         RuntimeStatus, Target, VersionedRoute,
     },
 };
+use std::time::Duration;
 
 impl From<AgentSpec> for pb::AgentSpec {
     fn from(s: AgentSpec) -> Self {
@@ -81,6 +82,7 @@ impl From<Agent> for pb::Agent {
             needs_rebuild: a.needs_rebuild,
             network: a.network,
             limits: a.limits,
+            idle: a.idle,
         }
     }
 }
@@ -104,6 +106,7 @@ impl TryFrom<pb::Agent> for Agent {
             needs_rebuild: a.needs_rebuild,
             network: a.network,
             limits: a.limits,
+            idle: a.idle,
         })
     }
 }
@@ -135,6 +138,8 @@ impl From<Route> for pb::Route {
             message: r.message,
             needs_caller_identity: r.needs_caller_identity,
             identity_provider: r.identity_provider.map(Into::into).unwrap_or_default(),
+            idle: r.idle,
+            idle_after_ms: r.idle_after.map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -159,6 +164,8 @@ impl TryFrom<pb::Route> for Route {
             identity_provider: optional(r.identity_provider)
                 .map(|n| name("route.identity_provider", &n))
                 .transpose()?,
+            idle: r.idle,
+            idle_after: (r.idle_after_ms > 0).then(|| Duration::from_millis(r.idle_after_ms)),
         })
     }
 }

@@ -67,6 +67,8 @@ pub struct Config {
     /// The time in which a replaced instance may finish the requests that it has, in seconds: the gateway's
     /// `invoke_timeout_seconds` and a little more.
     pub drain_seconds: u64,
+    /// The time without invokes after which an agent is stopped until the next one, in seconds; 0: never.
+    pub idle_seconds: u64,
     /// The number of superseded revisions of each agent that are kept, to be rolled back to.
     pub revisions: u32,
     /// The number of agents that there may be.
@@ -171,6 +173,7 @@ impl Default for Config {
             concurrent_starts: 4,
             start_seconds: 60,
             drain_seconds: 305,
+            idle_seconds: 0,
             revisions: 10,
             max_agents: 200,
             warm_parents: false,

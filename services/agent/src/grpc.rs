@@ -186,6 +186,17 @@ impl GrpcAgentService {
         Ok(pb::AckRoutesResponse {})
     }
 
+    async fn report_idle(&self, r: pb::ReportIdleRequest) -> Result<pb::ReportIdleResponse> {
+        let instance = parsed("instance_id", &r.instance_id)?;
+        self.0.report_idle(r.watcher, name("agent", &r.agent)?, instance).await?;
+        Ok(pb::ReportIdleResponse {})
+    }
+
+    async fn wake_agent(&self, r: pb::WakeAgentRequest) -> Result<pb::WakeAgentResponse> {
+        self.0.wake_agent(name("name", &r.name)?).await?;
+        Ok(pb::WakeAgentResponse {})
+    }
+
     async fn get_runtime(&self, _: pb::GetRuntimeRequest) -> Result<pb::GetRuntimeResponse> {
         self.0.runtime().await.map(Into::into)
     }
@@ -262,5 +273,7 @@ rpcs! {
     stop_agent: StopAgentRequest => StopAgentResponse,
     start_agent: StartAgentRequest => StartAgentResponse,
     restart_agent: RestartAgentRequest => RestartAgentResponse,
+    report_idle: ReportIdleRequest => ReportIdleResponse,
+    wake_agent: WakeAgentRequest => WakeAgentResponse,
     get_runtime: GetRuntimeRequest => GetRuntimeResponse,
 }

@@ -138,6 +138,7 @@ pub async fn open(config: &Config, deps: &Deps) -> Result<Arc<Service>> {
         lock,
         tidy_every: Duration::from_secs(config.tidy_seconds.max(1)),
         drain: Duration::from_secs(config.drain_seconds),
+        idle_after: (config.idle_seconds > 0).then(|| Duration::from_secs(config.idle_seconds)),
     })
     .await
 }

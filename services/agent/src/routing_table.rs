@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// The number of changes that a watcher may fall behind before it gets a snapshot instead of the changes.
 const KEPT_CHANGES: usize = 256;
@@ -43,6 +43,8 @@ struct Table {
 struct Watcher {
     subscription: u64,
     acked: u64,
+    /// When it last reported that it sends no invokes to an agent. A change of the agent's route ends that.
+    idle: HashMap<Name, Instant>,
 }
 
 impl RoutingTable {
@@ -90,7 +92,7 @@ impl RoutingTable {
             table.subscriptions += 1;
             let subscription = table.subscriptions;
             // The version that a watcher knew before it came back is unknown: it counts once it has acknowledged again.
-            table.watchers.insert(watcher.clone(), Watcher { subscription, acked: 0 });
+            table.watchers.insert(watcher.clone(), Watcher { subscription, acked: 0, idle: HashMap::new() });
             subscription
         };
         self.changed.send_replace(());
@@ -111,6 +113,14 @@ impl RoutingTable {
             drop(table);
             self.acked.send_replace(());
         }
+    }
+
+    /// Records that `watcher` sends no invokes to an agent; whether every watcher has reported that within `time`.
+    pub fn report_idle(&self, watcher: &str, agent: &Name, time: Duration) -> bool {
+        let (mut table, now) = (self.lock(), Instant::now());
+        let Some(reporter) = table.watchers.get_mut(watcher) else { return false };
+        reporter.idle.insert(agent.clone(), now);
+        table.watchers.values().all(|w| w.idle.get(agent).is_some_and(|at| now.duration_since(*at) <= time))
     }
 
     /// Waits until every watcher that is still there has acknowledged `version`; whether they all did in time.
@@ -137,6 +147,16 @@ impl RoutingTable {
     }
 
     fn push(&self, mut table: MutexGuard<'_, Table>, event: RouteEvent) -> u64 {
+        let agent = match &event {
+            RouteEvent::Changed(route) => Some(&route.agent),
+            RouteEvent::Removed(agent) => Some(agent),
+            RouteEvent::Snapshot(_) => None,
+        };
+        if let Some(agent) = agent {
+            for watcher in table.watchers.values_mut() {
+                watcher.idle.remove(agent);
+            }
+        }
         table.version += 1;
         let version = table.version;
         if table.changes.len() == KEPT_CHANGES {
@@ -231,6 +251,8 @@ mod tests {
             message: message.into(),
             needs_caller_identity: false,
             identity_provider: None,
+            idle: false,
+            idle_after: None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{Digest, Name, Result, RevisionId, Secret, image::ImageRef, tool::Bou
 pub use config::{AgentConfig, AgentConfigChange, LlmConfig, LlmRole};
 use serde::{Deserialize, Serialize};
 pub use service::AgentService;
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 /// The complete specification of one revision of an agent. Its JSON is stored: members are only ever added, with a
 /// default.
@@ -95,6 +95,8 @@ pub struct Agent {
     pub phase: Phase,
     /// The reason, when not simply running.
     pub message: String,
+    /// Whether it is stopped until the next invoke, because there was none for a while. Its phase is `Running`.
+    pub idle: bool,
     /// The digest of the running image's manifest, once known.
     pub image_digest: Option<Digest>,
     /// Whether its image was built here for another Python than the current one, or in an older layout, and must be
@@ -144,6 +146,10 @@ pub struct Route {
     pub needs_caller_identity: bool,
     /// That identity provider. If the agent service does not name one, every caller is refused.
     pub identity_provider: Option<Name>,
+    /// Whether invokes wait for [`AgentService::wake_agent`]: the agent is idle, or is being started for an invoke.
+    pub idle: bool,
+    /// The time without invokes after which gateways call [`AgentService::report_idle`]; `None`: they do not.
+    pub idle_after: Option<Duration>,
 }
 
 /// The address of a revision.

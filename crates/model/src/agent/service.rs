@@ -103,6 +103,15 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     /// Reports that `watcher` uses no route older than `version`.
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()>;
 
+    /// Reports that the gateway `watcher` has sent no invoke to `instance` for the time of its route, and that none is in
+    /// flight. The agent is stopped until the next invoke if every gateway reports it, and nothing else changes it.
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()>;
+
+    /// Starts an idle agent and returns when it is ready. All calls join the same start. Its failure has the reason and
+    /// the last log lines; [`crate::Code::Aborted`]: another change of the agent came in between. An agent that is not
+    /// idle is left unchanged.
+    async fn wake_agent(&self, name: Name) -> Result<()>;
+
     /// Describes the agent runtime.
     async fn runtime(&self) -> Result<RuntimeStatus>;
 }

@@ -64,6 +64,8 @@ pub struct AgentStatusSchema {
     pub phase: String,
     /// Why, when it is not simply running.
     pub message: String,
+    /// Whether it was stopped because nobody invoked it: the next invoke starts it. Its phase is `Running`.
+    pub idle: bool,
     /// The id of the wanted revision.
     pub revision: String,
     /// Its number among the agent's revisions.
@@ -132,6 +134,7 @@ pub fn show(agent: &Agent, public: &PublicRegistry) -> Value {
         "status": {
             "phase": agent.phase.as_str(),
             "message": agent.message,
+            "idle": agent.idle,
             "revision": agent.revision,
             "revisionNumber": agent.revision_number,
             "imageDigest": agent.image_digest,

@@ -4,6 +4,7 @@
 //! means that its revision will serve the invoke. Nothing is sent twice: only a refused connection is tried again.
 
 mod stack_trace;
+mod wake;
 
 use super::{
     agents::schema::{AnswerSchema, AnyJson, InvokeSchema},
@@ -491,6 +492,7 @@ impl<'a> Call<'a> {
         check: fn(&[u8]) -> Result<()>,
     ) -> ApiResult<Self> {
         let deadline = Instant::now() + state.limits.invoke_timeout;
+        state.routes.filled_within(NEWS).await;
         if state.routes.access_policy(&agent).is_none() {
             return Err(unrouted(state, agent).await.into());
         }
@@ -525,7 +527,7 @@ impl<'a> Call<'a> {
 
     async fn send_within(self, outgoing: Outgoing) -> ApiResult<Answered> {
         let (agent, mut caller) = (self.agent, self.caller);
-        let (stream, to) = connect(self.state, &agent, &mut caller).await?;
+        let (stream, to) = connect(self.state, &agent, &mut caller, self.deadline).await?;
         let user = caller.user_for(&to.access_policy);
         let whose = end_user::headers(&self.state.invoke_statements, &agent, user, self.deadline)?;
         let routes = &self.state.routes;
@@ -576,13 +578,27 @@ struct End {
 }
 
 /// Returns a connection that the serving revision will answer. A refused connection means that the route is changing.
-async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> ApiResult<(ClientStream, End)> {
-    let news_by = Instant::now() + NEWS;
-    for _ in 0..CONNECTS {
+async fn connect(
+    state: &AppState,
+    agent: &Name,
+    caller: &mut InvokeCaller,
+    deadline: Instant,
+) -> ApiResult<(ClientStream, End)> {
+    let mut news_by = Instant::now() + NEWS;
+    let mut connects = 0;
+    while connects < CONNECTS {
         let mut changes = state.routes.changes();
         let picked = match state.routes.pick(agent) {
             RouteLookup::Ready(picked) => picked,
+            RouteLookup::Idle(access_policy) => {
+                // Strangers wake nothing.
+                caller.authenticate_for(state, agent, &access_policy).await?;
+                wake::wake(state, agent, deadline).await?;
+                news_by = Instant::now() + NEWS;
+                continue;
+            }
             RouteLookup::NotReady(why) => {
+                connects += 1;
                 // The agent service may report the agent as running before its route arrives here.
                 let ready = async {
                     while changes.changed().await.is_ok() {
@@ -603,9 +619,11 @@ async fn connect(state: &AppState, agent: &Name, caller: &mut InvokeCaller) -> A
         if !caller.satisfies(&end.access_policy) {
             // This revision has another access policy than the one before. The picked route must not be held meanwhile.
             drop(picked);
+            connects += 1;
             caller.authenticate_for(state, agent, &end.access_policy).await?;
             continue;
         }
+        connects += 1;
         let connected = timeout(CONNECT, dial(&state.tls, &picked.target)).await;
         drop(picked);
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -751,6 +769,7 @@ async fn crashed(
             // A pick locks its route, so it is dropped before the wait for a change.
             match routes.pick(agent) {
                 RouteLookup::NotReady(why) => return Some(why),
+                RouteLookup::Idle(_) => return Some(REPLACED.to_owned()),
                 RouteLookup::Ready(picked) if picked.target.revision != *instance => return Some(REPLACED.to_owned()),
                 RouteLookup::Ready(_) => {}
                 RouteLookup::Unknown => return Some("it was deleted".to_owned()),

@@ -1,6 +1,6 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0007_….sql`, for both engines.
+//! A file has the name that databases record. The next one is `m0008_….sql`, for both engines.
 
 use hoistway_kit::{db::Migrations, idempotency, migrations};
 
@@ -13,11 +13,13 @@ pub const ALL: &Migrations = &migrations! {
         "m0004_image_layouts",
         "m0005_specification_records",
         "m0006_image_bases",
+        "m0007_idle_agents",
     ],
     postgres: [
         idempotency::POSTGRES;
         "m0002_tables",
         "m0006_image_bases",
+        "m0007_idle_agents",
     ],
 };
 

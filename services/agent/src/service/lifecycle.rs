@@ -54,13 +54,14 @@ impl Service {
             }
             let renewed = self.store.start(operation.as_ref(), &name).await?;
             let active = self.record(&name).await?.active;
-            let supervisors: Vec<_> = renewed
+            let mut supervisors: Vec<_> = renewed
                 .into_iter()
                 .map(|revision| {
                     let proven = active == Some(revision.id);
                     self.start_supervisor(revision, proven)
                 })
                 .collect();
+            supervisors.extend(self.start_idle(&before).await?);
             if !supervisors.is_empty() {
                 for id in [before.active, before.desired].into_iter().flatten() {
                     self.kept_layers().remove(&id);
@@ -117,6 +118,14 @@ impl Service {
             let Some(spec) = change(revision.spec.clone()) else { return Ok(false) };
             if agent.stopped {
                 self.store.respecify_stopped(name, &revision.id, spec).await?;
+                return Ok(true);
+            }
+            // A restart has the same specification, and starts it.
+            if agent.idle && agent.active == Some(revision.id) && spec != revision.spec {
+                let renewed = self.store.respecify_stopped(name, &revision.id, spec).await?;
+                self.park(renewed);
+                self.supervisors().remove(&revision.id);
+                self.settle(name).await?;
                 return Ok(true);
             }
             let image = self

@@ -29,6 +29,7 @@ impl Service {
             self.events.crashes.family(),
             self.events.out_of_memory.family(),
         ];
+        families.extend(self.idle_metrics());
         families.extend(self.runtime.metrics());
         let database = self.store.size().await.ok();
         let directory = self.path.clone();

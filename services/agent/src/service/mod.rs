@@ -9,6 +9,7 @@ mod draining;
 mod egress_identities;
 mod events;
 mod fetch;
+mod idle;
 mod lifecycle;
 mod metrics;
 mod open;
@@ -87,6 +88,7 @@ pub struct Service {
     draining: Draining,
     /// The time in which a replaced instance may finish its requests.
     drain: Duration,
+    idle: idle::Idle,
     /// Events of agents, for those who follow them.
     events: EventLog,
     identities: Arc<EgressIdentities>,
@@ -309,6 +311,20 @@ impl AgentService for Agents {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()> {
         self.0.hub.ack(&watcher, version);
         Ok(())
+    }
+
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()> {
+        let service = Arc::clone(&self.0);
+        self.0.detached(async move { service.gateway_is_idle(&watcher, &agent, instance).await }).await
+    }
+
+    async fn wake_agent(&self, name: Name) -> Result<()> {
+        let service = Arc::clone(&self.0);
+        let woken = self.0.detached(async move { service.wake(&name).await }).await?;
+        match woken {
+            Some(supervisor) => supervisor.woken().await,
+            None => Ok(()),
+        }
     }
 
     async fn runtime(&self) -> Result<RuntimeStatus> {

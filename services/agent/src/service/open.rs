@@ -32,6 +32,8 @@ pub(crate) struct Parts {
     pub tidy_every: Duration,
     /// The time in which a replaced instance may finish its requests.
     pub drain: Duration,
+    /// The time without invokes after which an agent is stopped until the next one, if any.
+    pub idle_after: Option<Duration>,
 }
 
 impl Service {
@@ -53,6 +55,7 @@ impl Service {
             kept_layers: Mutex::default(),
             draining: super::draining::Draining::default(),
             drain: parts.drain,
+            idle: super::idle::Idle::new(parts.idle_after),
             events: EventLog::new(),
             identities,
             reserve: Reserve::new(&parts.directory),
@@ -82,6 +85,9 @@ impl Service {
         for (id, layers) in self.store.retired_layers().await? {
             self.kept_layers().insert(id, self.images.store().pin(&layers));
         }
+        if !self.idle.is_on() {
+            self.store.unmark_all_idle().await?;
+        }
         let mut revisions = self.store.current_revisions().await?;
         for agent in self.store.agents().await? {
             for revision in revisions.remove(&agent.name).unwrap_or_default() {
@@ -90,6 +96,9 @@ impl Service {
                     if agent.stopped {
                         let layers = revision.image.map(|image| image.layers).unwrap_or_default();
                         self.kept_layers().insert(revision.id, self.images.store().pin(&layers));
+                    } else if agent.idle && active {
+                        self.park(revision);
+                        self.report_phase(&agent);
                     } else {
                         self.start_supervisor(revision, active);
                     }

@@ -4,7 +4,7 @@
 use super::Service;
 use crate::{
     images::Pins,
-    runtime::{Endpoint, Instance, Program, Started, State},
+    runtime::{Endpoint, Failure, Instance, Program, Started, State},
     store::{ImageFacts, Revision, StoredPhase},
 };
 use hoistway_kit::telemetry::{self, TraceParent, within};
@@ -31,7 +31,9 @@ pub(super) enum RevisionHealth {
     /// Answering.
     Ready,
     /// It was ready and is not; it is started again by itself.
-    Down { why: String, restarts: u32, next_try_ms: Option<i64> },
+    Down { why: String, details: Vec<String>, restarts: u32, next_try_ms: Option<i64> },
+    /// The next invoke starts it.
+    Idle,
     /// It could not be started and is not tried again.
     Failed { code: Code, message: String, details: Vec<String> },
     /// It was stopped.
@@ -53,6 +55,8 @@ pub(super) struct RevisionSupervisor {
     pub revision: Revision,
     /// Whether it has been ready in the past: then a start that fails is tried again.
     pub(super) proven: bool,
+    /// Whether invokes wait for its start.
+    pub(super) for_invoke: bool,
     condition: watch::Sender<RevisionCondition>,
     stop: CancellationToken,
     done: CancellationToken,
@@ -61,18 +65,32 @@ pub(super) struct RevisionSupervisor {
 }
 
 impl RevisionSupervisor {
-    pub fn new(service: &Service, revision: Revision, proven: bool) -> Arc<Self> {
+    pub fn new(service: &Service, revision: Revision, proven: bool) -> Self {
         let condition =
             RevisionCondition { life: RevisionHealth::Starting, address: None, image: revision.image.clone() };
         let pins = revision.image.as_ref().map(|image| service.images.store().pin(&image.layers));
-        Arc::new(Self {
+        Self {
             revision,
             proven,
+            for_invoke: false,
             condition: watch::Sender::new(condition),
             stop: service.stopping.child_token(),
             done: CancellationToken::new(),
             pins: Mutex::new(pins.into_iter().collect()),
-        })
+        }
+    }
+
+    /// One whose start invokes wait for. It has been ready before.
+    pub fn for_invoke(service: &Service, revision: Revision) -> Self {
+        Self { for_invoke: true, ..Self::new(service, revision, true) }
+    }
+
+    /// One that is not started.
+    pub fn idle(service: &Service, revision: Revision) -> Self {
+        let supervisor = Self::new(service, revision, true);
+        supervisor.set(|c| c.life = RevisionHealth::Idle);
+        supervisor.done.cancel();
+        supervisor
     }
 
     pub fn condition(&self) -> RevisionCondition {
@@ -97,9 +115,28 @@ impl RevisionSupervisor {
         let status = |phase, message| Ok(RevisionStatus { revision, number, phase, message, image_digest });
         match condition.life {
             RevisionHealth::Waiting { why } => status(Phase::Pending, why),
-            RevisionHealth::Ready | RevisionHealth::Down { .. } => status(Phase::Running, String::new()),
+            RevisionHealth::Ready | RevisionHealth::Idle | RevisionHealth::Down { .. } => {
+                status(Phase::Running, String::new())
+            }
             RevisionHealth::Failed { code, message, details } => Err(Error::new(code, message).with_details(details)),
             RevisionHealth::Gone | RevisionHealth::Starting => Err(self.stopped()),
+        }
+    }
+
+    /// Waits until the revision is ready. Why it does not become so is an error, also if it is tried again.
+    pub async fn woken(&self) -> Result<()> {
+        let mut conditions = self.condition.subscribe();
+        let condition = match conditions.wait_for(|c| !matches!(c.life, RevisionHealth::Starting)).await {
+            Ok(condition) => condition.clone(),
+            Err(_) => return Err(self.stopped()),
+        };
+        let failed = |code, message: String, details: Vec<String>| Err(Error::new(code, message).with_details(details));
+        match condition.life {
+            RevisionHealth::Ready => Ok(()),
+            RevisionHealth::Waiting { why } => failed(Code::Unavailable, why, Vec::new()),
+            RevisionHealth::Down { why, details, .. } => failed(Code::AgentStartFailed, crashed(&why), details),
+            RevisionHealth::Failed { code, message, details } => failed(code, not_started(&message), details),
+            RevisionHealth::Gone | RevisionHealth::Starting | RevisionHealth::Idle => Err(self.stopped()),
         }
     }
 
@@ -114,6 +151,20 @@ impl RevisionSupervisor {
     pub(super) fn set(&self, change: impl FnOnce(&mut RevisionCondition)) {
         self.condition.send_modify(change);
     }
+}
+
+fn down(Failure { message, details, .. }: &Failure, restarts: u32, next_try_ms: Option<i64>) -> RevisionHealth {
+    RevisionHealth::Down { why: message.clone(), details: details.clone(), restarts, next_try_ms }
+}
+
+/// Tells invokes that it ended and is tried again.
+pub(super) fn crashed(why: &str) -> String {
+    format!("the agent crashed ({why}) and is started again")
+}
+
+/// Tells invokes that it is not tried again.
+pub(super) fn not_started(why: &str) -> String {
+    format!("the agent could not be started: {why}")
 }
 
 /// Returns the span of a revision's start, from its image to its readiness: in the trace of the call that began it, or
@@ -164,15 +215,13 @@ impl Service {
         let (revision, began) = (&supervisor.revision, Instant::now());
         let starting = start.clone().unwrap_or_else(Span::none);
         let mut states = self.launch(supervisor).instrument(starting).await?.states;
-        let mut crash: Option<(String, u32)> = None;
+        let mut crash: Option<(Failure, u32)> = None;
         loop {
             let state = states.borrow_and_update().clone();
             let life = match state {
                 State::Starting => match &crash {
                     None => RevisionHealth::Starting,
-                    Some((why, restarts)) => {
-                        RevisionHealth::Down { why: why.clone(), restarts: *restarts, next_try_ms: None }
-                    }
+                    Some((failure, restarts)) => down(failure, *restarts, None),
                 },
                 State::Ready => {
                     crash = None;
@@ -183,10 +232,11 @@ impl Service {
                     RevisionHealth::Ready
                 }
                 State::Crashed { failure, out_of_memory, restarts, next_try_ms } => {
-                    crash = Some((failure.message.clone(), restarts));
                     let agent = &revision.spec.agent;
                     self.events.crashed(agent, revision.id, &failure.message, restarts, out_of_memory);
-                    RevisionHealth::Down { why: failure.message, restarts, next_try_ms: Some(next_try_ms) }
+                    let life = down(&failure, restarts, Some(next_try_ms));
+                    crash = Some((failure, restarts));
+                    life
                 }
                 State::Failed(failure) => {
                     return Err(Error::new(failure.code, failure.message).with_details(failure.details));
@@ -238,11 +288,14 @@ impl Service {
 
     /// Starts a supervisor for a revision that is recorded.
     pub(super) fn start_supervisor(self: &Arc<Self>, revision: Revision, proven: bool) -> Arc<RevisionSupervisor> {
-        let id = revision.id;
+        self.run_new(RevisionSupervisor::new(self, revision, proven))
+    }
+
+    pub(super) fn run_new(self: &Arc<Self>, supervisor: RevisionSupervisor) -> Arc<RevisionSupervisor> {
+        let supervisor = Arc::new(supervisor);
         // Egress knows it before it runs: what an agent imports may call its tools already.
-        self.identities.add(&revision);
-        let supervisor = RevisionSupervisor::new(self, revision, proven);
-        self.supervisors().insert(id, Arc::clone(&supervisor));
+        self.identities.add(&supervisor.revision);
+        self.supervisors().insert(supervisor.revision.id, Arc::clone(&supervisor));
         let start = start_span(&supervisor.revision);
         self.tasks.spawn(Arc::clone(self).run_supervisor(Arc::clone(&supervisor), start));
         supervisor

@@ -2,8 +2,8 @@
 
 use super::{
     Service,
-    revision_supervisor::RevisionHealth,
-    view::{STARTING, stopped},
+    revision_supervisor::{RevisionHealth, crashed, not_started},
+    view::{IDLE, STARTING, stopped},
 };
 use crate::store::AgentRecord;
 use hoistway_model::agent::{Route, Target};
@@ -21,14 +21,29 @@ impl Service {
             record.active.is_some() && condition.as_ref().is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
         if record.stopped {
             let message = stopped(record);
-            return Route { agent, target: None, ready: false, message, needs_caller_identity, identity_provider };
+            return Route {
+                agent,
+                target: None,
+                ready: false,
+                message,
+                needs_caller_identity,
+                identity_provider,
+                idle: false,
+                idle_after: None,
+            };
         }
         let message = match condition.as_ref().map(|c| &c.life) {
             _ if ready => String::new(),
+            Some(RevisionHealth::Idle) => IDLE.to_owned(),
             Some(RevisionHealth::Waiting { why }) => why.clone(),
-            Some(RevisionHealth::Down { why, .. }) => format!("the agent crashed ({why}) and is started again"),
-            Some(RevisionHealth::Failed { message, .. }) => format!("the agent could not be started: {message}"),
+            Some(RevisionHealth::Down { why, .. }) => crashed(why),
+            Some(RevisionHealth::Failed { message, .. }) => not_started(message),
             _ => STARTING.to_owned(),
+        };
+        let idle = match condition.as_ref().map(|c| &c.life) {
+            Some(RevisionHealth::Idle) => true,
+            Some(RevisionHealth::Starting) => supervisor.as_ref().is_some_and(|supervisor| supervisor.for_invoke),
+            _ => false,
         };
         let target = match (record.active, &supervisor, condition.and_then(|c| c.address)) {
             (Some(revision), Some(supervisor), Some(address)) => {
@@ -36,6 +51,7 @@ impl Service {
             }
             _ => None,
         };
-        Route { agent, target, ready, message, needs_caller_identity, identity_provider }
+        let idle_after = self.idle.after();
+        Route { agent, target, ready, message, needs_caller_identity, identity_provider, idle, idle_after }
     }
 }

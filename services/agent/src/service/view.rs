@@ -12,6 +12,7 @@ use hoistway_model::{
     redact::MASK,
 };
 
+pub(super) const IDLE: &str = "the agent is idle; the next invoke starts it";
 pub(super) const STARTING: &str = "the agent is starting";
 const UNFINISHED: &str = "the agent's first deploy is not finished yet";
 
@@ -29,6 +30,7 @@ impl Service {
         let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
+        let idle = record.idle && !record.stopped;
         let needs_rebuild = self.needs_rebuild(&shown.spec, image.as_ref());
         let isolation = self.runtime.isolation();
         Agent {
@@ -38,6 +40,7 @@ impl Service {
             shown_env: self.environment.shown(&shown.spec, entry_point),
             phase,
             message,
+            idle,
             image_digest: image.map(|i| i.digest).or(shown.spec.image.digest),
             needs_rebuild,
             isolation: isolation.enforced,
@@ -74,8 +77,9 @@ impl Service {
         let serving = self.condition(active);
         let (phase, message) = match serving.map(|c| c.life) {
             Some(RevisionHealth::Ready) => (Phase::Running, String::new()),
+            Some(RevisionHealth::Idle) => (Phase::Running, IDLE.to_owned()),
             Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why),
-            Some(RevisionHealth::Down { why, restarts, next_try_ms }) => {
+            Some(RevisionHealth::Down { why, restarts, next_try_ms, .. }) => {
                 (Phase::Failed, down(&why, restarts, next_try_ms))
             }
             Some(RevisionHealth::Failed { message, .. }) => (Phase::Failed, message),
@@ -106,16 +110,18 @@ fn first_phase(record: &AgentRecord, shown: &Revision, wanted: Option<&RevisionC
     match wanted.map(|c| &c.life) {
         Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why.clone()),
         Some(RevisionHealth::Failed { message, .. }) => (Phase::Failed, message.clone()),
-        Some(RevisionHealth::Down { why, restarts, next_try_ms }) => {
+        Some(RevisionHealth::Down { why, restarts, next_try_ms, .. }) => {
             (Phase::Failed, down(why, *restarts, *next_try_ms))
         }
         Some(RevisionHealth::Starting) => (Phase::Pending, STARTING.to_owned()),
-        Some(RevisionHealth::Ready | RevisionHealth::Gone) | None => match (shown.phase, &shown.failure) {
-            (StoredPhase::Failed, Some((_, message, _))) => (Phase::Failed, message.clone()),
-            (StoredPhase::PendingImage, _) => (Phase::Pending, shown.message.clone()),
-            _ if record.desired.is_some() => (Phase::Pending, STARTING.to_owned()),
-            _ => (Phase::Pending, UNFINISHED.to_owned()),
-        },
+        Some(RevisionHealth::Ready | RevisionHealth::Idle | RevisionHealth::Gone) | None => {
+            match (shown.phase, &shown.failure) {
+                (StoredPhase::Failed, Some((_, message, _))) => (Phase::Failed, message.clone()),
+                (StoredPhase::PendingImage, _) => (Phase::Pending, shown.message.clone()),
+                _ if record.desired.is_some() => (Phase::Pending, STARTING.to_owned()),
+                _ => (Phase::Pending, UNFINISHED.to_owned()),
+            }
+        }
     }
 }
 

@@ -82,6 +82,7 @@ impl Store {
             active_revision: Set(None),
             last_number: Set(1),
             stopped: Set(false),
+            idle: Set(false),
             created_at: Set(now),
             updated_at: Set(now),
         };
@@ -169,6 +170,8 @@ impl Store {
         change.updated_at = Set(now_ms());
         if let Some(facts) = ready {
             change.active_revision = Set(Some(id.to_string()));
+            // Idle is only the instance before.
+            change.idle = Set(false);
             let changed = revision::Entity::update_many()
                 .set(revision::ActiveModel {
                     phase: Set(StoredPhase::Ready.as_str().to_owned()),

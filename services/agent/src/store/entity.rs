@@ -13,6 +13,7 @@ pub(super) mod agent {
         /// The highest number that a revision of it ever had.
         pub last_number: i64,
         pub stopped: bool,
+        pub idle: bool,
         pub created_at: i64,
         pub updated_at: i64,
     }

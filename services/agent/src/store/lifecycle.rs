@@ -1,7 +1,7 @@
 //! Stopping and starting agents, and new instances of what they run.
 
 use super::{
-    Revision, Store,
+    AgentRecord, Revision, Store,
     changes::{commit, failed, find},
     entity::{agent, revision},
 };
@@ -10,7 +10,10 @@ use hoistway_kit::{
     time::now_ms,
 };
 use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec};
-use sea_orm::{ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, EntityTrait, IntoActiveModel};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
+    sea_query::SimpleExpr,
+};
 
 const RESTART: &str = "agents.restart";
 
@@ -26,6 +29,7 @@ impl Store {
             let change = agent::ActiveModel {
                 name: Set(row.name),
                 stopped: Set(true),
+                idle: Set(false),
                 updated_at: Set(now_ms()),
                 ..Default::default()
             };
@@ -80,11 +84,17 @@ impl Store {
     }
 
     /// Gives the revision that an agent which is stopped will start with another specification.
-    pub(crate) async fn respecify_stopped(&self, name: &Name, instance: &RevisionId, spec: AgentSpec) -> Result<()> {
+    pub(crate) async fn respecify_stopped(
+        &self,
+        name: &Name,
+        instance: &RevisionId,
+        spec: AgentSpec,
+    ) -> Result<Revision> {
         let txn = self.db.begin().await?;
         let row = agent_row(&txn, name).await?;
         let old = instance.to_string();
-        let new = self.renew(&txn, &old, Some(spec)).await?.id.to_string();
+        let renewed = self.renew(&txn, &old, Some(spec)).await?;
+        let new = renewed.id.to_string();
         let mut change = agent::ActiveModel { name: Set(row.name), ..Default::default() };
         if row.desired_revision.as_ref() == Some(&old) {
             change.desired_revision = Set(Some(new.clone()));
@@ -94,7 +104,49 @@ impl Store {
         }
         change.updated_at = Set(now_ms());
         change.update(&txn).await.map_err(failed)?;
-        commit(txn).await
+        commit(txn).await?;
+        Ok(renewed)
+    }
+
+    /// Marks an agent as idle if `instance` serves it and no other one is wanted. Another instance takes its place, which
+    /// an invoke will start: the old one may still be ending then.
+    pub(crate) async fn mark_idle(
+        &self,
+        name: &Name,
+        instance: &RevisionId,
+    ) -> Result<Option<(AgentRecord, Revision)>> {
+        let txn = self.db.begin().await?;
+        let row = agent_row(&txn, name).await?;
+        let id = Some(instance.to_string());
+        if row.stopped || row.idle || row.active_revision != id || row.desired_revision != id {
+            return Ok(None);
+        }
+        let new = self.renew(&txn, &instance.to_string(), None).await?;
+        let change = agent::ActiveModel {
+            name: Set(row.name),
+            active_revision: Set(Some(new.id.to_string())),
+            desired_revision: Set(Some(new.id.to_string())),
+            idle: Set(true),
+            ..Default::default()
+        };
+        let after = change.update(&txn).await.map_err(failed)?;
+        commit(txn).await?;
+        Ok(Some((AgentRecord::read(after)?, new)))
+    }
+
+    /// Marks an idle agent as one that runs.
+    pub(crate) async fn unmark_idle(&self, name: &Name) -> Result<()> {
+        self.unmark(agent::Column::Name.eq(name.as_str())).await
+    }
+
+    /// Marks all idle agents as ones that run.
+    pub(crate) async fn unmark_all_idle(&self) -> Result<()> {
+        self.unmark(agent::Column::Idle.eq(true)).await
+    }
+
+    async fn unmark(&self, of: SimpleExpr) -> Result<()> {
+        let change = agent::ActiveModel { idle: Set(false), ..Default::default() };
+        agent::Entity::update_many().set(change).filter(of).exec(self.db.write()).await.map(drop).map_err(failed)
     }
 
     /// Whether a restart was done before; else it has begun now.

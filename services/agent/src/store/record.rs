@@ -18,6 +18,8 @@ pub(crate) struct AgentRecord {
     pub active: Option<RevisionId>,
     /// Stays down until it is started or deployed again.
     pub stopped: bool,
+    /// The active instance is started by the next invoke.
+    pub idle: bool,
     pub created_at: i64,
     pub updated_at: i64,
 }
@@ -124,6 +126,7 @@ impl AgentRecord {
             desired: id(row.desired_revision)?,
             active: id(row.active_revision)?,
             stopped: row.stopped,
+            idle: row.idle,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

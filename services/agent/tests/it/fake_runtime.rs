@@ -148,6 +148,8 @@ pub struct TestService {
     pub agents: Arc<dyn AgentService>,
     deps: Deps,
     keep: StoreLimits,
+    /// The setting, for the next start.
+    pub idle_seconds: u64,
     pub interpreter: Interpreter,
 }
 
@@ -182,10 +184,16 @@ impl TestService {
         let master_key = MasterKey::from_bytes(&[7; 32]).unwrap();
         let (egress_key, tls) = (EgressKey::generate().unwrap(), ServiceTls::default());
         let deps = Deps { token, master_key, egress_key, runtime: None, tls };
-        Self::open(dir, registry, deps, keep).await
+        Self::open(dir, registry, deps, keep, 0).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, registry: Registry, mut deps: Deps, keep: StoreLimits) -> Self {
+    async fn open(
+        dir: Arc<tempfile::TempDir>,
+        registry: Registry,
+        mut deps: Deps,
+        keep: StoreLimits,
+        idle_seconds: u64,
+    ) -> Self {
         let runtime = Arc::new(FakeRuntime::default());
         deps.runtime = Some(runtime.clone());
         let config = Config {
@@ -193,21 +201,22 @@ impl TestService {
             registry_address: registry.addr.to_string(),
             revisions: keep.revisions,
             max_agents: keep.agents,
+            idle_seconds,
             database: DatabaseConfig::from(hoistway_testing::database_url(dir.path())),
             ..Config::default()
         };
         let service = open(&config, &deps).await.unwrap();
         let agents = service.handle();
         let interpreter = Interpreter::find(None).await.unwrap();
-        Self { dir, registry, runtime, service, agents, deps, keep, interpreter }
+        Self { dir, registry, runtime, service, agents, deps, keep, idle_seconds, interpreter }
     }
 
     /// The same installation, after a restart of the program.
     pub async fn restart(self) -> Self {
         self.service.shutdown().await;
-        let Self { dir, registry, service, agents, deps, keep, runtime, .. } = self;
+        let Self { dir, registry, service, agents, deps, keep, idle_seconds, runtime, .. } = self;
         drop((service, agents, runtime));
-        Self::open(dir, registry, deps, keep).await
+        Self::open(dir, registry, deps, keep, idle_seconds).await
     }
 
     /// Builds and pushes an image that differs from others by `content`.

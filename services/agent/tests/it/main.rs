@@ -13,6 +13,7 @@ mod fake_registry;
 mod fake_runtime;
 mod history;
 mod hostile;
+mod idle_agents;
 mod lifecycle;
 mod registry_answers;
 mod reopen;

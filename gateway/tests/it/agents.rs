@@ -32,7 +32,7 @@ async fn agents_are_listed_and_shown() {
                 "message": "",
                 "revision": null,
                 "revisionNumber": 1,
-                "imageDigest": Digest::of(b"manifest"),
+                "idle": false, "imageDigest": Digest::of(b"manifest"),
                 "isolation": "not sandboxed",
                 "network": "open",
                 "limits": "none",

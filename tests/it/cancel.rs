@@ -117,6 +117,8 @@ fn stop_and_delete_end_starts_that_hang() {
         thread::scope(|scope| {
             let deploying = deploy_of(scope, &stack, "first", hanging_source());
             wait_for_deployment(&stack, "first", "RUNNING");
+            // A moment before, there is no such agent yet.
+            stack.wait_for("/api/agents/first", "the agent", |shown| shown["name"] == "first");
             let ended = call_within_limit(&stack, method, path);
             assert_eq!(ended.status, 200, "{}", ended.text());
             assert_eq!(deploying.join().unwrap().json()["code"], "cancelled");

@@ -1,6 +1,6 @@
 //! The command line against a running stack.
 
-use crate::test_installation::{HOISTWAY, Stack};
+use crate::test_installation::{HOISTWAY, PREINSTALL_UV, Stack};
 use serde_json::Value;
 use std::{
     fs,
@@ -269,6 +269,7 @@ fn the_demo_shows_the_main_job() {
     let mut child = Command::new(HOISTWAY)
         .args(["up", "--demo", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(dir.path().join("data"))
+        .env(PREINSTALL_UV, "false")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -93,8 +93,8 @@ async fn an_agent_that_nobody_invokes_is_reported_and_one_with_an_open_answer_is
     changed(&gateway, ready).await;
     tokio::time::sleep(2 * time).await;
     assert!(reported.borrow_and_update().is_empty(), "an answer is under way");
-    drop(slot);
     let ended = tokio::time::Instant::now();
+    drop(slot);
     // It is reported again until something comes of it.
     for reports in [1, 2] {
         let all = tokio::time::timeout(Duration::from_secs(20), reported.wait_for(|r| r.len() == reports)).await;

@@ -26,6 +26,8 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// The beginning of names of directories that are not layers: not finished yet, or on their way out.
 const TEMPORARY: &str = ".tmp-";
+/// What follows it in the name of one that is being removed.
+const GONE: &str = "gone-";
 /// The beginning of names of directories with the packages of several layers.
 const SITE: &str = "site-";
 /// The file that says which start of the machine the layers were unpacked in.
@@ -126,11 +128,8 @@ impl LayerStore {
         let unpacked = spawn_blocking(move || {
             let temp = temporary(&dir)?;
             let unpacked = unpack(Chunks { blob, chunk: Bytes::new() }, &temp, expected, bounds);
-            if let Err(e) = unpacked.and_then(|()| Ok(std::fs::rename(&temp, &target)?)) {
-                delete(&temp);
-                return Err(e);
-            }
-            Ok(std::fs::set_permissions(&target, Permissions::from_mode(0o555))?)
+            let named = unpacked.and_then(|()| Ok(name_whole(&temp, &target)?));
+            named.inspect_err(|_| delete(&temp))
         });
         match unpacked.await {
             Ok(result) => result,
@@ -163,8 +162,7 @@ impl LayerStore {
             delete(temporary);
             return Ok(());
         }
-        std::fs::rename(temporary, &target)?;
-        std::fs::set_permissions(&target, Permissions::from_mode(0o555))
+        name_whole(temporary, &target)
     }
 
     /// Finds the parts of an image in its layers, lowest first; nothing if one is missing. What is kept on disk for
@@ -213,12 +211,8 @@ impl LayerStore {
             let temp = temporary(&dir)?;
             let paths: Vec<PathBuf> = layers.into_iter().map(|(_, path)| path).collect();
             let merged = site_packages::merge(&paths, &temp).and_then(|()| seal(&temp, true));
-            if let Err(e) = merged.and_then(|()| std::fs::rename(&temp, &target)) {
-                delete(&temp);
-                return Err(e);
-            }
-            std::fs::set_permissions(&target, Permissions::from_mode(0o555))?;
-            Ok(target)
+            let named = merged.and_then(|()| name_whole(&temp, &target));
+            named.inspect_err(|_| delete(&temp)).map(|()| target)
         });
         let made = made.await.map_err(|e| Error::internal(DOING, e))?.map_err(|e| Error::internal(DOING, e))?;
         Ok((made, pins))
@@ -263,8 +257,13 @@ impl LayerStore {
     fn clean(&self) {
         let Ok(entries) = std::fs::read_dir(&*self.dir) else { return };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                delete(&entry.path());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(rest) = name.strip_prefix(TEMPORARY) {
+                // A thread of an installation that is just ending may still give it its name: then it is whole, and stays.
+                let gone = self.dir.join(format!("{TEMPORARY}{GONE}{}", rest.trim_start_matches(GONE)));
+                if std::fs::rename(entry.path(), &gone).is_ok() {
+                    delete(&gone);
+                }
             }
         }
     }
@@ -286,6 +285,12 @@ impl LayerStore {
     fn path(&self, layer: &Digest) -> PathBuf {
         self.dir.join(layer.hex())
     }
+}
+
+/// Gives a whole layer its name. Nothing can be changed in it from then on.
+fn name_whole(temporary: &Path, target: &Path) -> io::Result<()> {
+    std::fs::set_permissions(temporary, Permissions::from_mode(0o555))?;
+    std::fs::rename(temporary, target)
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -101,7 +101,11 @@ impl Service {
 
     /// Starts the instance of an idle agent, under its lock.
     pub(super) async fn start_idle(self: &Arc<Self>, record: &AgentRecord) -> Result<Option<Arc<RevisionSupervisor>>> {
-        let parked = record.active.and_then(|id| self.supervisor(&id)).filter(|_| record.idle && !record.stopped);
+        // Decided by what is there, and not by the table: a commit may have failed only for this service.
+        let is_idle = |supervisor: &Arc<RevisionSupervisor>| {
+            matches!(supervisor.condition().life, RevisionHealth::Idle) && !record.stopped
+        };
+        let parked = record.active.and_then(|id| self.supervisor(&id)).filter(is_idle);
         let Some(parked) = parked else { return Ok(None) };
         let began = Instant::now();
         self.store.unmark_idle(&record.name).await?;

@@ -110,14 +110,19 @@ chmod +x "$2/bin/uv"
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_waits_for_the_uv_that_is_being_installed_and_says_so() {
-    use std::os::unix::fs::PermissionsExt;
+    use std::io::Write;
     if tool::on_path().next().is_some() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let (pip, begun, go) = (dir.path().join("pip"), dir.path().join("begun"), dir.path().join("go"));
-    std::fs::write(&pip, PIP.replace("DIR", dir.path().to_str().unwrap())).unwrap();
-    std::fs::set_permissions(&pip, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Written by another process: a file that a test has open for writing may be so in another test's child.
+    let mut install = std::process::Command::new("install");
+    let install = install.args(["-m", "755", "/dev/stdin"]).arg(&pip).stdin(std::process::Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    let text = PIP.replace("DIR", dir.path().to_str().unwrap());
+    install.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(install.wait().unwrap().success());
     for fifo in [&begun, &go] {
         assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
     }

@@ -30,7 +30,9 @@ impl Service {
         let running = record.active.filter(|active| *active != shown.id).and_then(|active| self.condition(&active));
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
-        let idle = record.idle && !record.stopped;
+        let life = record.active.and_then(|active| self.condition(&active)).map(|condition| condition.life);
+        // One that was just marked has no supervisor yet, and one that is being started is marked a moment longer.
+        let idle = record.idle && !record.stopped && matches!(life, Some(RevisionHealth::Idle) | None);
         let needs_rebuild = self.needs_rebuild(&shown.spec, image.as_ref());
         let isolation = self.runtime.isolation();
         Agent {
@@ -78,6 +80,7 @@ impl Service {
         let (phase, message) = match serving.map(|c| c.life) {
             Some(RevisionHealth::Ready) => (Phase::Running, String::new()),
             Some(RevisionHealth::Idle) => (Phase::Running, IDLE.to_owned()),
+            None if record.idle => (Phase::Running, IDLE.to_owned()),
             Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why),
             Some(RevisionHealth::Down { why, restarts, next_try_ms, .. }) => {
                 (Phase::Failed, down(&why, restarts, next_try_ms))

@@ -79,9 +79,9 @@ impl Launched {
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
         let mut group = group(&start, dir).await?;
         let (mut spec, places) = spec(&start, dir, group.0.as_ref())?;
-        let layers = warm_parents.layers(&start.instance.program, &spec).await;
-        let parent = match &layers {
-            Some(layers) => warm_parents.suitable(layers, &start.instance.program, &spec).await,
+        let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
+        let parent = match layers.as_ref().zip(source) {
+            Some(own) => warm_parents.suitable(own, &start.instance.program, &spec).await,
             None => None,
         };
         let layers = layers.filter(|layers| warm_parents.wants_modules(layers));

@@ -89,17 +89,10 @@ impl TestRuntime {
 
     /// Has a warm parent started, and checks that agents are forked from it.
     async fn warm_up(&self) {
-        let count = |name: &str, label: &str| counted(&*self.runtime, name, label);
         let (first, _) = self.ready("def handler(message): return message").await;
-        let started = async {
-            while count("hoistway_warm_parents_total", "ready") == 0.0 {
-                assert!(count("hoistway_warm_parents_total", "failed") == 0.0);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, started).await.unwrap();
+        until_warm(&*self.runtime).await;
         let (second, _) = self.ready("def handler(message): return message").await;
-        assert_eq!(count("hoistway_agent_starts_total", "forked"), 1.0);
+        assert_eq!(counted(&*self.runtime, "hoistway_agent_starts_total", "forked"), 1.0);
         for instance in [first, second] {
             self.runtime.remove(&instance.revision, Duration::ZERO).await.unwrap();
         }
@@ -165,6 +158,17 @@ impl TestRuntime {
         }
         texts
     }
+}
+
+/// Waits until a warm parent is ready; none may fail to start.
+pub async fn until_warm(runtime: &dyn Runtime) {
+    let ready = async {
+        while counted(runtime, "hoistway_warm_parents_total", "ready") == 0.0 {
+            assert!(counted(runtime, "hoistway_warm_parents_total", "failed") == 0.0);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, ready).await.unwrap();
 }
 
 /// The sum of a metric's samples with this label.

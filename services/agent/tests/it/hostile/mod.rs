@@ -4,7 +4,7 @@ mod table;
 mod victims;
 
 use crate::conformance::docker_image::{self, Image};
-use crate::conformance::test_runtime::{self as conformance, counted, docker};
+use crate::conformance::test_runtime::{self as conformance, counted, docker, until_warm};
 use crate::runtime::{GRACE, LIMIT, Stage, ask, host_pid_of, until};
 use hoistway_agent::{
     launcher::Limits,
@@ -20,7 +20,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
 };
 use table::{ATTEMPTS, COLUMNS, Column, Network};
 use tempfile::TempDir;
@@ -368,13 +367,7 @@ fn process_in(namespace: &str) -> i32 {
 async fn warm_up(runtime: &dyn Runtime, instance: Instance) {
     let started = runtime.apply(instance.clone()).await.unwrap();
     tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
-    let ready = async {
-        while counted(runtime, "hoistway_warm_parents_total", "ready") == 0.0 {
-            assert!(counted(runtime, "hoistway_warm_parents_total", "failed") == 0.0);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, ready).await.unwrap();
+    until_warm(runtime).await;
     runtime.remove(&instance.revision, GRACE).await.unwrap();
 }
 

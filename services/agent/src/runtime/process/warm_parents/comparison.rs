@@ -58,7 +58,7 @@ const NATIVE: &[&str] = &[
 const NATIVE_ENDS: &[&str] = &["_NUM_THREADS"];
 const NATIVE_NAMES: &[&str] = &["LANG", "LANGUAGE", "NLSPATH", "TZ", "TZDIR"];
 
-/// The beginnings of file names' ends of Python modules.
+/// The ends of the names of files that are modules.
 const MODULE_ENDS: &[&str] = &["py", "pyc", "so", "zip"];
 
 /// What the packages of a parent depended on when they were imported.
@@ -83,6 +83,7 @@ impl Dependences {
         env: &BTreeMap<String, String>,
         app_dir: &Path,
         entry: &str,
+        source: &Source,
     ) -> Option<String> {
         let is_read = |name: &str| self.reads.as_ref().is_none_or(|reads| reads.contains(name)) || is_native(name);
         if let Some(name) = env.keys().chain(own.keys()).find(|name| env.get(*name) != own.get(*name) && is_read(name))
@@ -96,8 +97,7 @@ impl Dependences {
         if let Some(name) = own_modules.iter().find_map(|dir| self.shadowed(dir)) {
             return Some(format!("its own module {name} takes the place of another"));
         }
-        let Some(source) = Source::read(app_dir) else { return Some("its source is large".to_owned()) };
-        self.changed_by(&source, own)
+        self.changed_by(source, own)
     }
 
     /// A name of these modules that has another meaning beside an agent's files in `dir`.
@@ -151,7 +151,6 @@ fn is_native(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::source::MAX_SOURCE;
     use super::*;
 
     /// Names and values, or paths and texts.
@@ -182,7 +181,7 @@ mod tests {
         let own = variables(&[("HOME", "/home/agent")]);
         let env = own.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(env.iter().copied());
         let env = variables(&env.collect::<Vec<_>>());
-        dependences().differ(&own, &env, dir.path(), "agent.py")
+        dependences().differ(&own, &env, dir.path(), "agent.py", &Source::read(dir.path()).unwrap())
     }
 
     #[test]
@@ -231,15 +230,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let all = Dependences { reads: None, ..dependences() };
         let none = BTreeMap::new();
-        assert!(all.differ(&none, &variables(&[("A", "b")]), dir.path(), "agent.py").is_some());
-        assert_eq!(all.differ(&none, &none, dir.path(), "agent.py"), None);
+        let differ = |env: &BTreeMap<String, String>| {
+            all.differ(&none, env, dir.path(), "agent.py", &Source::read(dir.path()).unwrap())
+        };
+        assert!(differ(&variables(&[("A", "b")])).is_some());
+        assert_eq!(differ(&none), None);
         fs::write(dir.path().join("agent.py"), "import os\nos.environ['A'] = 'b'").unwrap();
-        assert!(all.differ(&none, &none, dir.path(), "agent.py").is_some());
-    }
-
-    #[test]
-    fn a_large_source_is_not_searched() {
-        let large = "#".repeat(usize::try_from(MAX_SOURCE).unwrap() + 1);
-        assert_eq!(reason(&[], &[("agent.py", &large)]).as_deref(), Some("its source is large"));
+        assert!(differ(&none).is_some());
     }
 }

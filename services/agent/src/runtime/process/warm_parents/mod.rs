@@ -50,16 +50,17 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Those of a program; none for an image that is run as it is, or with a source that is too large to be searched.
-    /// Blocks.
-    fn of(program: &Program) -> Option<Self> {
+    /// Those of a program, and its source; none for an image that is run as it is, or with a source that is too large to
+    /// be searched. Blocks.
+    fn of(program: &Program) -> Option<(Self, Source)> {
         let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = program else { return None };
         let source = Source::read(app_dir)?;
         let entries = site_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let names = names.map(|name| name.split(['.', '-']).next().unwrap_or_default().to_owned());
         let packages = names.filter(|name| source.mentions(name)).collect();
-        Some(Self { interpreter: interpreter.clone(), runner: runner.clone(), site_dirs: site_dirs.clone(), packages })
+        let (interpreter, runner, site_dirs) = (interpreter.clone(), runner.clone(), site_dirs.clone());
+        Some((Self { interpreter, runner, site_dirs, packages }, source))
     }
 }
 
@@ -141,8 +142,9 @@ impl WarmParents {
         self.known().get(layers)?.parent().filter(|parent| !parent.has_ended()).cloned()
     }
 
-    /// What an agent has in common with others that can be forked from one parent; none if it shall have none.
-    pub async fn layers(&self, program: &Program, spec: &LaunchSpec) -> Option<Layers> {
+    /// What an agent has in common with others that can be forked from one parent, and its source; none if it shall have
+    /// none.
+    pub async fn layers(&self, program: &Program, spec: &LaunchSpec) -> Option<(Layers, Source)> {
         let is_off = spec.env.iter().any(|(name, value)| name == OFF_BY && is_false(value));
         if !self.config.warm_parents || !self.sandbox.has_own_root() || is_off {
             return None;
@@ -152,12 +154,17 @@ impl WarmParents {
     }
 
     /// The parent from which an agent can be forked, if there is one.
-    pub async fn suitable(&self, layers: &Layers, program: &Program, spec: &LaunchSpec) -> Option<Arc<WarmParent>> {
+    pub async fn suitable(
+        &self,
+        (layers, source): (&Layers, Source),
+        program: &Program,
+        spec: &LaunchSpec,
+    ) -> Option<Arc<WarmParent>> {
         let parent = self.ready(layers)?;
         let Program::Unpacked { app_dir, .. } = program else { return None };
         let env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
         let (asked, app_dir) = (parent.clone(), app_dir.clone());
-        let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env)));
+        let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env), &source));
         match differs.await {
             Ok(None) => Some(parent),
             Ok(Some(reason)) => {

@@ -2,6 +2,7 @@
 
 use super::Layers;
 use super::comparison::Dependences;
+use super::source::Source;
 use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
 use crate::launcher::{WARM_PARENT, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
@@ -236,8 +237,14 @@ impl WarmParent {
     }
 
     /// Why an agent with this environment and source cannot have the modules as they are imported here. Blocks.
-    pub(super) fn differs(&self, env: &BTreeMap<String, String>, app_dir: &Path, entry: &str) -> Option<String> {
-        self.imports.dependences.differ(&self.env, env, app_dir, entry)
+    pub(super) fn differs(
+        &self,
+        env: &BTreeMap<String, String>,
+        app_dir: &Path,
+        entry: &str,
+        source: &Source,
+    ) -> Option<String> {
+        self.imports.dependences.differ(&self.env, env, app_dir, entry, source)
     }
 
     /// What was not imported, and why.

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The most source that is searched, in bytes, and the most files and directories.
-pub(super) const MAX_SOURCE: u64 = 4 << 20;
+const MAX_SOURCE: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 5_000;
 
 /// The text of an agent's own Python files, and of those that variables are read from.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(in crate::runtime::process) struct Source {
     texts: Vec<String>,
     /// All its directories.
     pub directories: Vec<PathBuf>,
@@ -55,5 +55,21 @@ impl Source {
     pub fn names(&self, variable: &str) -> bool {
         let forms = [format!("\"{variable}\""), format!("'{variable}'"), format!("{variable}=")];
         forms.iter().any(|form| self.mentions(form))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_large_source_is_not_searched() {
+        let dir = tempfile::tempdir().unwrap();
+        let largest = "#".repeat(usize::try_from(MAX_SOURCE).unwrap());
+        fs::write(dir.path().join("agent.py"), &largest).unwrap();
+        assert!(Source::read(dir.path()).is_some());
+        fs::write(dir.path().join("other.py"), "#").unwrap();
+        assert!(Source::read(dir.path()).is_none());
     }
 }

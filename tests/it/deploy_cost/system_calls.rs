@@ -30,10 +30,10 @@ impl Trace {
         let traced = with_descendants(pid);
         strace.args(traced.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
         let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
-        // strace reports on standard error that it is attached.
+        // strace reports on standard error that it is attached, or that a process has ended meanwhile.
         let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
         for _ in &traced {
-            assert!(lines.any(|line| line.unwrap().contains("attached")), "strace did not attach");
+            assert!(lines.any(|line| line.unwrap().contains("attach")), "strace did not attach");
         }
         std::thread::spawn(move || lines.for_each(drop));
         Self { strace, out: out.to_owned() }

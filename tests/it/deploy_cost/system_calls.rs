@@ -30,10 +30,16 @@ impl Trace {
         let traced = with_descendants(pid);
         strace.args(traced.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]));
         let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
-        // strace reports on standard error that it is attached, or that a process has ended meanwhile.
         let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
-        for _ in &traced {
-            assert!(lines.any(|line| line.unwrap().contains("attach")), "strace did not attach");
+        // On standard error, strace names each process that it has attached to, or that has ended meanwhile; processes
+        // that these start meanwhile are named too.
+        let mut awaited: Vec<_> = traced
+            .iter()
+            .map(|pid| (format!("Process {pid} attached"), format!("ptrace(PTRACE_SEIZE, {pid})")))
+            .collect();
+        while !awaited.is_empty() {
+            let line = lines.next().expect("strace did not attach").unwrap();
+            awaited.retain(|(attached, ended)| !line.contains(attached.as_str()) && !line.contains(ended.as_str()));
         }
         std::thread::spawn(move || lines.for_each(drop));
         Self { strace, out: out.to_owned() }

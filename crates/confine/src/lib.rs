@@ -24,16 +24,35 @@ pub mod uids;
 pub use host_python_masking::OtherPythons;
 pub use kill::{await_death, kill_all};
 pub use remove_tree::remove_tree;
-pub use rlimits::limit;
+pub use rlimits::{limit, limit_process};
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 
+use rustix::thread::CapabilitySet;
 use std::io::{Error, Result};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// The capabilities of a process that agents are forked from, in the user namespace to which their namespaces belong: to
+/// join these, and to mount `/proc`.
+const JOINING: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_CHROOT);
 
 /// Applies the part that needs privileges: the new root, the agent's user, no capabilities. The returned part is
 /// applied last.
 pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared> {
+    enter_with(confinement, || privileges::switch(user, CapabilitySet::empty()), user)
+}
+
+/// The same for a process that agents are forked from. `users` is the user namespace to which their namespaces belong,
+/// unless this process is in it.
+pub fn enter_as_parent(confinement: &Confinement, user: Option<RunAs>, users: Option<OwnedFd>) -> Result<Prepared> {
+    let switch = || {
+        users.map_or(Ok(()), namespaces::join_users).map_err(naming("the user namespace of its agents"))?;
+        privileges::switch(user, JOINING)
+    };
+    enter_with(confinement, switch, user)
+}
+
+fn enter_with(confinement: &Confinement, switch: impl FnOnce() -> Result<()>, user: Option<RunAs>) -> Result<Prepared> {
     if let Some(namespaces) = &confinement.namespaces {
         rootfs::enter(namespaces, &confinement.exposed, user)?;
     }
@@ -46,7 +65,7 @@ pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared>
         true => seccomp::programs(confinement).map_err(naming("seccomp"))?,
         false => Vec::new(),
     };
-    privileges::drop_all(user)?;
+    switch()?;
     Ok(Prepared { landlock, seccomp })
 }
 
@@ -55,8 +74,7 @@ pub type Instruction = (u16, u8, u8, u32);
 
 /// Returns the seccomp filters for a process in namespaces of its own, for a program that installs them by itself.
 pub fn seccomp_filters() -> Result<Vec<Vec<Instruction>>> {
-    let namespaces =
-        Namespaces { user: false, owner: None, processes: true, network: None, root: PathBuf::new(), disk: None };
+    let namespaces = Namespaces { user: false, processes: true, network: None, root: PathBuf::new(), disk: None };
     let confinement = Confinement { namespaces: Some(namespaces), seccomp: true, ..Confinement::default() };
     Ok(seccomp::programs(&confinement).map_err(naming("seccomp"))?.into_iter().map(instructions).collect())
 }
@@ -71,37 +89,14 @@ fn instructions(program: seccompiler::BpfProgram) -> Vec<Instruction> {
     program.into_iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect()
 }
 
-/// Refuses this process and its descendants for ever what agents are refused, but to mount `/proc`. It is for processes
-/// in a user namespace that belongs to a user who is not trusted.
-pub fn restrict_launcher() -> Result<()> {
-    apply(&seccomp::launcher_programs().map_err(naming("seccomp"))?)
-}
-
-/// Mounts `/proc` with the processes of this one's PID namespace in place of what is there.
-pub fn mount_proc() -> Result<()> {
-    rootfs::mount_proc(Path::new("/proc")).map_err(naming("/proc"))
-}
-
-/// Everything that an agent needs which is forked: its root directory, a program that starts processes there, and the
-/// Landlock ruleset that it applies, if there is one.
-#[derive(Debug)]
-pub struct ForkedRoot {
-    /// This program, as a file that cannot be changed.
-    pub program: OwnedFd,
-    /// The ruleset.
-    pub ruleset: Option<OwnedFd>,
-}
-
 /// Builds the root directory of an agent that is forked, and moves there. This process must be in a mount namespace of
-/// its own.
-pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<ForkedRoot> {
+/// its own. Returns the Landlock ruleset that the agent applies, if there is one.
+pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<Option<OwnedFd>> {
     let Some(own) = &confinement.namespaces else { return Err(Error::other("no namespaces are wanted")) };
-    let program = rootfs::read_only_program(&own.root).map_err(naming("the launcher's program"))?;
     rootfs::enter(own, &confinement.exposed, user)?;
-    let Some(abi) = confinement.landlock else { return Ok(ForkedRoot { program, ruleset: None }) };
+    let Some(abi) = confinement.landlock else { return Ok(None) };
     let ruleset: Option<OwnedFd> = landlock::prepare(abi, confinement).map_err(naming("Landlock"))?.into();
-    let ruleset = ruleset.ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))?;
-    Ok(ForkedRoot { program, ruleset: Some(ruleset) })
+    ruleset.map(Some).ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))
 }
 
 /// The part that needs no privileges.

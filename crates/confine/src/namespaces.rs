@@ -1,89 +1,86 @@
 //! Creation of namespaces.
 
+use crate::privileges::keep_over_exec;
 use crate::spec::{Namespaces, RunAs};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
-use rustix::process::{Gid, Uid, getegid, geteuid};
+use rustix::process::{DumpableBehavior, Gid, Uid, getegid, geteuid, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, UnshareFlags, capabilities, configure_capability_in_ambient_set, set_capabilities,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
+use std::os::fd::AsFd;
 
 /// The capabilities that the following stages need; the last stage drops them.
-const KEPT: [CapabilitySet; 2] = [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP];
+const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_CHROOT).union(CapabilitySet::SETPCAP);
 
-/// Leaves the host's PID namespace with the next child, and with `user` its user namespace now.
-pub fn unshare_processes(user: bool) -> Result<()> {
-    let user = if user { UnshareFlags::NEWUSER } else { UnshareFlags::empty() };
-    unshare_as_oneself(UnshareFlags::NEWPID | user)
-}
+/// Kinds of namespaces.
+pub use rustix::thread::UnshareFlags as Kinds;
 
-/// Leaves the host's mount namespace.
-pub fn unshare_mounts() -> Result<()> {
-    unshare_as_oneself(UnshareFlags::NEWNS)
-}
-
-/// Like [`unshare`], with a user namespace of `owner`, whose processes without privileges may join it and the others,
-/// and become `agent`. `map` gives it that one user from outside, and this process becomes it. It must be root, and
-/// have left whatever `owner` may not see.
-pub fn unshare_for(plan: &Namespaces, owner: RunAs, agent: RunAs, map: impl FnOnce() -> Result<()>) -> Result<()> {
-    let root = Uid::ROOT;
-    set_thread_res_uid(root, Uid::from_raw(owner.uid), root)?;
-    // Where only privileged users may make a user namespace.
-    let now = capabilities(None)?;
-    set_capabilities(None, CapabilitySets { effective: now.permitted, ..now })?;
-    // See below.
+/// Leaves the namespaces of these kinds for new ones that belong to the present user namespace.
+pub fn leave(kinds: Kinds) -> Result<()> {
+    // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: neither is used here.
     #[allow(deprecated)]
-    rustix::thread::unshare(flags(plan) | UnshareFlags::NEWUSER)?;
-    map()?;
-    let (uid, gid) = (Uid::from_raw(agent.uid), Gid::from_raw(agent.gid));
+    Ok(rustix::thread::unshare(kinds)?)
+}
+
+/// Leaves for a new user namespace whose one user is this program's.
+pub fn leave_other_users() -> Result<()> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    leave(Kinds::NEWUSER)?;
+    map_user(uid, gid)
+}
+
+/// Becomes `user`, who has to exist in the present user namespace, and leaves for a new one in which there is nobody
+/// else.
+pub fn leave_other_users_as(user: RunAs) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_groups(&[])?;
     set_thread_res_gid(gid, gid, gid)?;
     set_thread_res_uid(uid, uid, uid)?;
-    keep_over_exec()
+    // The change of the user took the right to open the files of this process in /proc.
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    leave_other_users()
 }
 
-/// The same where this program is an ordinary user, who is the owner and the agent's user, in a user namespace of its
-/// own already.
-pub fn unshare_for_oneself(plan: &Namespaces) -> Result<()> {
-    unshare_as_oneself(flags(plan) | UnshareFlags::NEWUSER)
+/// Joins a user namespace, with all capabilities there. Programs executed from now on keep those that the stages of a
+/// start need.
+pub fn join_users(namespace: impl AsFd) -> Result<()> {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+    keep_over_exec(KEPT)
 }
 
-/// Gives a user namespace its one user, which is one of the machine, by the same numbers. `pid` is a process in it.
-pub fn map_user_of(pid: i32, user: RunAs) -> Result<()> {
-    fs::write(format!("/proc/{pid}/uid_map"), format!("{0} {0} 1", user.uid))?;
-    fs::write(format!("/proc/{pid}/gid_map"), format!("{0} {0} 1", user.gid))
+/// Gives a user namespace its users, which are those of the machine by the same numbers: ranges with their first number
+/// and their length. `pid` is a process in it.
+pub fn map_users_of(pid: u32, ranges: &[(u32, u32)]) -> Result<()> {
+    let map: String = ranges.iter().map(|(first, count)| format!("{first} {first} {count}\n")).collect();
+    fs::write(format!("/proc/{pid}/uid_map"), &map)?;
+    fs::write(format!("/proc/{pid}/gid_map"), map)
 }
 
-fn flags(plan: &Namespaces) -> UnshareFlags {
-    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC;
+fn flags(plan: &Namespaces) -> Kinds {
+    let mut flags = Kinds::NEWNS | Kinds::NEWIPC;
     if plan.processes {
-        flags |= UnshareFlags::NEWPID;
+        flags |= Kinds::NEWPID;
     }
     if plan.user {
-        flags |= UnshareFlags::NEWUSER;
+        flags |= Kinds::NEWUSER;
     }
     if plan.network.is_some() {
-        flags |= UnshareFlags::NEWNET;
+        flags |= Kinds::NEWNET;
     }
     flags
 }
 
-/// Leaves the host's namespaces; the PID namespace begins with the next child.
+/// Leaves the host's namespaces; the PID namespace begins with the next child. With a user namespace, its one user is
+/// this program's, who keeps the capabilities that the following stages need.
 pub fn unshare(plan: &Namespaces) -> Result<()> {
-    unshare_as_oneself(flags(plan))
-}
-
-/// With a user namespace, its one user is this program's, who keeps the capabilities that the following stages need.
-fn unshare_as_oneself(flags: UnshareFlags) -> Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    // Deprecated because other threads could lose descriptors with UnshareFlags::FILES: neither is used here.
-    #[allow(deprecated)]
-    rustix::thread::unshare(flags)?;
-    if flags.contains(UnshareFlags::NEWUSER) {
+    leave(flags(plan))?;
+    if plan.user {
         map_user(uid, gid)?;
-        keep_over_exec()?;
+        keep_over_exec(KEPT)?;
     }
     Ok(())
 }
@@ -97,17 +94,6 @@ fn map_user(uid: u32, gid: u32) -> Result<()> {
     }
     fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
     fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
-}
-
-/// Makes the capabilities ambient: those of a user other than root are lost with exec otherwise.
-fn keep_over_exec() -> Result<()> {
-    let now = capabilities(None)?;
-    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
-    set_capabilities(None, CapabilitySets { inheritable: kept, ..now })?;
-    for capability in KEPT {
-        configure_capability_in_ambient_set(capability, true)?;
-    }
-    Ok(())
 }
 
 /// Sets the flag "up" of interface 1, which is `lo` in every new network namespace.

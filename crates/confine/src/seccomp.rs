@@ -107,6 +107,9 @@ const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
+/// The system calls and the kinds of namespaces of [`forking`].
+const FORKING: [i64; 3] = [libc::SYS_setns, libc::SYS_unshare, libc::SYS_mount];
+const JOINED: [libc::c_int; 4] = [libc::CLONE_NEWNS, libc::CLONE_NEWIPC, libc::CLONE_NEWNET, libc::CLONE_NEWUSER];
 /// `TIOCSTI` and `TIOCLINUX` inject input into a terminal.
 const TYPING: [u64; 2] = [0x5412, 0x541c];
 /// The bits of a socket's type that are not flags.
@@ -128,18 +131,20 @@ pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
     Ok(vec![without_x32(missing), compile(refused(confinement)?, libc::EPERM)?])
 }
 
-/// Returns the filters of a process that starts the first process of an agent's namespaces, and of that one: they may
-/// do no more than agents, but mount new file systems without rights.
-pub(crate) fn launcher_programs() -> Result<Vec<BpfProgram>> {
-    let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
-    let flags = u64::from(rootfs::PROC_FLAGS.bits());
-    rules.insert(libc::SYS_mount, vec![one(unequal(3, flags)?)?]);
-    Ok(vec![compile(rules, libc::EPERM)?])
+/// Returns the filter that an agent adds to those of the process from which it was forked, which had to be allowed
+/// what [`forking`] allows.
+pub(crate) fn forked_program() -> Result<BpfProgram> {
+    compile(FORKING.iter().map(|&call| (call, Vec::new())).collect(), libc::EPERM)
 }
 
-/// Returns the filter that a process adds to those of the one from which it was forked, which might join namespaces.
-pub(crate) fn forked_program() -> Result<BpfProgram> {
-    compile([(libc::SYS_setns, Vec::new())].into(), libc::EPERM)
+/// Allows what a process does that is forked to become an agent: it joins namespaces, each by its kind, makes a PID
+/// namespace and no other, and mounts `/proc`, with flags that give no rights.
+fn forking(rules: &mut Rules) -> Result<()> {
+    let other_kind = JOINED.iter().map(|&kind| unequal(1, word(kind))).collect::<Result<Vec<_>>>()?;
+    rules.insert(libc::SYS_setns, vec![all(other_kind)?]);
+    rules.insert(libc::SYS_unshare, vec![one(unequal(0, word(libc::CLONE_NEWPID))?)?]);
+    rules.insert(libc::SYS_mount, vec![one(unequal(3, u64::from(rootfs::PROC_FLAGS.bits()))?)?]);
+    Ok(())
 }
 
 fn compile(rules: Rules, errno: libc::c_int) -> Result<BpfProgram> {
@@ -164,7 +169,7 @@ fn without_x32(program: BpfProgram) -> BpfProgram {
 fn refused(confinement: &Confinement) -> Result<Rules> {
     let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
     if confinement.joins_namespaces {
-        rules.remove(&libc::SYS_setns);
+        forking(&mut rules)?;
     }
     // Namespaces, one flag at a time: a rule matches when all bits of its mask have the given values.
     let flags = (0..31).map(|bit| 1 << bit).filter(|flag| NEW_NAMESPACES & flag != 0);
@@ -175,8 +180,7 @@ fn refused(confinement: &Confinement) -> Result<Rules> {
     if confinement.namespaces.is_none() {
         rules.extend(SHARED.iter().map(|&call| (call, Vec::new())));
     }
-    // The process that agents are forked from is in a PID namespace, and they have its filters.
-    if !confinement.joins_namespaces && !confinement.namespaces.as_ref().is_some_and(|own| own.processes) {
+    if !confinement.namespaces.as_ref().is_some_and(|own| own.processes) {
         others(&mut rules)?;
     }
     if confinement.no_sockets {

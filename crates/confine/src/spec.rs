@@ -77,7 +77,8 @@ pub struct Confinement {
     pub only_port: Option<u16>,
     /// Whether no socket can be created, except socket pairs.
     pub no_sockets: bool,
-    /// Whether it may join namespaces that it has descriptors of, as the process from which agents are forked.
+    /// Whether agents are forked from it: the forked process joins namespaces that it has descriptors of, makes a PID
+    /// namespace, and mounts its `/proc`.
     #[serde(default)]
     pub joins_namespaces: bool,
     /// Whether it stays in its process group and session, so that killing the group ends all its descendants.
@@ -91,10 +92,6 @@ pub struct Confinement {
 pub struct Namespaces {
     /// Whether there is a user namespace, which gives an ordinary user the right to create the others.
     pub user: bool,
-    /// The user whose processes may join the namespaces of an agent that is forked, where that is not the one who
-    /// creates them.
-    #[serde(default)]
-    pub owner: Option<RunAs>,
     /// A PID namespace.
     pub processes: bool,
     /// A network namespace, if the network is closed.

@@ -100,6 +100,12 @@ impl Uids {
         RunAs { uid: first + count - 4, gid: first + count - 4 }
     }
 
+    /// Returns the users of agents and [`Self::warm_parents_user`], as ranges with their first number and their length.
+    pub fn forked_users(&self) -> [Block; 2] {
+        let (first, count) = self.block;
+        [(first, count - RESERVED), (self.warm_parents_user().uid, 1)]
+    }
+
     /// Returns the agent's user, and assigns one if necessary.
     pub fn of(&self, agent: &Name) -> Result<RunAs> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);

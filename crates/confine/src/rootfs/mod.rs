@@ -5,7 +5,7 @@ mod etc;
 
 use super::copy_tree;
 use crate::spec::{Access, Exposed, Namespaces, RunAs};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Mode, Uid};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
 };
@@ -13,7 +13,6 @@ use rustix::process::pivot_root;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -35,8 +34,6 @@ const LINKS: [(&str, &str); 4] = [
 ];
 /// The most files, directories and links that the agent may create, each of which uses kernel memory.
 const SCRATCH_INODES: u32 = 262_144;
-/// The program of this process.
-const PROGRAM: &str = "/proc/self/exe";
 /// The flags of `/proc`.
 pub(crate) const PROC_FLAGS: MountFlags = QUIET.union(MountFlags::NOEXEC);
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
@@ -71,39 +68,13 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
     let proc = root.join("proc");
     directory(&proc)?;
     // Before the mounts become read-only: that step must not change it.
-    mount_proc(&proc).map_err(at("/proc"))?;
+    mount("proc", &proc, "proc", PROC_FLAGS, None).map_err(|e| at("/proc")(e.into()))?;
     read_only(root, &writable).map_err(at("making mounts read-only"))?;
 
     std::env::set_current_dir(root)?;
     pivot_root(".", ".").map_err(|e| at("changing the root")(e.into()))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| at("leaving the old root")(e.into()))?;
     std::env::set_current_dir("/")
-}
-
-/// Mounts `/proc` with the processes of this one's PID namespace.
-pub(crate) fn mount_proc(at: &Path) -> Result<()> {
-    Ok(mount("proc", at, "proc", PROC_FLAGS, None)?)
-}
-
-/// Returns this program as a file that nobody can change who comes by it through a process that executes it, for
-/// processes that others have rights over. It is mounted on `dir`, an empty directory, for a moment; this process must
-/// be in a mount namespace of its own.
-pub(crate) fn read_only_program(dir: &Path) -> Result<OwnedFd> {
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    memory(dir, "mode=700,size=4k,nr_inodes=4")?;
-    let program = dir.join("program");
-    drop(fs::File::create(&program)?);
-    // A process can bind what is in its own mount namespace, which the file behind the link is not.
-    mount_bind_recursive(fs::read_link(PROGRAM)?, &program)?;
-    let file = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-    if file(&program)? != file(Path::new(PROGRAM))? {
-        return Err(Error::other("it was replaced since it was started"));
-    }
-    read_only(dir, &[])?;
-    let opened = rustix::fs::open(&program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    unmount(&program, UnmountFlags::DETACH)?;
-    unmount(dir, UnmountFlags::DETACH)?;
-    Ok(opened)
 }
 
 fn memory(at: &Path, options: &str) -> Result<()> {

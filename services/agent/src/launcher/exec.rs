@@ -8,12 +8,14 @@ use rustix::thread::set_no_new_privs;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Error, Read, Result};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Does not return unless something failed.
-pub(super) fn run(parent: Option<OsString>) -> Result<()> {
-    let parent: Option<i32> = parent.and_then(|p| p.to_str()?.parse().ok());
+/// Does not return unless something failed. The arguments are the parent's number and, for a warm parent that is to join a user namespace, its descriptor.
+pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
+    let mut number = || args.next().and_then(|arg| arg.to_str()?.parse::<i32>().ok());
+    let (parent, users) = (number(), number().map(taken).transpose()?);
     let mut json = Vec::new();
     std::io::stdin().read_to_end(&mut json)?;
     let spec: LaunchSpec = serde_json::from_slice(&json)?;
@@ -23,8 +25,12 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
     // The new root has modes of its own.
     umask(Mode::empty());
-    let prepared = hoistway_confine::enter(&spec.confinement, spec.run_as)
-        .map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
+    let prepared = match spec.confinement.joins_namespaces {
+        true => hoistway_confine::enter_as_parent(&spec.confinement, spec.run_as, users),
+        false => hoistway_confine::enter(&spec.confinement, spec.run_as),
+    };
+    let prepared =
+        prepared.map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
     umask(Mode::RWXG | Mode::RWXO);
     // The agent's own: one opened before would lead out of its root.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -43,4 +49,11 @@ pub(super) fn run(parent: Option<OsString>) -> Result<()> {
     // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
     let error = Command::new(&spec.program).args(&spec.args).env_clear().envs(spec.env).exec();
     Err(Error::other(format!("cannot run {}: {error}", spec.program.display())))
+}
+
+/// An inherited descriptor, which the agent does not inherit.
+fn taken(fd: i32) -> Result<OwnedFd> {
+    let own = File::open(format!("/proc/self/fd/{fd}"))?;
+    nix::unistd::close(fd)?;
+    Ok(own.into())
 }

@@ -1,110 +1,239 @@
-//! The last stage of an agent that is forked from a warm parent: what confines it is made here, by a process that the
-//! agent's packages have never touched, and handed to the forked process. That one is checked before it learns anything.
+//! The launcher of an agent that is forked from a warm parent. What confines the agent is made here, by processes that its
+//! packages have never touched, and handed to the forked process, which is checked before it learns anything.
+//!
+//! This process and the builder of the root directory are outside of the warm parent's PID namespace: whatever has taken
+//! it over can neither see nor stop them. The agent ends with the first process of its PID namespace, which this process
+//! can always kill.
 
 use super::OOM_SCORE;
-use super::channel::{memory_file, send};
-use super::protocol::{Exit, LaunchSpec};
-use hoistway_confine::{Limits, RunAs, privileges};
+use super::channel::{Control, memory_file, send};
+use super::procfs::{Process, own_namespace};
+use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
+use super::root_builder::{Root, RootBuilder};
+use super::signals::{self, ENDING};
+use super::{forked_check, network};
+use hoistway_confine::namespaces::{self, Kinds};
+use hoistway_confine::{Namespaces, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_dumpable_behavior,
 };
-use rustix::process::Pid;
 use rustix::thread::CapabilitySet;
 use serde_json::json;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Error, IoSliceMut, Result, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-/// The time that the parent may take to fork, which takes milliseconds.
-const FORK: Duration = Duration::from_secs(3);
-/// The namespaces that the forked process joins. The first gives it the right to join the others.
-const NAMESPACES: [&str; 4] = ["user", "ipc", "pid", "mnt"];
+/// The time that each step of the forked process may take, which takes milliseconds.
+const STEP: Duration = Duration::from_secs(3);
 
-/// A forked agent's main process. Its parent is the first process of the warm parent's namespace, which reports its end.
-pub(super) struct Forked {
-    pub pid: i32,
-    ends: OwnedFd,
+/// Runs the stage to its end: no process of the agent is alive when it returns.
+pub(super) fn run(spec: &LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
+    let ending = signals::listen(&ENDING)?;
+    let agent = match Agent::start(spec, fds) {
+        Ok(agent) => agent,
+        Err(error) => {
+            control.report(&Report::Failed(format!("the agent's process cannot be forked: {error}")));
+            return Ok(());
+        }
+    };
+    control.report(&Report::Started(Some(agent.identity)));
+    let exit = agent.supervise(&mut control, &ending, Duration::from_millis(spec.grace_ms))?;
+    control.report(&Report::Exited(exit));
+    Ok(())
 }
 
-impl Forked {
-    /// Waits at most `limit` for the end.
-    pub fn wait(&self, limit: Duration) -> Option<Exit> {
-        let limit = Timespec::try_from(limit).ok();
-        match poll(&mut [PollFd::new(&self.ends, PollFlags::IN)], limit.as_ref()) {
-            Ok(1..) => Some(self.ended()),
-            _ => None,
+/// A forked agent.
+struct Agent {
+    /// The first process of its PID namespace.
+    first: OwnedFd,
+    identity: Process,
+    /// Its main process.
+    main: OwnedFd,
+    /// The first process reports the end of the main one here.
+    forked: OwnedFd,
+    /// Asks for sockets of its network.
+    supervisor: Option<OwnedFd>,
+}
+
+impl Agent {
+    /// The descriptors are those of its options, the socket to the forked process, the user namespace of the warm parent,
+    /// and the supervisor's socket, if the agent has a network of its own.
+    fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Self> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        let plan = spec.confinement.namespaces.as_ref();
+        let plan = plan.ok_or_else(|| Error::other("no namespaces are wanted"))?;
+        let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
+        let (Some(users), Some(forked)) = (fds.pop(), fds.pop()) else {
+            return Err(Error::other("the socket to the forked process did not come"));
+        };
+        let own = Joined::make(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
+        drop(users);
+
+        set_socket_passcred(&forked, true)?;
+        set_socket_timeout(&forked, Timeout::Recv, Some(STEP))?;
+        let filters = if spec.confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
+        let request = json!({
+            "namespaces": own.namespaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "user": spec.run_as.map(|user| [user.uid, user.gid]),
+            "filters": filters,
+        });
+        let given = own.namespaces.iter().map(|(_, namespace)| namespace).chain(&own.ruleset);
+        send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
+
+        let pid = step(&forked, b"confined")?;
+        let first = pidfd_open(pid, PidfdFlags::empty())?;
+        let identity = forked_check::check(pid, spec.run_as, &own.namespaces)?;
+        hoistway_confine::limit_process(pid, &spec.limits)?;
+        std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE.to_string())?;
+        for procs in &spec.cgroups {
+            File::options().write(true).open(procs)?.write_all(pid.to_string().as_bytes())?;
+        }
+        let described = json!({
+            "args": spec.args,
+            "env": spec.env.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+            "cwd": spec.cwd,
+            "fd_options": spec.fd_options,
+        });
+        let (out, err) = (std::io::stdout(), std::io::stderr());
+        let given = [out.as_fd(), err.as_fd()].into_iter().chain(fds.iter().map(AsFd::as_fd));
+        send_file(&forked, &described, &given.collect::<Vec<_>>())?;
+        let started = step(&forked, b"started")?;
+        let main = pidfd_open(started, PidfdFlags::empty())?;
+        forked_check::check_shares_namespace(started, pid)?;
+        // It has to end processes of the agent's user.
+        privileges::keep_only(CapabilitySet::KILL)?;
+        Ok(Self { first, identity, main, forked, supervisor })
+    }
+
+    /// Waits for the end of the agent, and ends it when that is asked for, or when the supervisor is gone.
+    fn supervise(mut self, control: &mut Control, ending: &UnixStream, grace: Duration) -> Result<Exit> {
+        let mut kill_at: Option<Instant> = None;
+        let mut is_control_open = true;
+        loop {
+            // Descriptors of which nothing is expected any more are replaced by the first one.
+            let control_fd = if is_control_open { control.as_fd() } else { self.first.as_fd() };
+            let supervisor = self.supervisor.as_ref().map_or(self.first.as_fd(), AsFd::as_fd);
+            let fds = [self.first.as_fd(), control_fd, ending.as_fd(), supervisor];
+            let mut polled = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
+            let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+            match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let [ended, ordered, asked, wanted] = polled.map(|fd| !fd.revents().is_empty());
+            if ended {
+                return Ok(self.exit());
+            }
+            let mut stop_within = None;
+            if asked {
+                signals::drain(ending);
+                stop_within = Some(grace);
+            }
+            if ordered && is_control_open {
+                match control.receive()? {
+                    None => {
+                        is_control_open = false;
+                        self.signal_first(Signal::KILL);
+                    }
+                    Some(orders) => {
+                        for order in orders {
+                            match order {
+                                Order::Stop(ms) => stop_within = Some(Duration::from_millis(ms)),
+                                Order::WriteStack => self.signal_main(&[STACK_SIGNAL, Signal::CONT]),
+                                Order::Launch(_) => {}
+                            }
+                        }
+                    }
+                }
+            }
+            if let Some(within) = stop_within {
+                // The main process alone drains. A second request can only shorten the time.
+                if kill_at.is_none() {
+                    self.signal_main(&[Signal::TERM]);
+                }
+                let at = Instant::now() + within;
+                kill_at = Some(kill_at.map_or(at, |before| before.min(at)));
+            }
+            if kill_at.is_some_and(|at| Instant::now() >= at) {
+                self.signal_first(Signal::KILL);
+                kill_at = None;
+            }
+            if wanted
+                && let Some(socket) = &self.supervisor
+                && !network::hand_out_sockets(socket)
+            {
+                self.supervisor = None;
+            }
         }
     }
 
-    /// The end, once the descriptor is readable.
-    pub fn ended(&self) -> Exit {
+    /// One that has ended needs no signal.
+    fn signal_first(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.first, signal);
+    }
+
+    fn signal_main(&self, signals: &[Signal]) {
+        for signal in signals {
+            let _ = pidfd_send_signal(&self.main, *signal);
+        }
+    }
+
+    /// The end of the main process, once all have ended.
+    fn exit(&self) -> Exit {
         let mut buffer = [0; 256];
-        let got = rustix::io::read(&self.ends, &mut buffer).unwrap_or_default();
-        // Whoever would report it is gone, and all others with it.
-        serde_json::from_slice(&buffer[..got]).unwrap_or(Exit::Signal(9))
+        let _ = rustix::io::ioctl_fionbio(&self.forked, true);
+        let got = rustix::io::read(&self.forked, &mut buffer).unwrap_or_default();
+        // One that was killed with all others could not be reported.
+        serde_json::from_slice(&buffer[..got]).unwrap_or(Exit::Signal(Signal::KILL.as_raw()))
     }
 }
 
-impl AsFd for Forked {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ends.as_fd()
-    }
+/// What the forked process joins.
+struct Joined {
+    /// By their names in `/proc`, in the order in which they are joined. The first ones belong to the user namespace of the
+    /// warm parent; the last is one below that, with the agent's user.
+    namespaces: Vec<(&'static str, OwnedFd)>,
+    ruleset: Option<OwnedFd>,
 }
 
-/// Has the agent forked. The descriptors are those of its options, the socket to the parent's namespace, and its control
-/// groups.
-pub(super) fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Forked> {
-    if fds.len() <= spec.fd_options.len() {
-        return Err(Error::other("the socket to the warm parent did not come"));
+impl Joined {
+    fn make(
+        spec: &LaunchSpec,
+        plan: &Namespaces,
+        users: &OwnedFd,
+        supervisor: Option<&OwnedFd>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Self> {
+        // An ordinary user has no rights outside of that namespace; root needs its own to build the directory.
+        let is_inside = spec.run_as.is_none();
+        if is_inside {
+            namespaces::join_users(users)?;
+        }
+        namespaces::leave(Kinds::NEWPID)?;
+        let builder = RootBuilder::start(&spec.confinement, spec.run_as, Some(users).filter(|_| !is_inside))?;
+        if !is_inside {
+            namespaces::join_users(users)?;
+        }
+        namespaces::leave(Kinds::NEWIPC)?;
+        let mut namespaces = vec![("ipc", own_namespace("ipc")?)];
+        if let Some(network) = &plan.network {
+            let supervisor = supervisor.ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
+            namespaces::leave(Kinds::NEWNET)?;
+            network::furnish(network, supervisor, fds)?;
+            namespaces.push(("net", own_namespace("net")?));
+        }
+        let Root { mounts, users, ruleset } = builder.wait()?;
+        namespaces.extend([("mnt", mounts), ("user", users)]);
+        Ok(Self { namespaces, ruleset })
     }
-    let mut others = fds.split_off(spec.fd_options.len());
-    let ruleset = match spec.confinement.landlock {
-        Some(_) => others.pop(),
-        None => None,
-    };
-    let parent = others.remove(0);
-    hoistway_confine::mount_proc()?;
-    // All that is left to do concerns the agent's own user.
-    privileges::keep_only(CapabilitySet::empty())?;
-
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    set_socket_passcred(&ours, true)?;
-    set_socket_timeout(&ours, Timeout::Recv, Some(FORK))?;
-    let network = spec.confinement.namespaces.as_ref().is_some_and(|own| own.network.is_some()).then_some("net");
-    let names: Vec<&str> = NAMESPACES.into_iter().chain(network).collect();
-    let open = |name: &&str| File::open(format!("/proc/self/ns/{name}"));
-    let namespaces = names.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let filters = if spec.confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
-    let request = json!({
-        "namespaces": namespaces.len(),
-        "user": spec.run_as.map(|user| [user.uid, user.gid]),
-        "limits": limits(&spec.limits),
-        "oom_score": OOM_SCORE,
-        "filters": filters,
-    });
-    let given: Vec<BorrowedFd<'_>> =
-        namespaces.iter().map(AsFd::as_fd).chain(ruleset.as_ref().map(AsFd::as_fd)).collect();
-    send_file(&ours, &request, &given)?;
-    send(&parent, b"\n", &[theirs.as_fd()])?;
-    drop((theirs, namespaces));
-
-    let pid = confined(&ours)?;
-    check(pid, spec.run_as, &names)?;
-    for procs in others {
-        File::from(procs).write_all(pid.to_string().as_bytes())?;
-    }
-    let described = json!({ "args": spec.args, "env": spec.env.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-        "cwd": spec.cwd, "fd_options": spec.fd_options });
-    let (out, err) = (std::io::stdout(), std::io::stderr());
-    let given: Vec<BorrowedFd<'_>> =
-        [out.as_fd(), err.as_fd()].into_iter().chain(fds.iter().map(AsFd::as_fd)).collect();
-    send_file(&ours, &described, &given)?;
-    Ok(Forked { pid, ends: parent })
 }
 
 /// Sends a message that may be longer than a socket's buffer: in a file.
@@ -114,20 +243,8 @@ fn send_file(socket: &OwnedFd, message: &serde_json::Value, fds: &[BorrowedFd<'_
     send(socket, b"file", &fds).map(drop)
 }
 
-/// Resource limits by the names that Python has for them.
-fn limits(limits: &Limits) -> serde_json::Value {
-    let all = [
-        ("CORE", Some(0)),
-        ("NPROC", limits.processes),
-        ("NOFILE", limits.open_files),
-        ("FSIZE", limits.file_size),
-        ("DATA", limits.data),
-    ];
-    all.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), json!(limit?)))).collect()
-}
-
-/// Waits until the forked process says that it is confined, and returns its number here, which the kernel tells.
-fn confined(socket: &OwnedFd) -> Result<i32> {
+/// Waits until a process of the agent says that it has come so far, and returns its number, which the kernel tells.
+fn step(socket: &OwnedFd, name: &[u8]) -> Result<Pid> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut buffer = [0; 64];
@@ -135,50 +252,16 @@ fn confined(socket: &OwnedFd) -> Result<i32> {
         match recvmsg(socket, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, RecvFlags::empty()) {
             Ok(got) => break got.bytes,
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Err(Error::other("the warm parent does not fork")),
+            Err(Errno::AGAIN) => return Err(Error::other("the forked process does not answer")),
             Err(error) => return Err(error.into()),
         }
     };
-    if &buffer[..got] != b"confined" {
-        return Err(Error::other("the forked process ended before it was confined"));
+    if &buffer[..got] != name {
+        return Err(Error::other(format!("the forked process ended before it was {}", String::from_utf8_lossy(name))));
     }
     let sender = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmCredentials(sender) => Some(Pid::as_raw(Some(sender.pid))),
+        RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
         _ => None,
     });
     sender.ok_or_else(|| Error::other("the forked process has no number here"))
-}
-
-/// Checks that the process has given up what no agent has: it was forked from one that imported the agent's packages.
-fn check(pid: i32, user: Option<RunAs>, namespaces: &[&str]) -> Result<()> {
-    let (status, own) = (fs::read_to_string(format!("/proc/{pid}/status"))?, fs::read_to_string("/proc/self/status")?);
-    let field_of = |status: &'_ str, name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let field = |name: &str| field_of(&status, name);
-    // It has two filters of the process from which it was forked and one of its own, this process has one. Kernels before
-    // 5.9 do not count them.
-    let filters = |status: &str| field_of(status, "Seccomp_filters").first().and_then(|text| text.parse::<u32>().ok());
-    let is_filtered = filters(&own).is_none_or(|count| filters(&status) == Some(count + 2));
-    let no_capabilities = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]
-        .iter()
-        .all(|set| field(set).iter().all(|bits| bits.bytes().all(|digit| digit == b'0')));
-    let all = |name: &str, id: u32| field(name).iter().all(|own| own.parse() == Ok(id));
-    let is_user = user.is_none_or(|user| all("Uid", user.uid) && all("Gid", user.gid) && field("Groups").is_empty());
-    let joined = |name: &&str| {
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).ok();
-        of("self").is_some_and(|own| of(&pid.to_string()) == Some(own))
-    };
-    let is_confined = no_capabilities
-        && is_user
-        && field("NoNewPrivs") == ["1"]
-        && field("Seccomp") == ["2"]
-        && is_filtered
-        && fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?.trim() == OOM_SCORE.to_string()
-        && namespaces.iter().all(joined);
-    match is_confined && field("Threads") == ["1"] {
-        true => Ok(()),
-        false => Err(Error::other("the forked process is not confined")),
-    }
 }

@@ -2,11 +2,10 @@
 //! signals that ask it to end.
 
 use super::channel::Control;
-use super::forked::{self, Forked};
 use super::procfs::Process;
 use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
 use super::signals::{self, ENDING};
-use super::{EXEC, namespace_parent, tree};
+use super::{EXEC, forked, namespace_parent, tree};
 use hoistway_confine::privileges;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
@@ -24,9 +23,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The time that the end of a killed forked process may take to be reported.
-const FORKED_END: Duration = Duration::from_secs(10);
-
 /// Runs the stage to its end: no descendant is alive when it returns.
 pub(super) fn run() -> Result<()> {
     close_inherited()?;
@@ -40,6 +36,9 @@ pub(super) fn run() -> Result<()> {
     if let Err(error) = join(&spec.cgroups) {
         control.report(&Report::Failed(format!("the agent's control group cannot be joined: {error}")));
         return Ok(());
+    }
+    if spec.forked {
+        return forked::run(&spec, fds, control);
     }
     if spec.confinement.namespaces.is_some() {
         return namespace_parent::run(*spec, fds, control);
@@ -89,14 +88,12 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     let children = signals::listen(&[SIGCHLD])?;
     let ending = signals::listen(&ENDING)?;
     let grace = Duration::from_millis(spec.grace_ms);
-    let started = match spec.forked {
-        true => forked::start(&spec, fds).map(|forked| (forked.pid, None, Some(forked))),
-        false => spawn(spec, fds, outer.is_some()).map(|(pid, process)| (pid, process, None)),
-    };
-    let mut agent = match started {
-        Ok((pid, process, forked)) => {
+    // Agents that were forked from a warm parent are in its namespace.
+    let outlives_agent = spec.confinement.joins_namespaces;
+    let mut agent = match spawn(spec, fds, outer.is_some()) {
+        Ok((pid, process)) => {
             control.report(&Report::Started(process));
-            Agent { pid, forked, stop_by: None, ended: false }
+            Agent { pid, stop_by: None, ended: false }
         }
         Err(error) => {
             control.report(&Report::Failed(format!("the agent's process cannot be started: {error}")));
@@ -105,13 +102,10 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     };
 
     loop {
-        let woken = wait_for(&control, outer.as_ref(), &children, &ending, &agent)?;
+        let woken = wait_for(&control, outer.as_ref(), &children, &ending, agent.stop_by)?;
         if woken.children {
             signals::drain(&children);
             tree::reap(&mut |pid, exit| agent.reaped(pid, exit, &mut control));
-        }
-        if woken.forked {
-            agent.forked_ended(&mut control);
         }
         if woken.ending {
             signals::drain(&ending);
@@ -133,7 +127,7 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
             }
         }
         let late = agent.stop_by.is_some_and(|by| Instant::now() >= by);
-        if orphaned || late || agent.ended {
+        if orphaned || late || (agent.ended && !outlives_agent) {
             if outer.is_some() {
                 // The end of the first process is the end of its namespace, and lasts until all others are dead.
                 agent.kill(&mut control);
@@ -147,8 +141,6 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
 /// The agent's main process.
 struct Agent {
     pid: i32,
-    /// Reports its end, where it is no child of this process.
-    forked: Option<Forked>,
     stop_by: Option<Instant>,
     ended: bool,
 }
@@ -179,24 +171,11 @@ impl Agent {
     fn kill(&mut self, control: &mut Control) {
         let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.ended) else { return };
         let _ = kill_process(pid, Signal::KILL);
-        match &self.forked {
-            Some(forked) => {
-                let exit = forked.wait(FORKED_END).unwrap_or(Exit::Signal(Signal::KILL.as_raw()));
-                self.end(exit, control);
-            }
-            None => tree::await_one(pid, |pid, exit| self.reaped(pid, exit, control)),
-        }
+        tree::await_one(pid, |pid, exit| self.reaped(pid, exit, control));
     }
 
     fn reaped(&mut self, pid: i32, exit: Exit, control: &mut Control) {
-        // The number of a forked one may be that of another process once it has ended.
-        if pid == self.pid && self.forked.is_none() {
-            self.end(exit, control);
-        }
-    }
-
-    fn forked_ended(&mut self, control: &mut Control) {
-        if let Some(exit) = self.forked.as_ref().map(Forked::ended) {
+        if pid == self.pid {
             self.end(exit, control);
         }
     }
@@ -214,7 +193,6 @@ struct Woken {
     outer: bool,
     children: bool,
     ending: bool,
-    forked: bool,
 }
 
 fn wait_for(
@@ -222,33 +200,33 @@ fn wait_for(
     outer: Option<&Control>,
     children: &UnixStream,
     ending: &UnixStream,
-    agent: &Agent,
+    stop_by: Option<Instant>,
 ) -> Result<Woken> {
     // Without a stage outside the first one is polled twice.
     let outer_fd = outer.map_or(control.as_fd(), AsFd::as_fd);
-    let forked_fd = agent.forked.as_ref().map_or(control.as_fd(), AsFd::as_fd);
     let mut fds = [
         PollFd::new(control, PollFlags::IN),
         PollFd::new(&outer_fd, PollFlags::IN),
         PollFd::new(children, PollFlags::IN),
         PollFd::new(ending, PollFlags::IN),
-        PollFd::new(&forked_fd, PollFlags::IN),
     ];
-    let left = agent.stop_by.map(|until| until.saturating_duration_since(Instant::now()));
+    let left = stop_by.map(|until| until.saturating_duration_since(Instant::now()));
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) => {}
         Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let [control, outside, children, ending, forked] = fds.map(|fd| !fd.revents().is_empty());
+    let [control, outside, children, ending] = fds.map(|fd| !fd.revents().is_empty());
     // Nothing is ever said by the stage outside: it can only be gone.
-    let forked = agent.forked.is_some() && forked;
-    Ok(Woken { control, outer: outer.is_some() && outside, children, ending, forked })
+    Ok(Woken { control, outer: outer.is_some() && outside, children, ending })
 }
 
 /// Starts stage 2 and hands it the specification, with its secrets, through its standard input.
-fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, Option<Process>)> {
+fn spawn(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, Option<Process>)> {
+    let users = if spec.confinement.joins_namespaces { fds.pop() } else { None };
+    // That of an ordinary user has been joined already.
+    let users = users.filter(|_| spec.run_as.is_some());
     if fds.len() != spec.fd_options.len() {
         return Err(Error::other(format!("{} descriptors came for {} options", fds.len(), spec.fd_options.len())));
     }
@@ -256,9 +234,13 @@ fn spawn(mut spec: LaunchSpec, fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, 
         fcntl_setfd(fd, FdFlags::empty())?;
         spec.args.extend([option, fd.as_raw_fd().to_string()]);
     }
+    if let Some(users) = &users {
+        fcntl_setfd(users, FdFlags::empty())?;
+    }
     let mut child = Command::new("/proc/self/exe")
         .arg0("hoistway-agent")
         .args([EXEC, &std::process::id().to_string()])
+        .args(users.as_ref().map(|users| users.as_raw_fd().to_string()))
         .env_clear()
         .process_group(0)
         .stdin(Stdio::piped())

@@ -21,26 +21,30 @@
 //! supervisor ──socket pair── __agent-init ──fork── __agent-inside ──fork── __agent-exec = python3 … ──▶ …
 //! ```
 //!
-//! An agent that is forked from a warm parent has the same stages, as children of the first process of the parent's PID
-//! namespace, but the last: the forked process joins the namespaces that they have made.
+//! An agent that is forked from a warm parent, which is started like an agent, has the first stage only, and that one is
+//! outside of all namespaces in which the parent has rights. `__agent-root` builds the agent's root directory, makes the
+//! namespaces that it has to make for that, and ends.
 //!
 //! ```text
-//! supervisor ── __warm-parent ──fork── __warm-inside ─┬─ __agent-init ─ __agent-inside ─ __agent-exec = python3 …
-//!                                                     ├─ __agent-init ─ __agent-inside
-//!                                                     └─ the forked process of that agent
+//! supervisor ─┬─ __agent-init ── __agent-inside ─┬─ the parent ── the forked process
+//!             │                                  └─ the first process of the agent's PID namespace ── the agent
+//!             └─ __agent-init ── __agent-root
 //! ```
 
 mod channel;
 pub(crate) mod client;
 mod exec;
 mod forked;
+mod forked_check;
 mod init;
 mod namespace_parent;
+mod network;
 pub(crate) mod procfs;
 pub(crate) mod protocol;
+mod root_builder;
 mod signals;
 mod tree;
-mod warm_parent;
+mod user_namespace;
 
 pub(crate) use channel::{line, memory_file, receive, send, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
@@ -54,13 +58,10 @@ pub(crate) const INIT: &str = "__agent-init";
 pub(crate) const EXEC: &str = "__agent-exec";
 /// The first argument that makes this binary the first process of a PID namespace.
 pub(crate) const INSIDE: &str = "__agent-inside";
-
-/// The first argument that makes this binary the one that gives a user namespace its user.
-pub(crate) const MAP: &str = "__agent-map";
-/// The first argument that makes this binary the stage outside of a warm parent's namespace.
-pub(crate) const WARM_PARENT: &str = "__warm-parent";
-/// The first argument that makes this binary the first process there.
-pub(crate) const WARM_INSIDE: &str = "__warm-inside";
+/// The first argument that makes this binary the one that builds the root directory of a forked agent.
+pub(crate) const ROOT: &str = "__agent-root";
+/// The first argument that makes this binary a process in a user namespace for a warm parent and its agents.
+pub(crate) const USERS: &str = "__agent-users";
 
 /// The score by which the kernel is more willing to end an agent than anything else when memory runs out.
 const OOM_SCORE: i32 = 500;
@@ -81,13 +82,11 @@ pub fn run_if_requested() -> Option<ExitCode> {
     } else if stage == INSIDE {
         init::run_inside()
     } else if stage == EXEC {
-        exec::run(args.next())
-    } else if stage == MAP {
-        namespace_parent::map_user(args)
-    } else if stage == WARM_PARENT {
-        warm_parent::run(args.next().is_some())
-    } else if stage == WARM_INSIDE {
-        warm_parent::run_inside()
+        exec::run(args)
+    } else if stage == ROOT {
+        root_builder::run()
+    } else if stage == USERS {
+        user_namespace::run(args.next().is_some())
     } else {
         return None;
     };

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{Error, Result};
+use std::os::fd::OwnedFd;
 
 /// One process, for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,11 @@ fn parse(bytes: &[u8]) -> Option<Stat> {
 pub(crate) fn all() -> Result<Vec<Stat>> {
     let pids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(pids.filter_map(stat).collect())
+}
+
+/// A namespace of this process, by its name in `/proc`.
+pub(crate) fn own_namespace(name: &str) -> Result<OwnedFd> {
+    Ok(fs::File::open(format!("/proc/self/ns/{name}"))?.into())
 }
 
 /// Which boot of the machine this is.

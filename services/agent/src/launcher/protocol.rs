@@ -20,20 +20,6 @@ pub(crate) enum Order {
     WriteStack,
 }
 
-/// From the supervisor to the first process of a warm parent's namespace, with descriptors.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ParentOrder {
-    /// Start a launcher in the namespace; its standard streams. People see it by this title and this argument.
-    Launcher(String, PathBuf),
-    /// The socket of the process from which agents are forked.
-    Parent,
-    /// The socket of a launcher whose agent is forked, under this number.
-    Agent(u64),
-    /// No agent is forked any more: the parent ends.
-    Retire,
-}
-
 /// The signal at which an agent that is being started writes its stack. Nothing else uses it, and it ends a process
 /// that does not know it.
 pub(crate) const STACK_SIGNAL: Signal = Signal::STKFLT;
@@ -119,8 +105,9 @@ pub(crate) struct LaunchSpec {
     pub confinement: Confinement,
     /// The `cgroup.procs` files of the agent's control groups.
     pub cgroups: Vec<PathBuf>,
-    /// Whether its process is forked from a warm parent, which is reached over the descriptor after those of
-    /// `fd_options`. `program` is of no interest then.
+    /// Whether its process is forked from a warm parent. `program` is of no interest then. Two descriptors follow those
+    /// of `fd_options`: the socket to the forked process, and the user namespace to which those of the agent belong. For
+    /// the warm parent itself, with [`Confinement::joins_namespaces`], it is the user namespace alone.
     #[serde(default)]
     pub forked: bool,
     /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.

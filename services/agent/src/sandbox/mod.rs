@@ -248,14 +248,19 @@ impl Sandbox {
         matches!(self.tier, Tier::Namespaces { .. })
     }
 
-    /// Whether user namespaces give the right to create the others.
-    pub fn has_user_namespaces(&self) -> bool {
-        matches!(self.tier, Tier::Namespaces { user: true, .. })
+    /// Whether agents can be forked: each needs namespaces, and a user of the machine or of a user namespace of its own.
+    pub fn can_fork(&self) -> bool {
+        matches!(self.tier, Tier::Namespaces { user, .. } if user != self.uids.is_some())
     }
 
     /// The user of the processes that agents are forked from, if agents have users.
     pub fn warm_parents_user(&self) -> Option<RunAs> {
         self.uids.as_ref().map(Uids::warm_parents_user)
+    }
+
+    /// The users of such a process and its agents, if agents have users: ranges with their first number and their length.
+    pub fn forked_users(&self) -> Option<[(u32, u32); 2]> {
+        self.uids.as_ref().map(Uids::forked_users)
     }
 
     /// The specification for one instance's launcher.
@@ -321,7 +326,6 @@ fn place(
         Tier::Namespaces { user, landlock } => Confinement {
             namespaces: Some(Namespaces {
                 user,
-                owner: None,
                 processes: true,
                 network: closed.then(|| own_network(parts.endpoints, parts.port, &host.name)),
                 root: parts.root.clone(),

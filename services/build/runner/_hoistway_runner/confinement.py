@@ -5,7 +5,6 @@ and gives up everything that no agent may do. Linux has no function for most of 
 import ctypes
 import os
 import platform
-import resource
 import struct
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -16,6 +15,10 @@ PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 2
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 EINVAL = 22
+# The kinds of namespaces, of setns(2), by their names in /proc.
+KINDS = {"mnt": 0x00020000, "ipc": 0x08000000, "net": 0x40000000, "user": 0x10000000}
+CLONE_NEWPID = 0x20000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 
 
 class Instruction(ctypes.Structure):
@@ -39,43 +42,49 @@ def prctl(option, argument, *more):
     return LIBC.prctl(ctypes.c_int(option), *words)
 
 
-def join(namespaces):
-    """Joins namespaces, by descriptors of which the user namespace's is the first: it gives the right to join the others.
-    That of processes counts from the next fork on."""
-    for fd in namespaces:
-        check(LIBC.setns(ctypes.c_int(fd), ctypes.c_int(0)), "joining a namespace")
+def enter(kinds, namespaces):
+    """Joins namespaces, by their kinds and descriptors, and forks the first process of a PID namespace. Returns whether this
+    is that process. The user namespace comes last, after whatever the right to do is lost in it."""
+    if not kinds:
+        return True  # a process that shall have none
+    for kind, fd in zip(kinds, namespaces):
+        if kind == "user":
+            check(LIBC.unshare(ctypes.c_int(CLONE_NEWPID)), "a PID namespace")
+            if os.fork():
+                return False
+            flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            check(LIBC.mount(b"proc", b"/proc", b"proc", flags, None), "mounting /proc")
+        check(LIBC.setns(ctypes.c_int(fd), ctypes.c_int(KINDS[kind])), f"joining the {kind} namespace")
         os.close(fd)
+    return True
 
 
-def confine(request, fds):
-    """Applies a request: `user` ([uid, gid] or none), `limits` ({name of a resource: number}), `oom_score`, and
-    `filters` (seccomp programs, lists of [code, jt, jf, k]). The one descriptor is a Landlock ruleset, if any."""
-    os.setsid()
+def confine(request, rulesets):
+    """Applies a request: `user` ([uid, gid] or none) and `filters` (seccomp programs, lists of [code, jt, jf, k]), with
+    descriptors of Landlock rulesets. Limits are set from outside."""
     os.umask(0o077)
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(str(request["oom_score"]))
     for capability in range(64):
         if prctl(PR_CAPBSET_DROP, capability) < 0 and ctypes.get_errno() == EINVAL:
             break  # beyond the last one
     if request["user"]:
         uid, gid = request["user"]
-        os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     no_capabilities()
     check(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
-    for name, limit in request["limits"].items():
-        number = getattr(resource, f"RLIMIT_{name}")
-        limit = min(limit, highest) if (highest := resource.getrlimit(number)[1]) != resource.RLIM_INFINITY else limit
-        resource.setrlimit(number, (limit, limit))
     # A change of the user takes the right to look at oneself in /proc, which a new program would get back.
     check(prctl(PR_SET_DUMPABLE, 1), "dumpable")
-    for ruleset in fds:
+    for ruleset in rulesets:
         check(LIBC.syscall(ctypes.c_long(LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint(0)), "Landlock")
         os.close(ruleset)
     for instructions in request["filters"]:
         program = Program(len(instructions), (Instruction * len(instructions))(*map(tuple, instructions)))
         check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)), "seccomp")
+
+
+def hide_memory():
+    """Keeps other processes of this user from the memory and the descriptors of this one."""
+    check(prctl(PR_SET_DUMPABLE, 0), "dumpable")
 
 
 def no_capabilities():

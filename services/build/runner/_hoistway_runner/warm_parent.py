@@ -1,8 +1,8 @@
 """A warm parent: a process that has imported packages, and from which agents that use them are forked.
 
 It has no source, no environment, no secret and no descriptor of any agent: these reach the forked process alone, once
-that is confined. Its launcher sends it a request with a socket for each agent; the same launcher, at the other end of
-that socket, names what confines the agent and then says what it is.
+that is confined. A request for an agent comes with a socket; the agent's launcher, at the other end of that, names what
+confines the agent and then says what it is.
 """
 
 import gc
@@ -18,7 +18,7 @@ from . import capture, confinement
 from .import_recording import Recording
 from .paths import arrange_path
 
-MAX_MESSAGE = 64 << 10  # of a request, in bytes; larger ones come as files
+MAX_MESSAGE = 64  # of a request, in bytes; what is longer comes as a file
 MAX_FDS = 16
 IMPORT_SECONDS = 60  # that a package may take to be imported by a process that is to be given up after that
 PATCHERS = ("gevent", "eventlet")  # they change the standard library, before anything else uses it
@@ -71,9 +71,21 @@ def serve(runner, options, sites):
         message, fds, _, _ = socket.recv_fds(control, MAX_MESSAGE, MAX_FDS)
         if not message:
             return 0
-        if start := fork(control, json.loads(message)["fork"], fds):
+        reap()
+        start = socket.socket(fileno=fds[0])
+        if not os.fork():
             control.close()
-            return become_agent(start, runner, path, changes, recording)
+            return fork_agent(start, runner, path, changes, recording)
+        start.close()
+
+
+def reap():
+    """Reaps forked processes that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def tell(options, event):
@@ -174,45 +186,59 @@ def shared_memory():
     return "shares memory with processes that are forked" if shared else None
 
 
-def fork(control, number, fds):
-    """Forks the agent with this number. Returns the socket on which it is described in the forked process once that is
-    confined, and None in the parent."""
-    start = socket.socket(fileno=fds[0])
-    child = os.fork()
-    if child:
-        start.close()
-        os.waitpid(child, 0)
-        return None
+def fork_agent(start, runner, path, changes, recording):
+    """Joins the namespaces of an agent in this forked process, and forks the first process of its PID namespace, which
+    forks the agent once it is confined. Returns the agent's exit status, in the agent."""
     try:
         request, given = receive(start)
-        confinement.join(given[: request["namespaces"]])
-        agent = os.fork()
-        if agent:
-            # Its parent is the launcher once this process has ended.
-            control.send(json.dumps({"forked": number, "pid": agent}).encode())
+        if request is None or not confinement.enter(request["namespaces"], given):
             os._exit(0)
-        confinement.confine(request, given[request["namespaces"]:])
-        return start
+        confinement.confine(request, given[len(request["namespaces"]):])
+        start.send(b"confined")
+        spec, fds = receive(start)
+        if spec is None:
+            os._exit(0)
+        if agent := os.fork():
+            be_first_process(start, agent)
+        os.setsid()
+        start.send(b"started")
+        start.close()
     except BaseException as error:
         print(f"the agent cannot be forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
+    return become_agent(spec, fds, runner, path, changes, recording)
+
+
+def be_first_process(start, agent):
+    """Reaps the processes of this PID namespace until the agent's main process ends, and reports how. The kernel ends the
+    others with this one, to which it delivers no signal from inside that has no handler here."""
+    confinement.hide_memory()
+    for number in signal.valid_signals():
+        if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):
+            signal.signal(number, signal.SIG_DFL)
+    os.closerange(0, start.fileno())
+    os.closerange(start.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    while True:
+        pid, status = os.wait()
+        if pid == agent:
+            break
+    code = os.waitstatus_to_exitcode(status)
+    start.send(json.dumps({"code": code} if code >= 0 else {"signal": -code}).encode())
+    os._exit(0)
 
 
 def receive(start):
-    """Receives a message of JSON; one that is long comes in a file, the last of the descriptors."""
+    """Receives a message of JSON, which comes in a file, the last of the descriptors; None when the other side is gone."""
     message, fds, _, _ = socket.recv_fds(start, MAX_MESSAGE, MAX_FDS)
-    if message == b"file":
-        with open(fds.pop(), "rb") as file:
-            message = file.read()
-    return json.loads(message), fds
+    if not message:
+        return None, []
+    with open(fds.pop(), "rb") as file:
+        return json.loads(file.read()), fds
 
 
-def become_agent(start, runner, path, changes, recording):
-    """Turns this confined process into the agent that the launcher describes: standard output and error, one descriptor
+def become_agent(spec, fds, runner, path, changes, recording):
+    """Turns this confined process into the agent that its launcher describes: standard output and error, one descriptor
     for each option, the command line, the environment and the working directory. Returns its exit status."""
-    start.send(b"confined")
-    spec, fds = receive(start)
-    start.close()
     for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), *fds[:2])):
         os.dup2(fd, number)
         os.close(fd)

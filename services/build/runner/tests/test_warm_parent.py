@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import unittest
 
 from test_runner import RUNNER, WAIT, Agent, write_files
 
-CONFINED = {"namespaces": 0, "user": None, "limits": {"NOFILE": 200}, "oom_score": 500, "filters": []}
+CONFINED = {"namespaces": [], "user": None, "filters": []}
 
 
 def memory_file(content):
@@ -32,13 +33,13 @@ class Forked(Agent):
         self.out, self.err = (open(os.path.join(self.dir.name, name), "w+b") for name in ("stdout", "stderr"))
         self.start, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.start.settimeout(WAIT)
-        socket.send_fds(parent.control, [json.dumps({"fork": 7}).encode()], [theirs.fileno()])
+        self.start.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        socket.send_fds(parent.control, [b"fork"], [theirs.fileno()])
         theirs.close()
-        self.start.send(json.dumps(CONFINED).encode())
-        said = json.loads(parent.control.recv(1000))
-        assert said["forked"] == 7
-        self.pid = said["pid"]
-        assert self.start.recv(100) == b"confined"
+        confined = memory_file(CONFINED)
+        socket.send_fds(self.start, [b"file"], [confined])
+        os.close(confined)
+        self.first = self.step(b"confined")
         with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
             self.port = listener.getsockname()[1]
             reader, writer = os.pipe()
@@ -54,10 +55,18 @@ class Forked(Agent):
             stack.callback(os.close, file)
             fds = [self.out.fileno(), self.err.fileno(), listener.fileno(), writer, config, file]
             socket.send_fds(self.start, [b"file"], fds)
+        self.pid = self.step(b"started")
+
+    def step(self, name):
+        """Waits until the agent has come so far. Returns the process that says so."""
+        said, ancillary, _, _ = self.start.recvmsg(100, socket.CMSG_SPACE(12))
+        assert said == name, said
+        return struct.unpack("3i", ancillary[0][2])[0]
 
     def __exit__(self, *_):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 9)
+        for process in (self.pid, self.first):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, 9)
         for file in (self.notify, self.out, self.err, self.start):
             file.close()
         self.dir.cleanup()

@@ -38,18 +38,13 @@ const TREE_END: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
 
-/// Where an agent's main process comes from.
-enum Origin {
-    /// A launcher of its own, which is a child of this process, and what is known of it and of the agent.
-    Executed(Box<Child>, Processes),
-    /// A warm parent, whose namespace lasts while it has users. The launcher is in there, and ends before its socket
-    /// closes.
-    Forked(#[allow(dead_code, reason = "keeps the namespace")] Arc<WarmParent>),
-}
-
 /// A started agent.
 pub(super) struct Launched {
-    origin: Origin,
+    launcher: Child,
+    /// The launcher and the agent, or the first process of its PID namespace.
+    processes: Processes,
+    /// It was forked from this one, whose namespace lasts while it has agents.
+    _parent: Option<Arc<WarmParent>>,
     orders: Option<OwnedWriteHalf>,
     /// The launcher's reports.
     reports: Reports,
@@ -87,7 +82,7 @@ impl Launched {
         let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
         if let Some(parent) = parent {
-            match Begun::fork(&start, spec, dir, sink, parent.clone(), learner.is_some()).await {
+            match Begun::start(&start, spec, dir, sink, Some(parent.clone()), learner.is_some()).await {
                 Ok(begun) => {
                     warm_parents.count_start(true);
                     return begun.launched(&start, places, dir, group, learner);
@@ -100,7 +95,7 @@ impl Launched {
                 }
             }
         }
-        let begun = Begun::execute(&start, spec, dir, sink, learner.is_some()).await?;
+        let begun = Begun::start(&start, spec, dir, sink, None, learner.is_some()).await?;
         warm_parents.count_start(false);
         begun.launched(&start, places, dir, group, learner)
     }
@@ -159,18 +154,14 @@ impl Run for Launched {
     async fn finish(mut self) -> Option<Notice> {
         // Half-closing is enough: the launcher reads the end of its orders.
         self.orders = None;
-        if let Origin::Executed(launcher, processes) = &mut self.origin {
-            let whole = matches!(timeout(TREE_END, launcher.wait()).await, Ok(Ok(status)) if status.success());
-            if !whole {
-                // Somebody killed the launcher. The kernel ended the main process with it; the rest is up to us.
-                let _ = launcher.start_kill();
-                let (dir, processes) = (self.dir.clone(), processes.clone());
-                let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
-                let _ = timeout(LOG_END, launcher.wait()).await;
-            }
-        } else {
-            let closed = async { while self.reports.next().await.is_some() {} };
-            let _ = timeout(TREE_END, closed).await;
+        let whole = matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
+        if !whole {
+            // Somebody killed the launcher. The kernel ended the main process with it, unless that was forked; the rest is
+            // up to us.
+            let _ = self.launcher.start_kill();
+            let (dir, processes) = (self.dir.clone(), self.processes.clone());
+            let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
+            let _ = timeout(LOG_END, self.launcher.wait()).await;
         }
         // Whoever slipped away from the launcher, and from the search above, is still in the group.
         self.group.end().await;
@@ -213,7 +204,9 @@ impl Reports {
 
 /// A launcher that has started its agent's process.
 struct Begun {
-    origin: Origin,
+    launcher: Child,
+    processes: Processes,
+    parent: Option<Arc<WarmParent>>,
     followers: Vec<JoinHandle<()>>,
     orders: OwnedWriteHalf,
     reports: Reports,
@@ -222,14 +215,20 @@ struct Begun {
 }
 
 impl Begun {
-    /// Starts a launcher, and the agent's process by it.
-    async fn execute(
+    /// Starts a launcher, which executes the agent's program, or has its process forked from a warm parent.
+    async fn start(
         start: &Start<'_>,
-        spec: LaunchSpec,
+        mut spec: LaunchSpec,
         dir: &RunDir,
         sink: &Sink,
+        parent: Option<Arc<WarmParent>>,
         report_modules: bool,
     ) -> Result<Self> {
+        let forked = parent.as_ref().map(|parent| parent.fork()).transpose()?;
+        if forked.is_some() {
+            spec.args.drain(..INTERPRETER_ARGUMENTS);
+            spec.forked = true;
+        }
         let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
             command.arg0(title(start.instance.agent.as_str())).arg(dir.path());
         })?;
@@ -242,37 +241,33 @@ impl Begun {
         }
         let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
         let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
-        let mut ordered = Ordered::new(start, ours, spec, None, report_modules).await?;
-        // In a PID namespace of its own it dies with its launcher.
-        let agent = ordered.started().await?.unwrap_or(identity);
+
+        let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
+        let secrets = config_file(start, report_modules)?;
+        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
+        let forked = forked.as_ref().zip(parent.as_ref());
+        let forked = forked.into_iter().flat_map(|(socket, parent)| [socket.as_fd(), parent.users().as_fd()]);
+        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
+        let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
+        let fds: Vec<_> = fds.chain(forked).chain(theirs).collect();
+        let rest = send_launch(&ours, spec, &fds)?;
+        drop(notify);
+        ours.set_nonblocking(true)?;
+        let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
+        orders.write_all(&rest).await?;
+        let mut reports = Reports(lines(reports));
+        let report = timeout(LAUNCH, reports.next());
+        let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
+            // In a PID namespace of its own it dies with its launcher.
+            Some(Report::Started(agent)) => agent.unwrap_or(identity),
+            Some(Report::Failed(reason)) => return Err(Error::other(reason)),
+            Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
+        };
         let processes = Processes::new(identity, agent)?;
         let (noting, noted) = (dir.clone(), processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
-        Ok(ordered.begun(Origin::Executed(Box::new(launcher), processes), followers))
-    }
-
-    /// The same with a process that is forked from a warm parent.
-    async fn fork(
-        start: &Start<'_>,
-        mut spec: LaunchSpec,
-        dir: &RunDir,
-        sink: &Sink,
-        parent: Arc<WarmParent>,
-        report_modules: bool,
-    ) -> Result<Self> {
-        spec.args.drain(..INTERPRETER_ARGUMENTS);
-        spec.forked = true;
-        if let Some(own) = &mut spec.confinement.namespaces {
-            own.owner = parent.owner();
-        }
-        let (launcher, asks) = parent.launcher(&title(start.instance.agent.as_str()), dir.path())?;
-        let followers = vec![
-            tokio::spawn(sink.clone().follow(LogStream::Stdout, launcher.stdout)),
-            tokio::spawn(sink.clone().follow(LogStream::Stderr, launcher.stderr)),
-        ];
-        let mut ordered = Ordered::new(start, launcher.control, spec, Some(asks), report_modules).await?;
-        ordered.started().await?;
-        Ok(ordered.begun(Origin::Forked(parent), followers))
+        let network = network.map(|(ours, _)| ours);
+        Ok(Self { launcher, processes, parent, followers, orders, reports, notices, network })
     }
 
     fn launched(
@@ -286,7 +281,9 @@ impl Begun {
         let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
         let (network, egress) = network.unzip();
         Ok(Launched {
-            origin: self.origin,
+            launcher: self.launcher,
+            processes: self.processes,
+            _parent: self.parent,
             orders: Some(self.orders),
             reports: self.reports,
             notices: Notices::new(Receiver::from_owned_fd(self.notices)?),
@@ -298,53 +295,6 @@ impl Begun {
             _egress: egress,
             learner,
         })
-    }
-}
-
-/// A launcher that has its order.
-struct Ordered {
-    orders: OwnedWriteHalf,
-    reports: Reports,
-    notices: OwnedFd,
-    network: Option<StdUnixStream>,
-}
-
-impl Ordered {
-    /// Sends the order. `asks` is for a launcher whose agent is forked.
-    async fn new(
-        start: &Start<'_>,
-        launcher: StdUnixStream,
-        spec: LaunchSpec,
-        asks: Option<OwnedFd>,
-        report_modules: bool,
-    ) -> Result<Self> {
-        let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
-        let secrets = config_file(start, report_modules)?;
-        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
-        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
-        let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
-        let fds: Vec<_> = fds.chain(asks.as_ref().map(AsFd::as_fd)).chain(theirs).collect();
-        let rest = send_launch(&launcher, spec, &fds)?;
-        launcher.set_nonblocking(true)?;
-        let (reports, mut orders) = UnixStream::from_std(launcher)?.into_split();
-        orders.write_all(&rest).await?;
-        let reports = Reports(lines(reports));
-        Ok(Self { orders, reports, notices, network: network.map(|(ours, _)| ours) })
-    }
-
-    /// Waits until the agent's process is started, and returns it if it has a name here.
-    async fn started(&mut self) -> Result<Option<Process>> {
-        let report = timeout(LAUNCH, self.reports.next());
-        match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
-            Some(Report::Started(agent)) => Ok(agent),
-            Some(Report::Failed(reason)) => Err(Error::other(reason)),
-            Some(Report::Exited(_)) | None => Err(Error::other("the launcher ended at once")),
-        }
-    }
-
-    fn begun(self, origin: Origin, followers: Vec<JoinHandle<()>>) -> Begun {
-        let Self { orders, reports, notices, network } = self;
-        Begun { origin, followers, orders, reports, notices, network }
     }
 }
 

@@ -202,7 +202,6 @@ impl Shared {
         let root = self.root.clone();
         Confinement {
             namespaces: own_root.then_some(Namespaces {
-                owner: None,
                 user: false,
                 processes: false,
                 network: None,

@@ -5,6 +5,7 @@ mod comparison;
 mod memory_pressure;
 mod parent;
 mod source;
+mod user_namespace;
 
 pub(super) use parent::WarmParent;
 
@@ -146,7 +147,7 @@ impl WarmParents {
     /// none.
     pub async fn layers(&self, program: &Program, spec: &LaunchSpec) -> Option<(Layers, Source)> {
         let is_off = spec.env.iter().any(|(name, value)| name == OFF_BY && is_false(value));
-        if !self.config.warm_parents || !self.sandbox.has_own_root() || is_off {
+        if !self.config.warm_parents || !self.sandbox.can_fork() || is_off {
             return None;
         }
         let program = program.clone();

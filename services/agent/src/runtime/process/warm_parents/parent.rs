@@ -3,16 +3,17 @@
 use super::Layers;
 use super::comparison::Dependences;
 use super::source::Source;
-use crate::launcher::protocol::{LaunchSpec, ParentOrder, Report};
-use crate::launcher::{WARM_PARENT, memory_file, send, send_launch, title};
+use super::user_namespace;
+use crate::launcher::protocol::{LaunchSpec, Report};
+use crate::launcher::{client, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
 use crate::runtime::runner_config;
 use crate::sandbox::{Parts, Sandbox};
 use futures_util::StreamExt;
+use hoistway_confine::OwnNetwork;
 use hoistway_confine::cgroup::Group;
-use hoistway_confine::{OwnNetwork, RunAs};
 use hoistway_model::RevisionId;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,14 +23,13 @@ use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -77,20 +77,23 @@ struct Imports {
     dependences: Dependences,
 }
 
-/// A process from which agents are forked. Dropping it ends it, and the agents with it.
+/// A process from which agents are forked. Dropping it ends it, and the agents with it, which are in its PID namespace.
 pub(in crate::runtime::process) struct WarmParent {
-    orders: OwnedFd,
+    /// Its socket, until it is retired.
+    requests: Mutex<Option<OwnedFd>>,
+    /// The user namespace to which those of its agents belong.
+    users: OwnedFd,
     imports: Imports,
     modules: Vec<String>,
     env: BTreeMap<String, String>,
-    next: AtomicU64,
     /// The time of the last fork.
     used: Mutex<Instant>,
     ended: CancellationToken,
-    _outside: Child,
+    /// The launcher ends the namespace when this closes.
+    _orders: OwnedWriteHalf,
+    _launcher: Child,
     _group: launch::Grouped,
     _dir: OwnDir,
-    owner: Option<RunAs>,
 }
 
 /// The directory in which a parent's root is built, removed when it is dropped.
@@ -105,13 +108,6 @@ impl Drop for OwnDir {
         // Nobody waits for it, and what is left is removed at the next start.
         std::thread::spawn(move || dir.remove(&leftovers));
     }
-}
-
-/// A launcher that a parent's namespace has started, in the place of a child of this process.
-pub(in crate::runtime::process) struct ForkedLauncher {
-    pub control: StdUnixStream,
-    pub stdout: Receiver,
-    pub stderr: Receiver,
 }
 
 impl WarmParent {
@@ -132,34 +128,26 @@ impl WarmParent {
         });
         let group = launch::Grouped(group.await.map_err(Error::other)??);
         let own_dir = OwnDir { dir: dir.clone(), leftovers: leftovers.clone() };
-        let owner = sandbox.warm_parents_user();
+        let users = user_namespace::make(&config.launcher, sandbox.forked_users()).await?;
 
-        let (orders, theirs) = seqpacket()?;
-        // Orders are short and are read at once.
-        rustix::io::ioctl_fionbio(&orders, true).map_err(Error::from)?;
-        let mut outside = Command::new(&config.launcher);
-        outside.arg0(title("warm parents")).arg(WARM_PARENT).args(sandbox.has_user_namespaces().then_some("user"));
-        outside.env_clear().current_dir("/").kill_on_drop(true);
-        outside.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut outside = outside.spawn()?;
-        let outer_words = outside.stderr.take().map(|stderr| tokio::spawn(log(stderr)));
-
-        let ForkedLauncher { control, stdout, stderr } = start_launcher(&orders, &title("warm parent"), dir.path())?;
-        tokio::spawn(log(stdout));
-        let words = tokio::spawn(log(stderr));
-        let (ours, forks) = seqpacket()?;
-        order(&orders, &ParentOrder::Parent, &[ours.as_fd()])?;
-        drop(ours);
+        let (mut launcher, control) = client::spawn(&config.launcher, |command| {
+            command.arg0(title("warm parent")).arg(dir.path()).kill_on_drop(true);
+        })?;
+        launcher.stdout.take().map(|out| tokio::spawn(log(out)));
+        let words = launcher.stderr.take().map(|err| tokio::spawn(log(err)));
+        let (requests, theirs) = seqpacket()?;
+        // Requests are short and are read at once.
+        rustix::io::ioctl_fionbio(&requests, true).map_err(Error::from)?;
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC).map_err(Error::from)?;
         let configuration = memory_file(&serde_json::json!({ "modules": modules, "careful": careful }))?;
-        let (spec, env) = spec(sandbox, layers, &dir, owner, group.0.as_ref())?;
+        let (spec, env) = spec(sandbox, layers, &dir, group.0.as_ref())?;
         // Egress does not listen in its network.
         let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let network = network.as_ref().map(|(_, theirs)| theirs.as_fd());
         let fds: Vec<BorrowedFd<'_>> =
-            [forks.as_fd(), notify.as_fd(), configuration.as_fd()].into_iter().chain(network).collect();
+            [theirs.as_fd(), notify.as_fd(), configuration.as_fd(), users.as_fd()].into_iter().chain(network).collect();
         let rest = send_launch(&control, spec, &fds)?;
-        drop((forks, notify));
+        drop((theirs, notify));
         control.set_nonblocking(true)?;
         let (reports, mut writer) = UnixStream::from_std(control)?.into_split();
         writer.write_all(&rest).await?;
@@ -178,11 +166,11 @@ impl WarmParent {
                 Ok(Said::Ready(imports)) => imports,
                 Ok(Said::Unsuitable { unsuitable }) => return Err(Failure::Unsuitable(unsuitable)),
                 Err(_) => {
-                    drop((outside, orders, writer));
-                    let mut last = words.await.unwrap_or_default();
-                    if let (true, Some(words)) = (last.is_empty(), outer_words) {
-                        last = words.await.unwrap_or_default();
-                    }
+                    drop((launcher, requests, writer));
+                    let last = match words {
+                        Some(words) => words.await.unwrap_or_default(),
+                        None => String::new(),
+                    };
                     return Err(Error::other(format!("it ended while it imported them: {last}")).into());
                 }
             },
@@ -197,22 +185,20 @@ impl WarmParent {
                     break;
                 }
             }
-            // The launcher ends the parent when this closes.
-            drop(writer);
             until.cancel();
         });
         Ok(Self {
-            orders,
+            requests: Mutex::new(Some(requests)),
+            users,
             imports,
             modules: modules.to_vec(),
             env,
-            next: AtomicU64::new(1),
             used: Mutex::new(Instant::now()),
             ended,
-            _outside: outside,
+            _orders: writer,
+            _launcher: launcher,
             _group: group,
             _dir: own_dir,
-            owner,
         })
     }
 
@@ -227,13 +213,12 @@ impl WarmParent {
 
     /// Ends the parent; agents that were forked from it go on.
     pub(super) fn retire(&self) {
-        // If its namespace is gone, so is the parent.
-        let _ = order(&self.orders, &ParentOrder::Retire, &[]);
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The user to whom namespaces belong that forked processes join, if it is not that of this program.
-    pub fn owner(&self) -> Option<RunAs> {
-        self.owner
+    /// The user namespace to which those of its agents belong.
+    pub fn users(&self) -> &OwnedFd {
+        &self.users
     }
 
     /// Why an agent with this environment and source cannot have the modules as they are imported here. Blocks.
@@ -262,33 +247,20 @@ impl WarmParent {
         self.ended.clone()
     }
 
-    /// Starts the launcher of an agent that is forked from this parent. The descriptor is for the launcher, which asks
-    /// for its agent over it.
-    pub fn launcher(&self, title: &str, dir: &Path) -> Result<(ForkedLauncher, OwnedFd)> {
+    /// Has a process forked, and returns its socket, which is for the agent's launcher. The process ends when that closes.
+    pub fn fork(&self) -> Result<OwnedFd> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let launcher = start_launcher(&self.orders, title, dir)?;
         let (ours, theirs) = seqpacket()?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        order(&self.orders, &ParentOrder::Agent(number), &[ours.as_fd()])?;
-        Ok((launcher, theirs))
+        match &*self.requests.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(requests) => send(requests, b"fork", &[theirs.as_fd()])?,
+            None => return Err(Error::other("the warm parent has been retired")),
+        };
+        Ok(ours)
     }
 }
 
 fn seqpacket() -> Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
-}
-
-fn order(orders: &OwnedFd, order: &ParentOrder, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    send(orders, &serde_json::to_vec(order)?, fds).map(drop)
-}
-
-fn start_launcher(orders: &OwnedFd, title: &str, dir: &Path) -> Result<ForkedLauncher> {
-    let (control, theirs) = StdUnixStream::pair()?;
-    let (stdout, out) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (stderr, err) = pipe_with(PipeFlags::CLOEXEC)?;
-    let launcher = ParentOrder::Launcher(title.to_owned(), dir.to_owned());
-    order(orders, &launcher, &[theirs.as_fd(), out.as_fd(), err.as_fd()])?;
-    Ok(ForkedLauncher { control, stdout: Receiver::from_owned_fd(stdout)?, stderr: Receiver::from_owned_fd(stderr)? })
 }
 
 /// Logs what packages print when they are imported, which is of use to a developer only, and returns the last line.
@@ -307,7 +279,6 @@ fn spec(
     sandbox: &Sandbox,
     layers: &Layers,
     dir: &RunDir,
-    user: Option<RunAs>,
     group: Option<&Group>,
 ) -> Result<(LaunchSpec, BTreeMap<String, String>)> {
     let placed = sandbox.place(&Parts {
@@ -326,7 +297,7 @@ fn spec(
     confinement.landlock = None;
     confinement.joins_namespaces = true;
     if let Some(own) = &mut confinement.namespaces {
-        (own.user, own.processes) = (false, false);
+        own.user = false;
         own.network = own.network.take().map(|network| OwnNetwork { hosts: network.hosts, ..OwnNetwork::default() });
     }
     let env = runner_config::base(&launch_spec::interpreter_places(&layers.interpreter, &placed)?);
@@ -339,7 +310,7 @@ fn spec(
             env: env.clone().into_iter().collect(),
             cwd: "/".into(),
             limits: sandbox.rlimits(),
-            run_as: user,
+            run_as: sandbox.warm_parents_user(),
             confinement,
             cgroups: group.map(Group::procs).unwrap_or_default(),
             forked: false,

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,11 +25,18 @@ pub struct Usage {
     running: AtomicUsize,
     /// When it was used last, in microseconds after `created`.
     last_used: AtomicU64,
+    /// Whether it was reported as idle, and not used since.
+    reported: AtomicBool,
 }
 
 impl Default for Usage {
     fn default() -> Self {
-        Self { created: Instant::now(), running: AtomicUsize::new(0), last_used: AtomicU64::new(0) }
+        Self {
+            created: Instant::now(),
+            running: AtomicUsize::new(0),
+            last_used: AtomicU64::new(0),
+            reported: AtomicBool::new(false),
+        }
     }
 }
 
@@ -37,13 +44,19 @@ impl Usage {
     /// Returns a slot among `limit` concurrent invokes, if one is free.
     pub fn slot(self: &Arc<Self>, limit: usize) -> Option<Slot> {
         let more = |n: usize| (n < limit).then_some(n + 1);
-        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        self.running.fetch_update(Ordering::SeqCst, Ordering::Acquire, more).ok()?;
         Some(Slot(Arc::clone(self)))
     }
 
     /// Returns the number of invokes in flight.
     pub fn in_flight(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was reported as idle; not any more. In one order with [`Usage::slot`] and [`Usage::in_flight`]: either
+    /// the report sees an invoke, or the invoke sees the report.
+    fn was_reported(&self) -> bool {
+        self.reported.load(Ordering::SeqCst) && self.reported.swap(false, Ordering::SeqCst)
     }
 
     /// Begins the time without invokes anew.
@@ -75,7 +88,7 @@ impl Drop for Slot {
 #[derive(Debug, Default)]
 pub struct IdleClock {
     agents: Mutex<Agents>,
-    /// There is an earlier deadline than before.
+    /// There is an earlier deadline than before, or an agent is used again.
     sooner: Notify,
 }
 
@@ -83,6 +96,8 @@ pub struct IdleClock {
 struct Agents {
     by_name: HashMap<Name, Watched>,
     deadlines: BTreeSet<(Instant, Name)>,
+    /// Those that were reported as idle and are used again.
+    used_again: BTreeSet<Name>,
 }
 
 #[derive(Debug)]
@@ -94,10 +109,19 @@ struct Watched {
     deadline: Instant,
 }
 
-/// The agents that are idle at a time.
+/// A change of an agent that the agent service is told of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum IdleReport {
+    /// Nobody has invoked it for its time.
+    Idle(Name),
+    /// Somebody invokes it after that.
+    Used(Name),
+}
+
+/// The report that is due at a time, or the time of the next one.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
-    Idle(Name),
+    Now(IdleReport),
     Later(Option<Instant>),
 }
 
@@ -122,11 +146,19 @@ impl IdleClock {
         self.agents().remove(name);
     }
 
-    /// Waits for the next idle agent. For one caller.
-    pub async fn next(&self) -> Name {
+    /// An agent is invoked: what was reported of it is not true any more.
+    pub fn used(&self, name: &Name, usage: &Usage) {
+        if usage.was_reported() {
+            self.agents().used_again.insert(name.clone());
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Waits for the next report. For one caller.
+    pub async fn next(&self) -> IdleReport {
         loop {
             match self.due(Instant::now()) {
-                Due::Idle(name) => return name,
+                Due::Now(report) => return report,
                 Due::Later(Some(deadline)) => tokio::select! {
                     () = sleep_until(deadline) => {}
                     () = self.sooner.notified() => {}
@@ -138,6 +170,9 @@ impl IdleClock {
 
     fn due(&self, now: Instant) -> Due {
         let mut agents = self.agents();
+        if let Some(name) = agents.used_again.pop_first() {
+            return Due::Now(IdleReport::Used(name));
+        }
         loop {
             let Some((deadline, name)) = agents.deadlines.pop_first() else { return Due::Later(None) };
             if deadline > now {
@@ -145,14 +180,18 @@ impl IdleClock {
                 return Due::Later(Some(deadline));
             }
             let Some(watched) = agents.by_name.get_mut(&name) else { continue };
+            watched.usage.reported.store(true, Ordering::SeqCst);
             // Invokes that are in flight now end later than now.
             let idle_at = watched.usage.idle_since().unwrap_or(now) + watched.time;
             let is_idle = idle_at <= now;
             watched.deadline = if is_idle { now + watched.time } else { idle_at };
+            if !is_idle {
+                watched.usage.reported.store(false, Ordering::SeqCst);
+            }
             let next = watched.deadline;
             agents.deadlines.insert((next, name.clone()));
             if is_idle {
-                return Due::Idle(name);
+                return Due::Now(IdleReport::Idle(name));
             }
         }
     }
@@ -166,7 +205,9 @@ impl Agents {
     fn remove(&mut self, name: &Name) {
         if let Some(watched) = self.by_name.remove(name) {
             self.deadlines.remove(&(watched.deadline, name.clone()));
+            watched.usage.reported.store(false, Ordering::SeqCst);
         }
+        self.used_again.remove(name);
     }
 }
 
@@ -183,7 +224,7 @@ mod tests {
     }
 
     fn idle(text: &str) -> Due {
-        Due::Idle(name(text))
+        Due::Now(IdleReport::Idle(name(text)))
     }
 
     /// A usage that was last at `second` seconds after its beginning.
@@ -229,6 +270,34 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_taken_back_once_when_the_agent_is_invoked_again() {
+        let (clock, usage) = (IdleClock::default(), Arc::new(Usage::default()));
+        let start = usage.created;
+        let invoke = || {
+            let slot = usage.slot(2);
+            clock.used(&name("a"), &usage);
+            slot
+        };
+        clock.watch(&name("a"), &usage, TIME);
+        drop(invoke());
+        used_at(&usage, 0);
+        assert_eq!(clock.due(start + TIME), idle("a"), "nothing was reported before");
+        let slots = [invoke(), invoke()];
+        assert_eq!(clock.due(start + TIME), Due::Now(IdleReport::Used(name("a"))));
+        assert_eq!(clock.due(start + TIME), Due::Later(Some(start + TIME * 2)));
+        // It is in flight when it is looked at: that is no report to take back.
+        assert_eq!(clock.due(start + TIME * 2), Due::Later(Some(start + TIME * 3)));
+        drop(slots);
+        drop(invoke());
+        used_at(&usage, 20);
+        assert_eq!(clock.due(start + TIME * 3), idle("a"));
+        // What is not watched any more has nothing to report.
+        drop(invoke());
+        clock.forget(&name("a"));
+        assert_eq!(clock.due(start + TIME * 9), Due::Later(None));
+    }
+
+    #[test]
     fn agents_come_up_in_the_order_of_their_deadlines() {
         let (clock, usage) = (IdleClock::default(), Arc::new(Usage::default()));
         let start = usage.created;
@@ -263,6 +332,6 @@ mod tests {
             tokio::task::yield_now().await;
             clock.watch(&name("soon"), &usage, Duration::from_millis(1));
         };
-        assert_eq!(tokio::join!(clock.next(), earlier).0, name("soon"));
+        assert_eq!(tokio::join!(clock.next(), earlier).0, IdleReport::Idle(name("soon")));
     }
 }

@@ -25,6 +25,7 @@ pub mod serve;
 pub mod state;
 mod store;
 mod tool_url_updates;
+mod wakes;
 
 pub use config::Config;
 pub use migrations::ALL as MIGRATIONS;

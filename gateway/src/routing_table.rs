@@ -7,7 +7,10 @@
 //! once the table has the new route and every invoke that had picked the old one has its connection, which the old
 //! revision then serves to its end.
 
-use crate::idle_clock::{IdleClock, Usage};
+use crate::{
+    idle_clock::{IdleClock, IdleReport, Usage},
+    wakes::Wakes,
+};
 use futures_util::StreamExt;
 use hoistway_kit::backoff::Backoff;
 use hoistway_model::{
@@ -17,7 +20,10 @@ use hoistway_model::{
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc, watch};
@@ -44,6 +50,9 @@ struct Inner {
     /// The number of snapshots.
     subscriptions: watch::Sender<u64>,
     idle: IdleClock,
+    /// Whether the table follows the agent service now: what is not sure to be true is not reported.
+    follows: AtomicBool,
+    wakes: Wakes,
 }
 
 struct Entry {
@@ -107,6 +116,8 @@ impl RoutingTable {
             changes,
             subscriptions,
             idle: IdleClock::default(),
+            follows: AtomicBool::new(false),
+            wakes: Wakes::default(),
         }))
     }
 
@@ -120,7 +131,9 @@ impl RoutingTable {
         let mut backoff = BACKOFF;
         loop {
             let before = *self.0.changes.borrow();
-            let Some(Err(e)) = shutdown.run_until_cancelled(self.follow()).await else { return };
+            let ended = shutdown.run_until_cancelled(self.follow()).await;
+            self.0.follows.store(false, Ordering::Release);
+            let Some(Err(e)) = ended else { return };
             if *self.0.changes.borrow() != before {
                 backoff.reset();
             }
@@ -134,10 +147,16 @@ impl RoutingTable {
 
     async fn report_idle(&self) {
         loop {
-            let agent = self.0.idle.next().await;
-            let Some(instance) = self.ready_instance(&agent) else { continue };
+            let (agent, in_use) = match self.0.idle.next().await {
+                IdleReport::Idle(agent) => (agent, false),
+                IdleReport::Used(agent) => (agent, true),
+            };
+            // The agent service forgets the reports of a gateway with its subscription.
+            let Some(instance) = self.ready_instance(&agent).filter(|_| self.0.follows.load(Ordering::Acquire)) else {
+                continue;
+            };
             // A lost report is repeated after the agent's time.
-            if let Err(e) = self.0.agents.report_idle(self.0.watcher.clone(), agent.clone(), instance).await {
+            if let Err(e) = self.0.agents.report_idle(self.0.watcher.clone(), agent.clone(), instance, in_use).await {
                 tracing::debug!(%agent, cause = e.chain(), "an idle agent is reported again: {e}");
             }
         }
@@ -187,7 +206,14 @@ impl RoutingTable {
     /// Returns a slot among the `limit` concurrent invokes of `agent`, if one is free.
     pub fn slot(&self, agent: &Name, limit: usize) -> Option<Slot> {
         let usage = self.table().get(agent)?.usage.clone();
-        usage.slot(limit)
+        let slot = usage.slot(limit)?;
+        self.0.idle.used(agent, &usage);
+        Some(slot)
+    }
+
+    /// Has an idle agent started, and returns when it is ready. All callers share one call of the agent service.
+    pub async fn wake(&self, agent: &Name) -> Result<()> {
+        self.0.wakes.join(&self.0.agents, agent).await
     }
 
     /// Returns the number of invokes in flight of each agent.
@@ -223,6 +249,7 @@ impl RoutingTable {
                 let begun = matches!(event.event, RouteEvent::Snapshot(_));
                 let retired = self.apply(event.event);
                 if begun {
+                    self.0.follows.store(true, Ordering::Release);
                     self.0.subscriptions.send_modify(|count| *count += 1);
                 }
                 if applied.send((event.version, retired)).await.is_err() {

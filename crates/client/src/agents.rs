@@ -191,8 +191,9 @@ impl AgentService for AgentClient {
         answer(self.rpc().ack_routes(request).await).map(drop)
     }
 
-    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()> {
-        let request = pb::ReportIdleRequest { watcher, agent: agent.into(), instance_id: instance.to_string() };
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId, in_use: bool) -> Result<()> {
+        let instance_id = instance.to_string();
+        let request = pb::ReportIdleRequest { watcher, agent: agent.into(), instance_id, in_use };
         answer(self.rpc().report_idle(request).await).map(drop)
     }
 

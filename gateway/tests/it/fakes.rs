@@ -401,7 +401,8 @@ pub struct FakeAgents {
     /// The number of invokes that have asked for an idle agent, and what its start comes to once it is decided.
     pub wakes: watch::Sender<usize>,
     pub woken: watch::Sender<Option<Result<(), String>>>,
-    pub idle: watch::Sender<Vec<(Name, RevisionId)>>,
+    /// The reports of idleness, and of their ends.
+    pub idle: watch::Sender<Vec<(Name, RevisionId, bool)>>,
     routes: Mutex<Vec<Route>>,
     watchers: Mutex<Vec<mpsc::Sender<Result<VersionedRoute>>>>,
     version: Mutex<u64>,
@@ -669,8 +670,8 @@ impl AgentService for FakeAgents {
         Ok(())
     }
 
-    async fn report_idle(&self, _: String, agent: Name, instance: RevisionId) -> Result<()> {
-        self.idle.send_modify(|idle| idle.push((agent, instance)));
+    async fn report_idle(&self, _: String, agent: Name, instance: RevisionId, in_use: bool) -> Result<()> {
+        self.idle.send_modify(|idle| idle.push((agent, instance, in_use)));
         Ok(())
     }
 

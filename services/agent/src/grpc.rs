@@ -188,7 +188,7 @@ impl GrpcAgentService {
 
     async fn report_idle(&self, r: pb::ReportIdleRequest) -> Result<pb::ReportIdleResponse> {
         let instance = parsed("instance_id", &r.instance_id)?;
-        self.0.report_idle(r.watcher, name("agent", &r.agent)?, instance).await?;
+        self.0.report_idle(r.watcher, name("agent", &r.agent)?, instance, r.in_use).await?;
         Ok(pb::ReportIdleResponse {})
     }
 

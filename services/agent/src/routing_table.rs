@@ -6,7 +6,7 @@
 use futures_util::stream;
 use hoistway_kit::time::now_ms;
 use hoistway_model::{
-    Name,
+    Name, RevisionId,
     agent::{Route, RouteEvent, RouteStream, VersionedRoute},
 };
 use std::{
@@ -43,7 +43,8 @@ struct Table {
 struct Watcher {
     subscription: u64,
     acked: u64,
-    /// When it last reported that it sends no invokes to an agent. A change of the agent's route ends that.
+    /// The agents whose instances it does not invoke, and the time of its last report. A change of an agent's route, or
+    /// another report, ends that.
     idle: HashMap<Name, Instant>,
 }
 
@@ -115,12 +116,25 @@ impl RoutingTable {
         }
     }
 
-    /// Records that `watcher` sends no invokes to an agent; whether every watcher has reported that within `time`.
-    pub fn report_idle(&self, watcher: &str, agent: &Name, time: Duration) -> bool {
+    /// Records that `watcher` sends no invokes to an instance; whether every watcher has reported that within `time`. A
+    /// report about an instance that is not the agent's any more, and one of a watcher that is not there, count for
+    /// nothing.
+    pub fn report_idle(&self, watcher: &str, agent: &Name, instance: &RevisionId, time: Duration) -> bool {
         let (mut table, now) = (self.lock(), Instant::now());
+        let target = table.routes.get(agent).and_then(|route| route.target.as_ref());
+        if target.is_none_or(|target| target.revision != *instance) {
+            return false;
+        }
         let Some(reporter) = table.watchers.get_mut(watcher) else { return false };
         reporter.idle.insert(agent.clone(), now);
         table.watchers.values().all(|w| w.idle.get(agent).is_some_and(|at| now.duration_since(*at) <= time))
+    }
+
+    /// Records that `watcher` invokes an agent again, which it has reported as idle.
+    pub fn report_used(&self, watcher: &str, agent: &Name) {
+        if let Some(reporter) = self.lock().watchers.get_mut(watcher) {
+            reporter.idle.remove(agent);
+        }
     }
 
     /// Waits until every watcher that is still there has acknowledged `version`; whether they all did in time.

@@ -104,8 +104,9 @@ pub trait AgentService: fmt::Debug + Send + Sync + 'static {
     async fn ack_routes(&self, watcher: String, version: u64) -> Result<()>;
 
     /// Reports that the gateway `watcher` has sent no invoke to `instance` for the time of its route, and that none is in
-    /// flight. The agent is stopped until the next invoke if every gateway reports it, and nothing else changes it.
-    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()>;
+    /// flight. The agent is stopped until the next invoke if every gateway reports it, and nothing else changes it. With
+    /// `in_use` the report before is taken back: the gateway invokes the instance again.
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId, in_use: bool) -> Result<()>;
 
     /// Starts an idle agent and returns when it is ready. All calls join the same start. Its failure has the reason and
     /// the last log lines; [`crate::Code::Aborted`]: another change of the agent came in between. An agent that is not

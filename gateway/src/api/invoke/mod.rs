@@ -492,9 +492,8 @@ impl<'a> Call<'a> {
         check: fn(&[u8]) -> Result<()>,
     ) -> ApiResult<Self> {
         let deadline = Instant::now() + state.limits.invoke_timeout;
-        state.routes.filled_within(NEWS).await;
         if state.routes.access_policy(&agent).is_none() {
-            return Err(unrouted(state, agent).await.into());
+            wait_if_idle(state, &agent).await?;
         }
         let (body, ()) = body.read(check).await?;
         let limit = state.limits.invoke_concurrency;
@@ -729,6 +728,19 @@ pub(super) fn agent_failed(agent: &Name, status: StatusCode, body: &[u8]) -> Err
         (503 | 429, _) => not_ready(agent, &error),
         _ => Error::new(Code::AgentError, error).with_details(details),
     }
+}
+
+/// Waits for the route of an agent that is not in the table, if it is idle: a gateway that has just started holds such
+/// invokes too. Why there is none is an error.
+async fn wait_if_idle(state: &AppState, agent: &Name) -> Result<()> {
+    let found = state.agents.get_agent(agent.clone()).await?;
+    if found.idle {
+        state.routes.filled_within(NEWS).await;
+        if state.routes.access_policy(agent).is_some() {
+            return Ok(());
+        }
+    }
+    Err(not_ready(agent, &found.message))
 }
 
 /// Returns why an agent is not in the table: it does not exist, or its route has not arrived yet.

@@ -13,7 +13,7 @@ pub(super) async fn wake(state: &AppState, agent: &Name, deadline: Instant) -> R
         return Err(late());
     }
     let mut changes = state.routes.changes();
-    let woken = timeout_at(deadline, state.agents.wake_agent(agent.clone())).await;
+    let woken = timeout_at(deadline, state.routes.wake(agent)).await;
     match woken.map_err(|_| late())? {
         // A deploy, a stop or a deletion came in between: its route says what is next.
         Ok(()) | Err(Error { code: Code::Aborted, .. }) => {}

@@ -2,13 +2,13 @@
 
 use super::logs::{LogBook, Sink};
 use super::supervisor::{Launcher, Starts, Supervisor};
-use super::{Instance, Masker, Started, State};
+use super::{Instance, Masker, Started, State, reason};
 use futures_util::future::join_all;
 use hoistway_kit::{
     telemetry::TraceParent,
     tls::{ListenerTls, REMEDY, ServiceTls},
 };
-use hoistway_model::{Error, Result, RevisionId, Secret};
+use hoistway_model::{Code, Error, Result, RevisionId, Secret};
 use std::collections::HashMap;
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -123,7 +123,10 @@ impl Instances {
             return Ok(entry.clone());
         }
         let bound = TcpListener::bind((self.callers.bind, 0)).and_then(|l| Ok((l.local_addr()?.port(), l)));
-        let (port, listener) = bound.map_err(|error| Error::internal("opening the agent's port", error))?;
+        let (port, listener) = bound.map_err(|error| {
+            let text = format!("internal error while opening the agent's port: {}", reason(&error));
+            Error::new(Code::Internal, text).with_source(error)
+        })?;
         let (state, states) = watch::channel(State::Starting);
         let (stop, stopped) = watch::channel(None);
         let sink = self.logs.sink(&instance.agent, instance.revision, masker.clone());

@@ -32,10 +32,19 @@ use hoistway_model::{
     log::{LogPieces, LogQuery},
     metric::Family,
 };
-use std::fmt;
+use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, io};
 use tokio::sync::watch;
+
+/// Why the machine did not allow something, in words for everybody.
+fn reason(error: &io::Error) -> String {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => "too many open files".to_owned(),
+        _ => error.kind().to_string(),
+    }
+}
 
 /// One way of running agents.
 #[async_trait]

@@ -1,6 +1,6 @@
 //! Events of agents, kept for those who follow them.
 
-use super::Service;
+use super::{Service, revision_supervisor::RevisionHealth};
 use crate::store::AgentRecord;
 use futures_util::{StreamExt, future::ready};
 use hoistway_kit::{
@@ -20,11 +20,19 @@ use std::{
 /// Events that are kept for gateways which come back.
 const KEPT_EVENTS: usize = 1_000;
 
+/// The phase of an agent, and whether it is idle in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reported {
+    phase: Phase,
+    revision: RevisionId,
+    idle: bool,
+}
+
 /// The latest events, and the phase that was reported last of each agent.
 #[derive(Debug)]
 pub(super) struct EventLog {
     events: Arc<Ring<AgentEvent>>,
-    phases: Mutex<BTreeMap<Name, (Phase, RevisionId)>>,
+    phases: Mutex<BTreeMap<Name, Reported>>,
     pub crashes: Counter,
     pub out_of_memory: Counter,
 }
@@ -70,14 +78,15 @@ impl EventLog {
         }
     }
 
-    fn phase(&self, agent: &Name, phase: Phase, message: String, revision: RevisionId) {
+    fn phase(&self, agent: &Name, reported: Reported, message: String) {
         let mut phases = self.phases();
-        let before = phases.insert(agent.clone(), (phase, revision));
+        let before = phases.insert(agent.clone(), reported);
         if before.is_none() {
             // The first crash is then an increase too.
             [&self.crashes, &self.out_of_memory].iter().for_each(|counter| counter.add(&[agent.as_str()], 0.0));
         }
-        if before != Some((phase, revision)) {
+        if before != Some(reported) {
+            let Reported { phase, revision, .. } = reported;
             // Pushed under the lock: events of one agent are in the order of what happened.
             self.push(agent, Some(revision), AgentChange::Phase(phase, message));
         }
@@ -90,10 +99,10 @@ impl EventLog {
 
     /// The phases that were reported last.
     pub fn current(&self) -> Vec<(Name, Phase)> {
-        self.phases().iter().map(|(name, (phase, _))| (name.clone(), *phase)).collect()
+        self.phases().iter().map(|(name, reported)| (name.clone(), reported.phase)).collect()
     }
 
-    fn phases(&self) -> MutexGuard<'_, BTreeMap<Name, (Phase, RevisionId)>> {
+    fn phases(&self) -> MutexGuard<'_, BTreeMap<Name, Reported>> {
         self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,8 +135,14 @@ impl Service {
         };
         if let Some(supervisor) = supervisor {
             let (phase, message) = self.phase(record, &supervisor.revision, Some(&supervisor.condition()));
-            let serving = record.active.unwrap_or(supervisor.revision.id);
-            self.events.phase(&record.name, phase, message, serving);
+            let revision = record.active.unwrap_or(supervisor.revision.id);
+            let serving = self.supervisor(&revision);
+            // An idle agent that is being started for invokes is as it was until it has become ready, or has not.
+            if serving.as_ref().is_some_and(|serving| serving.is_waking()) {
+                return;
+            }
+            let idle = serving.is_some_and(|serving| matches!(serving.condition().life, RevisionHealth::Idle));
+            self.events.phase(&record.name, Reported { phase, revision, idle }, message);
         }
     }
 }

@@ -6,13 +6,14 @@
 
 use super::{
     Service,
+    failed_wake::FailedWake,
     revision_supervisor::{RevisionHealth, RevisionSupervisor},
     switch::Settled,
 };
 use crate::store::{AgentRecord, Revision};
 use hoistway_kit::metrics::{self, Counter, Histogram};
 use hoistway_model::{
-    Code, Name, Result, RevisionId,
+    Code, Error, Name, Result, RevisionId,
     metric::{Family, Kind},
 };
 use std::{sync::Arc, time::Duration};
@@ -62,18 +63,30 @@ impl Service {
         instance: RevisionId,
     ) -> Result<()> {
         let Some(after) = self.idle.after() else { return Ok(()) };
-        if !self.hub.report_idle(watcher, name, after) {
+        if !self.hub.report_idle(watcher, name, &instance, after) {
             return Ok(());
         }
         let Ok(_lock) = timeout(CHANGING, self.lock(name)).await else { return Ok(()) };
         let is_ready = self.condition(&instance).is_some_and(|c| matches!(c.life, RevisionHealth::Ready));
-        if !is_ready || !self.starting(name).is_empty() {
+        if !is_ready || self.has_other_instance(name, &instance) {
             return Ok(());
         }
-        let Some((record, next)) = self.store.mark_idle(name, &instance).await? else { return Ok(()) };
+        let (record, next) = match self.store.mark_idle(name, &instance).await {
+            Ok(Some(marked)) => marked,
+            // It may be marked all the same, by this call or by one before.
+            Ok(None) => {
+                self.refresh_soon(name);
+                return Ok(());
+            }
+            Err(e) => {
+                self.refresh_soon(name);
+                return Err(e);
+            }
+        };
         let text = format!("stopped: no invoke for {} s; the next one starts the agent", after.as_secs_f32());
         tracing::info!(agent = %name, revision = %instance, "{text}");
         self.park(next);
+        self.supersede(&[instance]);
         let settled = Settled { version: self.hub.set(self.route(&record)), retired: vec![instance] };
         self.report_phase(&record);
         self.tell_log(&instance, &text).await;
@@ -84,36 +97,65 @@ impl Service {
     /// Keeps an instance that an invoke will start.
     pub(super) fn park(&self, revision: Revision) {
         let id = revision.id;
-        let supervisor = Arc::new(RevisionSupervisor::idle(self, revision));
+        let supervisor = Arc::new(RevisionSupervisor::idle(self, revision, None));
         self.supervisors().insert(id, supervisor);
+    }
+
+    /// Makes an agent idle again whose start the machine did not allow, unless it has been changed meanwhile.
+    pub(super) fn park_again(&self, failed: &Arc<RevisionSupervisor>, error: &Error) {
+        let failed_wake = FailedWake::new(error, failed.failed_wake.as_ref());
+        let revision = failed.revision.clone();
+        let (id, parked) = (revision.id, RevisionSupervisor::idle(self, revision, Some(failed_wake)));
+        let mut supervisors = self.supervisors();
+        if supervisors.get(&id).is_some_and(|now| Arc::ptr_eq(now, failed)) {
+            supervisors.insert(id, Arc::new(parked));
+        }
+        drop(supervisors);
+        failed.pins().clear();
+    }
+
+    /// Has an instance in the place of an idle agent's marked as one that runs. It is ready without: the agent would be
+    /// idle after the next start of this program.
+    pub(super) fn runs_again(self: &Arc<Self>, revision: &Revision) {
+        let (service, name, id) = (Arc::clone(self), revision.spec.agent.clone(), revision.id);
+        self.tasks.spawn(async move {
+            let unmarked = service.reserve.for_freeing(|| service.store.unmark_idle(&name, &id)).await;
+            if let Err(e) = unmarked {
+                tracing::warn!(agent = %name, cause = e.chain(), "an agent that runs is still marked as idle: {e}");
+            }
+        });
+    }
+
+    /// The supervisor of an agent that is idle. Decided by what is there, and not by the table: a change of that may have
+    /// failed.
+    pub(super) fn idle_supervisor(&self, record: &AgentRecord) -> Option<Arc<RevisionSupervisor>> {
+        let supervisor = record.active.and_then(|id| self.supervisor(&id))?;
+        let is_idle = !record.stopped && matches!(supervisor.condition().life, RevisionHealth::Idle);
+        is_idle.then_some(supervisor)
     }
 
     /// Starts an idle agent for invokes, or joins them to its start. `None`: its route says what it does instead.
     pub(super) async fn wake(self: Arc<Self>, name: &Name) -> Result<Option<Arc<RevisionSupervisor>>> {
         let _lock = self.lock(name).await;
         let record = self.record(name).await?;
-        match self.start_idle(&record).await? {
-            Some(supervisor) => Ok(Some(supervisor)),
-            None if record.stopped => Ok(None),
-            None => Ok(record.active.and_then(|id| self.supervisor(&id))),
+        if let Some(idle) = self.idle_supervisor(&record) {
+            return match idle.failed_wake.as_ref().and_then(FailedWake::refusal) {
+                Some(refusal) => Err(refusal),
+                None => Ok(Some(self.start_idle(&idle))),
+            };
         }
+        Ok(record.active.filter(|_| !record.stopped).and_then(|id| self.supervisor(&id)))
     }
 
-    /// Starts the instance of an idle agent, under its lock.
-    pub(super) async fn start_idle(self: &Arc<Self>, record: &AgentRecord) -> Result<Option<Arc<RevisionSupervisor>>> {
-        // Decided by what is there, and not by the table: a commit may have failed only for this service.
-        let is_idle = |supervisor: &Arc<RevisionSupervisor>| {
-            matches!(supervisor.condition().life, RevisionHealth::Idle) && !record.stopped
-        };
-        let parked = record.active.and_then(|id| self.supervisor(&id)).filter(is_idle);
-        let Some(parked) = parked else { return Ok(None) };
+    /// Starts the instance of an idle agent, under its lock. Nothing is written before: a full disk must not prevent it,
+    /// and one that is cut off is idle again.
+    pub(super) fn start_idle(self: &Arc<Self>, idle: &RevisionSupervisor) -> Arc<RevisionSupervisor> {
         let began = Instant::now();
-        self.store.unmark_idle(&record.name).await?;
-        let supervisor = self.run_new(RevisionSupervisor::for_invoke(self, parked.revision.clone()));
-        parked.pins().clear();
+        let supervisor = self.run_new(RevisionSupervisor::for_invoke(self, idle));
+        idle.pins().clear();
         let (service, woken) = (Arc::clone(self), Arc::clone(&supervisor));
         self.tasks.spawn(async move { service.observe_wake(&woken, began).await });
-        Ok(Some(supervisor))
+        supervisor
     }
 
     /// Measures a start for an invoke, and tells the logs of it.

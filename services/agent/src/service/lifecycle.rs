@@ -61,13 +61,17 @@ impl Service {
                     self.start_supervisor(revision, proven)
                 })
                 .collect();
-            supervisors.extend(self.start_idle(&before).await?);
+            if let Some(idle) = self.idle_supervisor(&before) {
+                self.store.unmark_idle(&name, &idle.revision.id).await?;
+                supervisors.push(self.start_idle(&idle));
+            }
             if !supervisors.is_empty() {
                 for id in [before.active, before.desired].into_iter().flatten() {
                     self.kept_layers().remove(&id);
                 }
             }
-            self.settle(&name).await?;
+            let settled = self.settle(&name).await?;
+            self.drain(settled, self.drain);
             supervisors
         };
         for supervisor in supervisors {
@@ -121,11 +125,13 @@ impl Service {
                 return Ok(true);
             }
             // A restart has the same specification, and starts it.
-            if agent.idle && agent.active == Some(revision.id) && spec != revision.spec {
+            let idle = self.idle_supervisor(&agent).filter(|idle| idle.revision.id == revision.id);
+            if idle.is_some() && spec != revision.spec {
                 let renewed = self.store.respecify_stopped(name, &revision.id, spec).await?;
                 self.park(renewed);
                 self.supervisors().remove(&revision.id);
-                self.settle(name).await?;
+                let settled = self.settle(name).await?;
+                self.drain(settled, self.drain);
                 return Ok(true);
             }
             let image = self

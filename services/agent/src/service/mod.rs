@@ -8,6 +8,7 @@
 mod draining;
 mod egress_identities;
 mod events;
+mod failed_wake;
 mod fetch;
 mod idle;
 mod lifecycle;
@@ -313,7 +314,11 @@ impl AgentService for Agents {
         Ok(())
     }
 
-    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId) -> Result<()> {
+    async fn report_idle(&self, watcher: String, agent: Name, instance: RevisionId, in_use: bool) -> Result<()> {
+        if in_use {
+            self.0.hub.report_used(&watcher, &agent);
+            return Ok(());
+        }
         let service = Arc::clone(&self.0);
         self.0.detached(async move { service.gateway_is_idle(&watcher, &agent, instance).await }).await
     }

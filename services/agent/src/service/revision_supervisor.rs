@@ -1,7 +1,10 @@
 //! A supervisor keeps one revision going: it pulls the image until it is there, hands the instance to the runtime, and
 //! says how the revision is. It ends when it is stopped or when there is nothing more to try.
 
-use super::Service;
+use super::{
+    Service,
+    failed_wake::{FailedWake, IDLE, is_of_machine, not_started},
+};
 use crate::{
     images::Pins,
     runtime::{Endpoint, Failure, Instance, Program, Started, State},
@@ -14,7 +17,10 @@ use hoistway_model::{
     framework::Framework,
 };
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -57,6 +63,10 @@ pub(super) struct RevisionSupervisor {
     pub(super) proven: bool,
     /// Whether invokes wait for its start.
     pub(super) for_invoke: bool,
+    /// The last start for invokes, if the machine did not allow it.
+    pub(super) failed_wake: Option<FailedWake>,
+    /// Whether another instance has taken its place.
+    superseded: AtomicBool,
     condition: watch::Sender<RevisionCondition>,
     stop: CancellationToken,
     done: CancellationToken,
@@ -73,6 +83,8 @@ impl RevisionSupervisor {
             revision,
             proven,
             for_invoke: false,
+            failed_wake: None,
+            superseded: AtomicBool::new(false),
             condition: watch::Sender::new(condition),
             stop: service.stopping.child_token(),
             done: CancellationToken::new(),
@@ -80,14 +92,15 @@ impl RevisionSupervisor {
         }
     }
 
-    /// One whose start invokes wait for. It has been ready before.
-    pub fn for_invoke(service: &Service, revision: Revision) -> Self {
-        Self { for_invoke: true, ..Self::new(service, revision, true) }
+    /// One whose start invokes wait for, in place of the one that is idle. It has been ready before.
+    pub fn for_invoke(service: &Service, idle: &Self) -> Self {
+        let failed_wake = idle.failed_wake.clone();
+        Self { for_invoke: true, failed_wake, ..Self::new(service, idle.revision.clone(), true) }
     }
 
-    /// One that is not started.
-    pub fn idle(service: &Service, revision: Revision) -> Self {
-        let supervisor = Self::new(service, revision, true);
+    /// One that is not started, because nobody invokes it or because the machine did not allow its last start.
+    pub fn idle(service: &Service, revision: Revision, failed_wake: Option<FailedWake>) -> Self {
+        let supervisor = Self { failed_wake, ..Self::new(service, revision, true) };
         supervisor.set(|c| c.life = RevisionHealth::Idle);
         supervisor.done.cancel();
         supervisor
@@ -95,6 +108,27 @@ impl RevisionSupervisor {
 
     pub fn condition(&self) -> RevisionCondition {
         self.condition.borrow().clone()
+    }
+
+    /// Another instance has taken its place: it only finishes what it has.
+    pub fn supersede(&self) {
+        self.superseded.store(true, Ordering::Release);
+    }
+
+    /// Whether it is up or coming up, and not only finishing.
+    pub fn is_in_use(&self) -> bool {
+        let ended = matches!(self.condition.borrow().life, RevisionHealth::Failed { .. } | RevisionHealth::Gone);
+        !ended && !self.superseded.load(Ordering::Acquire)
+    }
+
+    /// What it says while it is idle.
+    pub fn idle_message(&self) -> String {
+        self.failed_wake.as_ref().map_or_else(|| IDLE.to_owned(), FailedWake::message)
+    }
+
+    /// Whether invokes wait for it.
+    pub fn is_waking(&self) -> bool {
+        self.for_invoke && matches!(self.condition.borrow().life, RevisionHealth::Starting)
     }
 
     /// Ends the supervisor and waits until it has let go of the runtime.
@@ -162,11 +196,6 @@ pub(super) fn crashed(why: &str) -> String {
     format!("the agent crashed ({why}) and is started again")
 }
 
-/// Tells invokes that it is not tried again.
-pub(super) fn not_started(why: &str) -> String {
-    format!("the agent could not be started: {why}")
-}
-
 /// Returns the span of a revision's start, from its image to its readiness: in the trace of the call that began it, or
 /// else a trace of its own, as after a start of this program.
 fn start_span(revision: &Revision) -> Span {
@@ -190,9 +219,10 @@ impl Service {
         match result {
             None | Some(Ok(())) => supervisor.set(|c| c.life = RevisionHealth::Gone),
             Some(Err(error)) => {
+                let was_ready = start.is_none();
                 let start = start.take().unwrap_or_else(Span::none);
                 telemetry::set_error(&start, error.code.as_str());
-                self.give_up(&supervisor, error).instrument(start).await;
+                self.give_up(&supervisor, error, was_ready).instrument(start).await;
             }
         }
         drop(start);
@@ -228,6 +258,9 @@ impl Service {
                     if let Some(start) = start.take() {
                         let ms = began.elapsed().as_millis();
                         start.in_scope(|| tracing::info!("revision {} is ready after {ms} ms", revision.number));
+                        if supervisor.for_invoke {
+                            self.runs_again(revision);
+                        }
                     }
                     RevisionHealth::Ready
                 }
@@ -269,7 +302,7 @@ impl Service {
     }
 
     /// The revision cannot be started. What is known of it is kept until it is undone.
-    async fn give_up(&self, supervisor: &RevisionSupervisor, error: Error) {
+    async fn give_up(&self, supervisor: &Arc<RevisionSupervisor>, error: Error, was_ready: bool) {
         let revision = &supervisor.revision;
         tracing::info!(agent = %revision.spec.agent, revision = %revision.id, cause = error.chain(), "not started: {error}");
         // One that has been ready is kept as it is: the next start of this program tries it again.
@@ -282,6 +315,9 @@ impl Service {
             tracing::warn!(cause = e.chain(), "a failed instance was not removed: {e}");
         }
         self.identities.remove(&revision.id);
+        if supervisor.for_invoke && !was_ready && is_of_machine(error.code) {
+            self.park_again(supervisor, &error);
+        }
         let Error { code, message, details, .. } = error;
         supervisor.set(|c| c.life = RevisionHealth::Failed { code, message, details });
     }
@@ -299,6 +335,15 @@ impl Service {
         let start = start_span(&supervisor.revision);
         self.tasks.spawn(Arc::clone(self).run_supervisor(Arc::clone(&supervisor), start));
         supervisor
+    }
+
+    /// Whether an agent has another instance that is up or coming up: one that may take the place of `instance`.
+    pub(super) fn has_other_instance(&self, agent: &Name, instance: &RevisionId) -> bool {
+        let supervisors = self.supervisors();
+        supervisors.values().any(|supervisor| {
+            let Revision { id, spec, .. } = &supervisor.revision;
+            spec.agent == *agent && id != instance && supervisor.is_in_use()
+        })
     }
 
     /// Revisions of an agent that are on their way up.

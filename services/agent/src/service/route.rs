@@ -2,8 +2,9 @@
 
 use super::{
     Service,
-    revision_supervisor::{RevisionHealth, crashed, not_started},
-    view::{IDLE, STARTING, stopped},
+    failed_wake::not_started,
+    revision_supervisor::{RevisionHealth, crashed},
+    view::{STARTING, stopped},
 };
 use crate::store::AgentRecord;
 use hoistway_model::agent::{Route, Target};
@@ -34,7 +35,7 @@ impl Service {
         }
         let message = match condition.as_ref().map(|c| &c.life) {
             _ if ready => String::new(),
-            Some(RevisionHealth::Idle) => IDLE.to_owned(),
+            Some(RevisionHealth::Idle) => supervisor.as_ref().map(|s| s.idle_message()).unwrap_or_default(),
             Some(RevisionHealth::Waiting { why }) => why.clone(),
             Some(RevisionHealth::Down { why, .. }) => crashed(why),
             Some(RevisionHealth::Failed { message, .. }) => not_started(message),
@@ -42,8 +43,7 @@ impl Service {
         };
         let idle = match condition.as_ref().map(|c| &c.life) {
             Some(RevisionHealth::Idle) => true,
-            Some(RevisionHealth::Starting) => supervisor.as_ref().is_some_and(|supervisor| supervisor.for_invoke),
-            _ => false,
+            _ => supervisor.as_ref().is_some_and(|supervisor| supervisor.is_waking()),
         };
         let target = match (record.active, &supervisor, condition.and_then(|c| c.address)) {
             (Some(revision), Some(supervisor), Some(address)) => {

@@ -68,7 +68,8 @@ impl Service {
             Begin::New(new) => Start::RevisionSupervisor(self.start_supervisor(*new, false)),
             Begin::Again(kept) => self.resume(*kept)?,
         };
-        self.settle(name).await?;
+        let settled = self.settle(name).await?;
+        self.drain(settled, self.drain);
         Ok(start)
     }
 

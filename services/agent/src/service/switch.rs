@@ -1,7 +1,7 @@
 //! The point of no return, and everything that follows from what is wanted and what is ready.
 
 use super::{ACK_LIMIT, Service, draining::HURRY, revision_supervisor::RevisionHealth, start::Start};
-use crate::store::{AgentRecord, ImageFacts, Switched};
+use crate::store::{AgentRecord, ImageFacts, Revision, Switched};
 use futures_util::future::join_all;
 use hoistway_model::{Code, Error, Name, Operation, Result, RevisionId, agent::Agent};
 use std::{sync::Arc, time::Duration};
@@ -98,6 +98,16 @@ impl Service {
         {
             (record, retired) = self.switch_record(None, &record, &desired, Some(&image)).await?;
         }
+        // That it is idle may have been written although the answer was an error.
+        if record.idle
+            && let Some(active) = record.active
+            && self.supervisor(&active).is_none()
+            && let Some(revision) = self.store.revision(&active).await?
+        {
+            retired.extend(self.other_instances(&revision));
+            self.park(revision);
+        }
+        self.supersede(&retired);
         self.report_phase(&record);
         Ok(Settled { version: self.hub.set(self.route(&record)), retired })
     }
@@ -116,6 +126,7 @@ impl Service {
         let Switched { record, pruned } =
             self.store.switch(operation, &before.name, id, other_instance_of.as_ref(), ready).await?;
         let retired = left_behind(before, &record);
+        self.supersede(&retired);
         for id in &retired {
             let Some(supervisor) = self.supervisor(id) else { continue };
             let same = Some(supervisor.revision.public) == other_instance_of;
@@ -127,6 +138,18 @@ impl Service {
             self.kept_layers().remove(id);
         }
         Ok((record, retired))
+    }
+
+    /// Other instances have taken the place of these.
+    pub(super) fn supersede(&self, retired: &[RevisionId]) {
+        retired.iter().filter_map(|id| self.supervisor(id)).for_each(|supervisor| supervisor.supersede());
+    }
+
+    /// The instances of a revision beside this one.
+    fn other_instances(&self, of: &Revision) -> Vec<RevisionId> {
+        let supervisors = self.supervisors();
+        let revisions = supervisors.values().map(|supervisor| &supervisor.revision);
+        revisions.filter(|other| other.public == of.public && other.id != of.id).map(|other| other.id).collect()
     }
 
     /// Settles an agent soon, and on its own: whoever noticed a change does not wait.

@@ -2,6 +2,7 @@
 
 use super::{
     Service,
+    failed_wake::IDLE,
     revision_supervisor::{RevisionCondition, RevisionHealth},
 };
 use crate::store::{AgentRecord, ImageFacts, Revision, StoredPhase};
@@ -12,7 +13,6 @@ use hoistway_model::{
     redact::MASK,
 };
 
-pub(super) const IDLE: &str = "the agent is idle; the next invoke starts it";
 pub(super) const STARTING: &str = "the agent is starting";
 const UNFINISHED: &str = "the agent's first deploy is not finished yet";
 
@@ -31,8 +31,11 @@ impl Service {
         let image = running.or(wanted).and_then(|c| c.image).or(shown.image);
         let entry_point = image.as_ref().and_then(|i| i.entry_point.as_deref());
         let life = record.active.and_then(|active| self.condition(&active)).map(|condition| condition.life);
-        // One that was just marked has no supervisor yet, and one that is being started is marked a moment longer.
-        let idle = record.idle && !record.stopped && matches!(life, Some(RevisionHealth::Idle) | None);
+        let idle = match life {
+            Some(life) => !record.stopped && matches!(life, RevisionHealth::Idle),
+            // One that was just marked has no supervisor yet.
+            None => record.idle && !record.stopped,
+        };
         let needs_rebuild = self.needs_rebuild(&shown.spec, image.as_ref());
         let isolation = self.runtime.isolation();
         Agent {
@@ -76,11 +79,18 @@ impl Service {
             return (Phase::Stopped, stopped(record));
         }
         let Some(active) = &record.active else { return first_phase(record, shown, wanted) };
-        let serving = self.condition(active);
-        let (phase, message) = match serving.map(|c| c.life) {
+        let serving = self.supervisor(active);
+        let (phase, message) = match serving.as_ref().map(|serving| serving.condition().life) {
             Some(RevisionHealth::Ready) => (Phase::Running, String::new()),
-            Some(RevisionHealth::Idle) => (Phase::Running, IDLE.to_owned()),
+            Some(RevisionHealth::Idle) => {
+                let message = serving.as_ref().map_or_else(|| IDLE.to_owned(), |serving| serving.idle_message());
+                (Phase::Running, message)
+            }
             None if record.idle => (Phase::Running, IDLE.to_owned()),
+            // Invokes are held as before, so that it stays what it was.
+            Some(RevisionHealth::Starting) if serving.as_ref().is_some_and(|serving| serving.for_invoke) => {
+                (Phase::Running, STARTING.to_owned())
+            }
             Some(RevisionHealth::Waiting { why }) => (Phase::Pending, why),
             Some(RevisionHealth::Down { why, restarts, next_try_ms, .. }) => {
                 (Phase::Failed, down(&why, restarts, next_try_ms))

@@ -11,8 +11,10 @@ use hoistway_kit::{
 };
 use hoistway_model::{Digest, Error, Name, Operation, Result, RevisionId, agent::AgentSpec};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
-    sea_query::SimpleExpr,
+    ActiveModelTrait,
+    ActiveValue::Set,
+    ColumnTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
+    sea_query::{ExprTrait, SimpleExpr},
 };
 
 const RESTART: &str = "agents.restart";
@@ -118,7 +120,8 @@ impl Store {
         let txn = self.db.begin().await?;
         let row = agent_row(&txn, name).await?;
         let id = Some(instance.to_string());
-        if row.stopped || row.idle || row.active_revision != id || row.desired_revision != id {
+        // One that is marked already runs, if it was started for an invoke and that could not be written.
+        if row.stopped || row.active_revision != id || row.desired_revision != id {
             return Ok(None);
         }
         let new = self.renew(&txn, &instance.to_string(), None).await?;
@@ -134,9 +137,10 @@ impl Store {
         Ok(Some((AgentRecord::read(after)?, new)))
     }
 
-    /// Marks an idle agent as one that runs.
-    pub(crate) async fn unmark_idle(&self, name: &Name) -> Result<()> {
-        self.unmark(agent::Column::Name.eq(name.as_str())).await
+    /// Marks an idle agent as one that runs, if `instance` is still the one that serves it.
+    pub(crate) async fn unmark_idle(&self, name: &Name, instance: &RevisionId) -> Result<()> {
+        let serves = agent::Column::ActiveRevision.eq(instance.to_string());
+        self.unmark(agent::Column::Name.eq(name.as_str()).and(serves)).await
     }
 
     /// Marks all idle agents as ones that run.

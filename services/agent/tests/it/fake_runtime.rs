@@ -16,11 +16,12 @@ use hoistway_kit::{
     db::DatabaseConfig, egress_auth::EgressKey, secrets::MasterKey, tls::ServiceTls, token::ServiceToken,
 };
 use hoistway_model::{
-    AgentService, Digest, Name, Operation, Result, RevisionId, Secret,
+    AgentService, Code, Digest, Error, Name, Operation, Result, RevisionId, Secret,
     agent::{Agent, AgentConfig, AgentSpec, EnvVar, Phase, Route, RouteEvent, RouteStream},
     image::ImageRef,
     log::{LogPieces, LogQuery},
 };
+use sea_orm::{ConnectOptions, ConnectionTrait, Database};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -37,6 +38,8 @@ pub const SLOW: &str = "slow";
 pub struct FakeRuntime {
     instances: Mutex<HashMap<RevisionId, (Instance, watch::Sender<State>)>>,
     failing: Mutex<Vec<Name>>,
+    /// Why the machine allows no start, if it does not.
+    pub refusal: Mutex<Option<(Code, &'static str)>>,
     /// The calls so far, in order.
     pub done: watch::Sender<Vec<Done>>,
 }
@@ -80,7 +83,7 @@ impl FakeRuntime {
 
 pub fn failure(message: &str) -> Failure {
     let details = vec!["Traceback (most recent call last):".into(), message.into()];
-    Failure { code: hoistway_model::Code::AgentStartFailed, message: message.into(), details }
+    Failure { code: Code::AgentStartFailed, message: message.into(), details }
 }
 
 #[async_trait]
@@ -95,6 +98,9 @@ impl Runtime for FakeRuntime {
 
     async fn apply(&self, instance: Instance) -> Result<Started> {
         self.record(Done::Applied(instance.revision));
+        if let Some((code, text)) = *self.refusal.lock().unwrap() {
+            return Err(Error::new(code, text));
+        }
         let prompt = instance.env.iter().find(|(n, _)| n == "SYSTEM_PROMPT").unwrap().1.expose().to_owned();
         let state = match prompt.as_str() {
             _ if self.failing.lock().unwrap().contains(&instance.agent) => State::Failed(failure("no more")),
@@ -255,6 +261,17 @@ impl TestService {
     pub async fn status(&self, name: &Name) -> (Phase, String) {
         let agent = self.agent(name).await;
         (agent.phase, agent.message)
+    }
+
+    /// Runs statements of the test in the service's database.
+    pub async fn sql(&self, statements: &[&str]) {
+        let sqlite = || format!("sqlite:{}", self.dir.path().join("agent/agent.db").display());
+        let mut options = ConnectOptions::new(hoistway_testing::database_url(self.dir.path()).unwrap_or_else(sqlite));
+        let database = Database::connect(options.set_schema_search_path("agent").to_owned()).await.unwrap();
+        for statement in statements {
+            database.execute_unprepared(statement).await.unwrap();
+        }
+        database.close().await.unwrap();
     }
 
     pub async fn routes(&self) -> Watch {

@@ -1,11 +1,11 @@
 //! Agents that are stopped because nobody invokes them, and started by the next invoke.
 
 use crate::fake_runtime::{Done, SLOW, TestService, Watch, name, spec, with_prompt};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all};
 use hoistway_agent::runtime::State;
 use hoistway_model::{
     Code, Operation, RevisionId,
-    agent::{AgentSpec, Phase},
+    agent::{AgentChange, AgentSpec, Phase},
     revision::{RevisionRef, RevisionState},
     tool::BoundTool,
 };
@@ -26,7 +26,7 @@ async fn idling() -> (TestService, AgentSpec, RevisionId, Watch) {
 
 impl TestService {
     async fn report_idle(&self, watcher: &str, instance: RevisionId) {
-        self.agents.report_idle(watcher.into(), name("a"), instance).await.unwrap();
+        self.agents.report_idle(watcher.into(), name("a"), instance, false).await.unwrap();
     }
 
     /// Makes the agent idle.
@@ -57,6 +57,14 @@ impl TestService {
 #[tokio::test]
 async fn an_idle_agent_keeps_its_status_and_is_started_once_for_all_invokes() {
     let (stack, a, revision, mut routes) = idling().await;
+    let mut events = stack.agents.agent_events(None).await.unwrap();
+    let mut phase = async || {
+        let next = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+        match next.unwrap().unwrap().unwrap().change {
+            AgentChange::Phase(phase, message) => (phase, message),
+            other => panic!("{other:?}"),
+        }
+    };
     let (version, route) = routes.see(|r| r.ready).await;
     assert_eq!(route.idle_after, Some(Duration::from_secs(60)));
     let instance = route.target.unwrap().revision;
@@ -95,6 +103,9 @@ async fn an_idle_agent_keeps_its_status_and_is_started_once_for_all_invokes() {
     // One that runs is left as it is.
     stack.wake().await;
     assert_eq!(stack.runtime.applied(), before + 1);
+    // Nothing is heard of the start itself.
+    assert_eq!(phase().await, (Phase::Running, IDLE.to_owned()));
+    assert_eq!(phase().await, (Phase::Running, String::new()));
 }
 
 #[tokio::test]
@@ -108,6 +119,15 @@ async fn only_what_every_gateway_leaves_alone_and_nothing_changes_becomes_idle()
     assert!(!stack.agent(&a.agent).await.idle, "the other gateway may invoke it");
     stack.report_idle("second", RevisionId::mint()).await;
     assert!(!stack.agent(&a.agent).await.idle, "it is another instance");
+    // One that invokes it again counts no longer.
+    stack.agents.report_idle("gateway".into(), a.agent.clone(), instance, true).await.unwrap();
+    stack.report_idle("second", instance).await;
+    assert!(!stack.agent(&a.agent).await.idle, "the gateway invokes it again");
+    stack.report_idle("gateway", RevisionId::mint()).await;
+    stack.report_idle("second", instance).await;
+    assert!(!stack.agent(&a.agent).await.idle, "the gateway has left another instance alone");
+    stack.agents.report_idle("second".into(), a.agent.clone(), instance, true).await.unwrap();
+    stack.report_idle("gateway", instance).await;
     let slow = with_prompt(&spec("a", &stack.push("2").0), SLOW);
     let (operation, newer) = (Operation::new(), RevisionId::mint());
     let starting = stack.agents.start_revision(operation.clone(), newer, slow);
@@ -118,11 +138,13 @@ async fn only_what_every_gateway_leaves_alone_and_nothing_changes_becomes_idle()
         stack.runtime.set(&newer, State::Ready);
     };
     tokio::join!(async { starting.await.unwrap() }, reported);
+    stack.report_idle("second", instance).await;
+    assert!(!stack.agent(&a.agent).await.idle, "a newer revision is ready and about to be switched to");
     stack.agents.undo_start(operation.id, a.agent.clone(), newer).await.unwrap();
     stack.report_idle("second", instance).await;
     let agent = stack.agent(&a.agent).await;
     assert_eq!((agent.idle, agent.revision), (true, revision));
-    stack.agents.report_idle("second".into(), name("none"), instance).await.unwrap();
+    stack.agents.report_idle("second".into(), name("none"), instance, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -254,4 +276,128 @@ async fn callers_of_an_idle_agent_are_those_of_its_revision() {
     let stack = stack.restart().await;
     let (_, route) = stack.routes().await.see(|r| r.idle).await;
     assert_eq!(route.identity_provider, Some(name("sso")));
+}
+
+#[tokio::test]
+async fn a_fault_of_the_machine_leaves_an_agent_idle_for_a_later_invoke() {
+    let (stack, a, revision, mut routes) = idling().await;
+    stack.rest(&mut routes).await;
+    let before = stack.runtime.applied();
+    *stack.runtime.refusal.lock().unwrap() = Some((Code::InsufficientStorage, "the disk is full"));
+    for woken in join_all((0..8).map(|_| stack.agents.wake_agent(a.agent.clone()))).await {
+        let e = woken.unwrap_err();
+        assert_eq!(e.code, Code::InsufficientStorage);
+        assert!(e.message.starts_with("the agent could not be started: the disk is full"), "{e}");
+    }
+    assert_eq!(stack.runtime.applied(), before + 1);
+    let agent = stack.agent(&a.agent).await;
+    let told = format!("{IDLE}; its last start failed: the disk is full");
+    assert_eq!((agent.phase, agent.message, agent.idle, agent.revision), (Phase::Running, told, true, revision));
+    let (_, route) = routes.see(|r| r.message.ends_with("the disk is full")).await;
+    assert!(route.idle && !route.ready);
+    // The next invokes do not try it at once.
+    let e = stack.agents.wake_agent(a.agent.clone()).await.unwrap_err();
+    let text = "the agent could not be started: the disk is full; an invoke tries it again in 1 s";
+    assert_eq!((e.code, e.message.as_str()), (Code::InsufficientStorage, text));
+    assert_eq!(stack.runtime.applied(), before + 1);
+    assert_eq!(stack.measured("hoistway_agent_wakes_total", Some("failed")).await, 1.0);
+    *stack.runtime.refusal.lock().unwrap() = None;
+    let later = async {
+        while stack.agents.wake_agent(a.agent.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), later).await.unwrap();
+    assert_eq!(stack.runtime.applied(), before + 2);
+    assert_eq!(stack.status(&a.agent).await, (Phase::Running, String::new()));
+    // An operator does not wait for the next try.
+    stack.rest(&mut routes).await;
+    *stack.runtime.refusal.lock().unwrap() = Some((Code::Internal, "too many open files"));
+    stack.agents.wake_agent(a.agent.clone()).await.unwrap_err();
+    *stack.runtime.refusal.lock().unwrap() = None;
+    let started = stack.agents.start_agent(Operation::new(), a.agent.clone()).await.unwrap();
+    assert_eq!((started.phase, started.idle, started.revision), (Phase::Running, false, revision));
+}
+
+#[tokio::test]
+async fn a_start_writes_nothing_before_the_agent_is_ready() {
+    let (stack, a, revision, mut routes) = idling().await;
+    let slow = with_prompt(&a, SLOW);
+    let (operation, newer) = (Operation::new(), RevisionId::mint());
+    let ready = async {
+        stack.runtime.wait_for(|d| *d == Done::Applied(newer)).await;
+        stack.runtime.set(&newer, State::Ready);
+    };
+    tokio::join!(async { stack.agents.start_revision(operation, newer, slow).await.unwrap() }, ready);
+    stack.switch(&a.agent, newer).await;
+    assert_ne!(newer, revision);
+    stack.rest(&mut routes).await;
+    let wake = {
+        let (agents, name) = (stack.agents.clone(), a.agent.clone());
+        tokio::spawn(async move { agents.wake_agent(name).await })
+    };
+    let applied = stack.runtime.applied();
+    stack
+        .runtime
+        .done
+        .subscribe()
+        .wait_for(|done| done.iter().filter(|d| matches!(d, Done::Applied(_))).count() > applied)
+        .await
+        .unwrap();
+    let agent = stack.agent(&a.agent).await;
+    assert_eq!((agent.phase, agent.idle, agent.message.as_str()), (Phase::Running, false, "the agent is starting"));
+    // Cut off here, it is as idle as before.
+    let stack = stack.restart().await;
+    assert_eq!(wake.await.unwrap().unwrap_err().code, Code::Aborted);
+    assert_eq!((stack.agent(&a.agent).await.idle, stack.runtime.applied()), (true, 0));
+}
+
+#[tokio::test]
+async fn one_that_was_marked_as_idle_without_an_answer_becomes_idle() {
+    const TABLES: [&str; 2] = ["agents", "revisions"];
+    let save = |name: &str| TABLES.map(|table| format!("CREATE TABLE {name}_{table} AS SELECT * FROM {table}"));
+    let restore = |name: &str| {
+        TABLES
+            .map(|table| [format!("DELETE FROM {table}"), format!("INSERT INTO {table} SELECT * FROM {name}_{table}")])
+    };
+    let (stack, a, revision, mut routes) = idling().await;
+    let (_, route) = routes.see(|r| r.ready).await;
+    let instance = route.target.unwrap().revision;
+    stack.sql(&save("running").each_ref().map(String::as_str)).await;
+    stack.report_idle("gateway", instance).await;
+    routes.see(|r| r.idle).await;
+    stack.sql(&save("idle").each_ref().map(String::as_str)).await;
+    stack.sql(&restore("running").as_flattened().iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let stack = stack.restart().await;
+    let mut routes = stack.routes().await;
+    let (version, route) = routes.see(|r| r.ready).await;
+    assert_eq!(route.target.unwrap().revision, instance);
+    routes.ack(version + 10).await;
+    // As if the commit had been answered with an error.
+    stack.sql(&restore("idle").as_flattened().iter().map(String::as_str).collect::<Vec<_>>()).await;
+    stack.report_idle("gateway", instance).await;
+    let (version, _) = routes.see(|r| r.idle).await;
+    routes.ack(version).await;
+    stack.runtime.wait_for(|d| matches!(d, Done::Removed(r, _) if *r == instance)).await;
+    let agent = stack.agent(&a.agent).await;
+    assert_eq!((agent.phase, agent.idle, agent.revision), (Phase::Running, true, revision));
+    stack.wake().await;
+    assert_eq!(stack.status(&a.agent).await, (Phase::Running, String::new()));
+}
+
+#[tokio::test]
+async fn a_gateway_whose_subscription_has_ended_does_not_count() {
+    let (stack, a, _, mut routes) = idling().await;
+    let second = stack.agents.watch_routes("second".into()).await.unwrap();
+    let (_, route) = routes.see(|r| r.ready).await;
+    let instance = route.target.unwrap().revision;
+    stack.report_idle("second", instance).await;
+    drop(second);
+    stack.report_idle("second", instance).await;
+    assert!(!stack.agent(&a.agent).await.idle, "the one that is there has not reported it");
+    let _second = stack.agents.watch_routes("second".into()).await.unwrap();
+    stack.report_idle("gateway", instance).await;
+    assert!(!stack.agent(&a.agent).await.idle, "what it reported before it came back counts no more");
+    stack.report_idle("second", instance).await;
+    assert!(stack.agent(&a.agent).await.idle);
 }

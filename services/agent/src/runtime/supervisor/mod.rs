@@ -10,7 +10,7 @@ pub use starts::{RestartDelays, StartSettings};
 use super::logs::Sink;
 use super::network::{InvokeForwarder, Target};
 use super::notices::Notice;
-use super::{Failure, Instance, Masker, State, now_ms};
+use super::{Failure, Instance, Masker, State, now_ms, reason};
 use crate::launcher::protocol::Exit;
 use crate::sandbox::size;
 use hoistway_kit::{
@@ -89,17 +89,7 @@ impl<L: Launcher> Supervisor<L> {
     }
 
     async fn supervise(&mut self) {
-        let preparing = info_span!(parent: None, "agent.prepare", agent = %self.instance.agent);
-        self.start.adopt(&preparing);
-        if let Err(unable) = self.launcher.prepare().instrument(preparing).await {
-            let failure = self.environment(unable);
-            return self.fail(failure).await;
-        }
-        if let Err(error) = self.forward_callers() {
-            let failure = self.environment(Unable { what: "the agent's callers cannot be forwarded", error });
-            return self.fail(failure).await;
-        }
-        let mut proven = self.instance.proven;
+        let (mut proven, mut is_prepared) = (self.instance.proven, false);
         let mut restarts = 0;
         let RestartDelays { first, longest, forgiven_after } = self.starts.settings.restart_delays;
         let mut backoff = Backoff::new(first, longest);
@@ -112,7 +102,14 @@ impl<L: Launcher> Supervisor<L> {
                 let Instance { agent, revision, .. } = &self.instance;
                 info_span!(parent: None, "agent.restart", %agent, %revision, hoistway.agent.restarts = restarts)
             });
-            let (failure, ready_for, out_of_memory) = match self.once(proven, limit, restart).await {
+            let outcome = match self.prepare(&mut is_prepared).await {
+                Ok(()) => self.once(proven, limit, restart).await,
+                Err(unable) => {
+                    let failure = self.environment(unable);
+                    Outcome::Ended { failure, ready_for: None, out_of_memory: false }
+                }
+            };
+            let (failure, ready_for, out_of_memory) = match outcome {
                 Outcome::Stopped => return,
                 Outcome::Ended { failure, ready_for, out_of_memory } => (failure, ready_for, out_of_memory),
             };
@@ -142,11 +139,26 @@ impl<L: Launcher> Supervisor<L> {
         }
     }
 
+    /// Makes what all runs have in common, until that was possible once.
+    async fn prepare(&mut self, is_prepared: &mut bool) -> Result<(), Unable> {
+        if !*is_prepared {
+            let preparing = info_span!(parent: None, "agent.prepare", agent = %self.instance.agent);
+            self.start.adopt(&preparing);
+            self.launcher.prepare().instrument(preparing).await?;
+            let forwarded = self.forward_callers();
+            forwarded.map_err(|error| Unable { what: "the agent's callers cannot be forwarded", error })?;
+            *is_prepared = true;
+        }
+        Ok(())
+    }
+
     /// Keeps the listener from an agent with a network of its own.
     fn forward_callers(&mut self) -> std::io::Result<()> {
-        if self.launcher.has_own_network() {
-            let start = |listener| InvokeForwarder::start(listener, self.tls.clone());
-            self.forwarder = self.listener.take().map(start).transpose()?;
+        if self.launcher.has_own_network()
+            && let Some(listener) = &self.listener
+        {
+            self.forwarder = Some(InvokeForwarder::start(listener.try_clone()?, self.tls.clone())?);
+            self.listener = None;
         }
         Ok(())
     }
@@ -326,7 +338,7 @@ impl<L: Launcher> Supervisor<L> {
             code: Code::AgentStartFailed,
             message: match error.kind() {
                 ErrorKind::Other => what.to_owned(),
-                kind => format!("{what} ({kind})"),
+                _ => format!("{what} ({})", reason(&error)),
             },
             details: self.sink.recent(Failure::LOG_LINES),
         }

@@ -217,6 +217,25 @@ def handle(line): return str(tries)",
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proven_revision_whose_directory_cannot_be_made_is_tried_again() {
+    let stage = Stage::new().await;
+    let (run, aside) = (stage.dir.path().join("data/run"), stage.dir.path().join("aside"));
+    std::fs::rename(&run, &aside).unwrap();
+    std::fs::write(&run, "").unwrap();
+    let instance = stage.instance("def handle(line): return line");
+    let first = stage.runtime.apply(instance.clone()).await.unwrap();
+    let failed = until(&first, |s| matches!(s, State::Failed(_))).await;
+    assert_eq!(failed.to_string(), "the agent's private directory cannot be made (not a directory)");
+    let proven = Instance { proven: true, ..stage.instance("def handle(line): return line") };
+    let started = stage.runtime.apply(proven).await.unwrap();
+    until(&started, |s| matches!(s, State::Crashed { restarts: 1, .. })).await;
+    std::fs::remove_file(&run).unwrap();
+    std::fs::rename(&aside, &run).unwrap();
+    tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
+    assert_eq!(ask(&started, "x").await, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_the_request_in_flight() {
     let stage = Stage::new().await;
     let place = shared(stage.dir.path());

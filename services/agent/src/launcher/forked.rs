@@ -5,7 +5,6 @@
 //! it over can neither see nor stop them. The agent ends with the first process of its PID namespace, which this process
 //! can always kill.
 
-use super::OOM_SCORE;
 use super::channel::{Control, memory_file, send};
 use super::procfs::{Process, own_namespace};
 use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
@@ -23,8 +22,7 @@ use rustix::process::{
 };
 use rustix::thread::CapabilitySet;
 use serde_json::json;
-use std::fs::File;
-use std::io::{Error, IoSliceMut, Result, Write};
+use std::io::{Error, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -87,13 +85,14 @@ impl Agent {
         let given = own.namespaces.iter().map(|(_, namespace)| namespace).chain(&own.ruleset);
         send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
 
-        let pid = step(&forked, b"confined")?;
-        let first = pidfd_open(pid, PidfdFlags::empty())?;
-        let identity = forked_check::check(pid, spec.run_as, &own.namespaces)?;
-        hoistway_confine::limit_process(pid, &spec.limits)?;
-        std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE.to_string())?;
-        for procs in &spec.cgroups {
-            File::options().write(true).open(procs)?.write_all(pid.to_string().as_bytes())?;
+        let first_pid = step(&forked, b"confined")?;
+        let first = pidfd_open(first_pid, PidfdFlags::empty())?;
+        let identity = forked_check::check(first_pid, spec.run_as, &own.namespaces)?;
+        let main_pid = step(&forked, b"started")?;
+        let main = pidfd_open(main_pid, PidfdFlags::empty())?;
+        forked_check::check_shares_namespace(main_pid, first_pid)?;
+        for pid in [first_pid, main_pid] {
+            limit(pid, spec)?;
         }
         let described = json!({
             "args": spec.args,
@@ -104,9 +103,6 @@ impl Agent {
         let (out, err) = (std::io::stdout(), std::io::stderr());
         let given = [out.as_fd(), err.as_fd()].into_iter().chain(fds.iter().map(AsFd::as_fd));
         send_file(&forked, &described, &given.collect::<Vec<_>>())?;
-        let started = step(&forked, b"started")?;
-        let main = pidfd_open(started, PidfdFlags::empty())?;
-        forked_check::check_shares_namespace(started, pid)?;
         // It has to end processes of the agent's user.
         privileges::keep_only(CapabilitySet::KILL)?;
         Ok(Self { first, identity, main, forked, supervisor })
@@ -194,6 +190,12 @@ impl Agent {
         // One that was killed with all others could not be reported.
         serde_json::from_slice(&buffer[..got]).unwrap_or(Exit::Signal(Signal::KILL.as_raw()))
     }
+}
+
+/// Applies what is applied to a process from outside.
+fn limit(pid: Pid, spec: &LaunchSpec) -> Result<()> {
+    hoistway_confine::limit_process(pid, &spec.limits)?;
+    spec.cgroups.iter().try_for_each(|procs| std::fs::write(procs, pid.to_string()))
 }
 
 /// What the forked process joins.

@@ -1,6 +1,7 @@
 //! Checks that a process which was forked from a warm parent is confined like any other agent, as the kernel sees it: the
 //! packages that it has imported could have changed everything that it does.
 
+use super::OOM_SCORE;
 use super::procfs::Process;
 use hoistway_confine::RunAs;
 use rustix::fs::fstat;
@@ -32,6 +33,8 @@ pub(super) fn check(pid: Pid, user: Option<RunAs>, namespaces: &[(&str, OwnedFd)
     let numbers = process.field("NSpid");
     let is_first = numbers.last() == Some(&"1") && numbers.len() == own.field("NSpid").len() + 2;
     let joined = namespaces.iter().all(|(name, namespace)| is_in(number, name, namespace));
+    // Inherited from the warm parent.
+    let oom_score = fs::read_to_string(format!("/proc/{number}/oom_score_adj"))?;
     let rows = [
         (no_capabilities, "capabilities"),
         (is_user, "another user"),
@@ -40,6 +43,7 @@ pub(super) fn check(pid: Pid, user: Option<RunAs>, namespaces: &[(&str, OwnedFd)
         (process.field("Threads") == ["1"], "threads"),
         (is_first, "other processes in sight"),
         (joined, "another namespace"),
+        (oom_score.trim() == OOM_SCORE.to_string(), "another out-of-memory score"),
     ];
     match rows.iter().find(|(holds, _)| !holds) {
         Some((_, found)) => Err(Error::other(format!("the forked process is not confined: it has {found}"))),

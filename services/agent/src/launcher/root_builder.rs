@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::{Error, Read, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -90,7 +90,9 @@ pub(super) fn run() -> Result<()> {
 fn build(fds: Vec<OwnedFd>) -> Result<Root> {
     let mut fds = fds.into_iter();
     let order = fds.next().ok_or_else(|| Error::other("the order did not come"))?;
-    let Order { confinement, user } = serde_json::from_reader(File::from(order))?;
+    let mut json = Vec::new();
+    File::from(order).read_to_end(&mut json)?;
+    let Order { confinement, user } = serde_json::from_slice(&json)?;
     namespaces::leave(Kinds::NEWNS)?;
     // The new root has modes of its own.
     umask(Mode::empty());

@@ -42,21 +42,20 @@ def prctl(option, argument, *more):
     return LIBC.prctl(ctypes.c_int(option), *words)
 
 
+def leave_processes():
+    """Leaves for a PID namespace with the next fork."""
+    check(LIBC.unshare(ctypes.c_int(CLONE_NEWPID)), "a PID namespace")
+
+
 def enter(kinds, namespaces):
-    """Joins namespaces, by their kinds and descriptors, and forks the first process of a PID namespace. Returns whether this
-    is that process. The user namespace comes last, after whatever the right to do is lost in it."""
-    if not kinds:
-        return True  # a process that shall have none
+    """Joins namespaces, by their kinds and descriptors, as the first process of a PID namespace. The user namespace comes
+    last: the right to all else is lost in it."""
     for kind, fd in zip(kinds, namespaces):
         if kind == "user":
-            check(LIBC.unshare(ctypes.c_int(CLONE_NEWPID)), "a PID namespace")
-            if os.fork():
-                return False
             flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV | MS_NOEXEC)
             check(LIBC.mount(b"proc", b"/proc", b"proc", flags, None), "mounting /proc")
         check(LIBC.setns(ctypes.c_int(fd), ctypes.c_int(KINDS[kind])), f"joining the {kind} namespace")
         os.close(fd)
-    return True
 
 
 def confine(request, rulesets):

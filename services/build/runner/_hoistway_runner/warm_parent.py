@@ -75,7 +75,7 @@ def serve(runner, options, sites):
         start = socket.socket(fileno=fds[0])
         if not os.fork():
             control.close()
-            return fork_agent(start, runner, path, changes, recording)
+            return fork_agent(start, runner, path, changes, recording, message == b"fork")
         start.close()
 
 
@@ -186,23 +186,29 @@ def shared_memory():
     return "shares memory with processes that are forked" if shared else None
 
 
-def fork_agent(start, runner, path, changes, recording):
-    """Joins the namespaces of an agent in this forked process, and forks the first process of its PID namespace, which
-    forks the agent once it is confined. Returns the agent's exit status, in the agent."""
+def fork_agent(start, runner, path, changes, recording, in_namespaces):
+    """Forks the first process of an agent's PID namespace from this forked process. It joins the agent's other namespaces
+    when its launcher has made them, and forks the agent once it is confined, while the launcher looks at it. Returns the
+    agent's exit status, in the agent."""
     try:
-        request, given = receive(start)
-        if request is None or not confinement.enter(request["namespaces"], given):
+        if in_namespaces:
+            confinement.leave_processes()
+        if os.fork():
             os._exit(0)
+        request, given = receive(start)
+        if request is None:
+            os._exit(0)
+        confinement.enter(request["namespaces"], given)
         confinement.confine(request, given[len(request["namespaces"]):])
         start.send(b"confined")
-        spec, fds = receive(start)
-        if spec is None:
-            os._exit(0)
         if agent := os.fork():
             be_first_process(start, agent)
         os.setsid()
         start.send(b"started")
+        spec, fds = receive(start)
         start.close()
+        if spec is None:
+            os._exit(0)
     except BaseException as error:
         print(f"the agent cannot be forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -34,12 +34,12 @@ class Forked(Agent):
         self.start, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.start.settimeout(WAIT)
         self.start.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        socket.send_fds(parent.control, [b"fork"], [theirs.fileno()])
+        socket.send_fds(parent.control, [b"fork only"], [theirs.fileno()])
         theirs.close()
         confined = memory_file(CONFINED)
         socket.send_fds(self.start, [b"file"], [confined])
         os.close(confined)
-        self.first = self.step(b"confined")
+        self.first, self.pid = self.step(b"confined"), self.step(b"started")
         with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
             self.port = listener.getsockname()[1]
             reader, writer = os.pipe()
@@ -55,7 +55,6 @@ class Forked(Agent):
             stack.callback(os.close, file)
             fds = [self.out.fileno(), self.err.fileno(), listener.fileno(), writer, config, file]
             socket.send_fds(self.start, [b"file"], fds)
-        self.pid = self.step(b"started")
 
     def step(self, name):
         """Waits until the agent has come so far. Returns the process that says so."""

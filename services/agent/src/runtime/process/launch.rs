@@ -74,6 +74,8 @@ impl Launched {
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
         let mut group = group(&start, dir).await?;
         let (mut spec, places) = spec(&start, dir, group.0.as_ref())?;
+        // It gets ready for its order meanwhile.
+        let mut launcher = Waiting::spawn(&start, dir, sink)?;
         let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
         let parent = match layers.as_ref().zip(source) {
             Some(own) => warm_parents.suitable(own, &start.instance.program, &spec).await,
@@ -82,7 +84,7 @@ impl Launched {
         let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
         if let Some(parent) = parent {
-            match Begun::start(&start, spec, dir, sink, Some(parent.clone()), learner.is_some()).await {
+            match Begun::start(&start, spec, dir, launcher, Some(parent.clone()), learner.is_some()).await {
                 Ok(begun) => {
                     warm_parents.count_start(true);
                     return begun.launched(&start, places, dir, group, learner);
@@ -92,10 +94,11 @@ impl Launched {
                     warm_parents.failed(&parent);
                     group = group.emptied().await?;
                     (spec, _) = self::spec(&start, dir, group.0.as_ref())?;
+                    launcher = Waiting::spawn(&start, dir, sink)?;
                 }
             }
         }
-        let begun = Begun::start(&start, spec, dir, sink, None, learner.is_some()).await?;
+        let begun = Begun::start(&start, spec, dir, launcher, None, learner.is_some()).await?;
         warm_parents.count_start(false);
         begun.launched(&start, places, dir, group, learner)
     }
@@ -202,6 +205,33 @@ impl Reports {
     }
 }
 
+/// A launcher that waits for its order.
+struct Waiting {
+    launcher: Child,
+    socket: StdUnixStream,
+    identity: Process,
+    followers: Vec<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// It ends when it is dropped.
+    fn spawn(start: &Start<'_>, dir: &RunDir, sink: &Sink) -> Result<Self> {
+        let (mut launcher, socket) = client::spawn(&start.config.launcher, |command| {
+            command.arg0(title(start.instance.agent.as_str())).arg(dir.path());
+        })?;
+        let mut followers = Vec::new();
+        if let Some(out) = launcher.stdout.take() {
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
+        }
+        if let Some(err) = launcher.stderr.take() {
+            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
+        }
+        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
+        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
+        Ok(Self { launcher, socket, identity, followers })
+    }
+}
+
 /// A launcher that has started its agent's process.
 struct Begun {
     launcher: Child,
@@ -215,32 +245,21 @@ struct Begun {
 }
 
 impl Begun {
-    /// Starts a launcher, which executes the agent's program, or has its process forked from a warm parent.
+    /// Has a launcher execute the agent's program, or have its process forked from a warm parent.
     async fn start(
         start: &Start<'_>,
         mut spec: LaunchSpec,
         dir: &RunDir,
-        sink: &Sink,
+        launcher: Waiting,
         parent: Option<Arc<WarmParent>>,
         report_modules: bool,
     ) -> Result<Self> {
+        let Waiting { launcher, socket: ours, identity, followers } = launcher;
         let forked = parent.as_ref().map(|parent| parent.fork()).transpose()?;
         if forked.is_some() {
             spec.args.drain(..INTERPRETER_ARGUMENTS);
             spec.forked = true;
         }
-        let (mut launcher, ours) = client::spawn(&start.config.launcher, |command| {
-            command.arg0(title(start.instance.agent.as_str())).arg(dir.path());
-        })?;
-        let mut followers = Vec::new();
-        if let Some(out) = launcher.stdout.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
-        }
-        if let Some(err) = launcher.stderr.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
-        }
-        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
-        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
 
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
         let secrets = config_file(start, report_modules)?;

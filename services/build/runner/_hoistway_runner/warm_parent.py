@@ -5,6 +5,7 @@ that is confined. A request for an agent comes with a socket; the agent's launch
 confines the agent and then says what it is.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -13,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 from . import capture, confinement
 from .import_recording import Recording
@@ -75,7 +77,7 @@ def serve(runner, options, sites):
         start = socket.socket(fileno=fds[0])
         if not os.fork():
             control.close()
-            return fork_agent(start, runner, path, changes, recording, message == b"fork")
+            fork_agent(start, runner, path, changes, recording, message == b"fork")
         start.close()
 
 
@@ -188,8 +190,8 @@ def shared_memory():
 
 def fork_agent(start, runner, path, changes, recording, in_namespaces):
     """Forks the first process of an agent's PID namespace from this forked process. It joins the agent's other namespaces
-    when its launcher has made them, and forks the agent once it is confined, while the launcher looks at it. Returns the
-    agent's exit status, in the agent."""
+    when its launcher has made them, and forks the agent once it is confined, while the launcher looks at it. Does not
+    return."""
     try:
         if in_namespaces:
             confinement.leave_processes()
@@ -212,7 +214,7 @@ def fork_agent(start, runner, path, changes, recording, in_namespaces):
     except BaseException as error:
         print(f"the agent cannot be forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
-    return become_agent(spec, fds, runner, path, changes, recording)
+    become_agent(spec, fds, runner, path, changes, recording)
 
 
 def be_first_process(start, agent):
@@ -244,7 +246,7 @@ def receive(start):
 
 def become_agent(spec, fds, runner, path, changes, recording):
     """Turns this confined process into the agent that its launcher describes: standard output and error, one descriptor
-    for each option, the command line, the environment and the working directory. Returns its exit status."""
+    for each option, the command line, the environment and the working directory. Does not return."""
     for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), *fds[:2])):
         os.dup2(fd, number)
         os.close(fd)
@@ -259,7 +261,17 @@ def become_agent(spec, fds, runner, path, changes, recording):
     sys.argv[:] = [runner, *arguments]
     from .start import main
 
-    return main(runner)
+    end(main(runner))
+
+
+def end(status):
+    """Ends the process as the interpreter does, except that it destroys no modules: all that is shared with the parent would
+    be copied for that."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status or 0)
 
 
 def reseed(recording):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -204,6 +205,19 @@ class WarmParentTest(unittest.TestCase):
             self.assertEqual(agent.response(), "done")
             self.assertEqual(agent.stdout(), "one\ntwo\n")
             self.assertEqual(agent.stderr(), "")
+
+    def test_exit_hooks_and_threads_of_agents_end_as_elsewhere(self):
+        packages = {"hooks.py": "import atexit, weakref\nclass Thing: pass\nthing = Thing()\n"
+                                "weakref.finalize(thing, print, 'finalized')\natexit.register(print, 'package')\n"}
+        code = ("import atexit, hooks, threading\natexit.register(print, 'agent', end='')\n"
+                "event = threading.Event()\n"
+                "thread = threading.Thread(target=lambda: (event.wait(), print('thread')))\nthread.start()\n"
+                "threading._register_atexit(event.set)\ndef handler():\n    return 'done'")
+        with Parent(packages, ["hooks"]) as parent, Forked(parent, {"agent.py": code}) as agent:
+            self.assertEqual(agent.response(), "done")
+            os.kill(agent.pid, signal.SIGTERM)
+            self.assertEqual(json.loads(agent.start.recv(100)), {"code": 0})
+            self.assertEqual(agent.stdout(), "thread\nagentpackage\nfinalized\n")
 
     def test_agents_have_random_numbers_of_their_own(self):
         packages = {"dice.py": "import random\nown, fixed = random.Random(), random.Random(1)\n"}

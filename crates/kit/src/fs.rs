@@ -37,14 +37,22 @@ pub fn path_error(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                 (Code::InvalidArgument, format!("{path} is not a directory, and cannot be made one: name another"))
             }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                (Code::InsufficientStorage, format!("the disk is full while {doing}"))
-            }
             // Its message is complete, see `private_dir`.
             ErrorKind::InvalidInput => return Error::new(Code::InvalidArgument, e.to_string()),
-            _ => return Error::internal(&doing, e),
+            _ => return io_error(&doing)(e),
         };
         Error::new(code, text).with_source(e)
+    }
+}
+
+/// Makes an error in `map_err`: a full disk has a public message and its cause, all else is internal.
+pub fn io_error(doing: &str) -> impl FnOnce(io::Error) -> Error {
+    let doing = doing.to_owned();
+    move |e| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Error::new(Code::InsufficientStorage, format!("the disk is full while {doing}")).with_source(e)
+        }
+        _ => Error::internal(&doing, e),
     }
 }
 

@@ -8,6 +8,9 @@ use std::{fmt::Debug, io};
 pub trait UnpackedLayers: Debug + Send + Sync {
     /// Begins a layer, whose archive is then written to it.
     fn begin(&self) -> io::Result<Box<dyn UnpackingLayer>>;
+
+    /// The free bytes of the disk that they are on.
+    fn free_bytes(&self) -> io::Result<u64>;
 }
 
 /// A layer whose archive is written to it, without compression. Dropped before its end, it leaves nothing.

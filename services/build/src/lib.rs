@@ -147,7 +147,8 @@ pub async fn open(config: &Config, deps: &Deps, shutdown: CancellationToken) -> 
     let sandbox = Sandbox::open(config, &interpreter).await?;
     let uv = Arc::new(Uv::new(&config.service_dir(), &config.indexes(), sandbox.clone())?);
     let (python, most) = (interpreter.clone(), config.max_unpacked_bytes);
-    let dependencies = Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most)?;
+    let dependencies =
+        Dependencies::open(&config.service_dir(), uv.clone(), python, blobs.clone(), most, config.concurrency)?;
     let (packages, unpacked) = (dependencies.available(), dependencies.unpacked());
     let logins = RegistryLogins::new(config.docker_config.clone());
     let remotes = Arc::new(RemoteRegistries::new(logins, config.insecure_registries.clone()));

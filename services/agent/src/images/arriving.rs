@@ -25,6 +25,10 @@ impl UnpackedLayers for LayerStore {
         let thread = thread::Builder::new().name("unpack".to_owned()).spawn(move || receive(&store, receiver))?;
         Ok(Box::new(Arriving { piece: Vec::new(), unpacking: Some((sender, thread)) }))
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.free()
+    }
 }
 
 /// What the unpacking thread gets. Without an end, the layer was given up.
@@ -40,9 +44,15 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn send(&self, part: Part) -> io::Result<()> {
-        let sent = self.unpacking.as_ref().and_then(|(sender, _)| sender.send(part).ok());
-        sent.ok_or_else(|| io::Error::new(ErrorKind::BrokenPipe, "the layer cannot be unpacked"))
+    /// Hands a part to the thread. If that has ended, its error is the reason.
+    fn send(&mut self, part: Part) -> io::Result<()> {
+        if let Some((sender, _)) = &self.unpacking
+            && sender.send(part).is_ok()
+        {
+            return Ok(());
+        }
+        self.join()?;
+        Err(io::Error::new(ErrorKind::BrokenPipe, "the layer cannot be unpacked"))
     }
 
     /// Ends the thread.
@@ -77,9 +87,9 @@ impl Write for Arriving {
 
 impl UnpackingLayer for Arriving {
     fn finish(mut self: Box<Self>, digest: Digest, diff_id: Digest) -> io::Result<()> {
-        // The thread's own error says more than that it has ended.
-        let sent = self.flush().and_then(|()| self.send(Part::End { digest, diff_id }));
-        self.join().and(sent)
+        self.flush()?;
+        self.send(Part::End { digest, diff_id })?;
+        self.join()
     }
 }
 

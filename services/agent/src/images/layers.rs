@@ -7,7 +7,7 @@ use super::{
 };
 use crate::launcher::procfs;
 use bytes::Bytes;
-use hoistway_kit::fs::private_dir;
+use hoistway_kit::fs::{free_bytes, private_dir};
 use hoistway_model::{
     Digest, Error, Result,
     digest::Hasher,
@@ -140,6 +140,11 @@ impl LayerStore {
     /// The size limits of a layer.
     pub(super) fn bounds(&self) -> Bounds {
         self.bounds
+    }
+
+    /// The free bytes of the disk. Blocks.
+    pub(super) fn free(&self) -> io::Result<u64> {
+        free_bytes(&self.dir)
     }
 
     /// A new, empty directory for a layer that is not complete. Blocks.

@@ -89,6 +89,14 @@ async fn a_layer_that_is_another_or_given_up_or_refused_leaves_nothing() {
     let e = hand_over(&store, &twice, blob, Digest::of(&twice)).unwrap_err();
     assert!(e.to_string().contains("twice"), "{e}");
 
+    // Who writes on after that hears why.
+    let mut refused = store.begin().unwrap();
+    let mut rest = std::iter::repeat_n([0; 1 << 16], 1 << 10);
+    refused.write_all(&twice).unwrap();
+    let e = rest.find_map(|piece| refused.write_all(&piece).err()).unwrap();
+    assert!(e.to_string().contains("twice"), "{e}");
+    drop(refused);
+
     let mut given_up = store.begin().unwrap();
     given_up.write_all(&whole).unwrap();
     drop(given_up);

@@ -1,6 +1,9 @@
 //! Packages become layers in the blob store.
 
-use super::staging::{Staged, processors};
+use super::{
+    stage::{Stage, WhileWanted},
+    staging::{Staged, processors},
+};
 use crate::{
     layer::{Layer, LayerBuilder},
     registry::{BlobStore, StagedBlob},
@@ -15,7 +18,6 @@ use std::{
     io::{self, Write},
     sync::Arc,
 };
-use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 use tracing::{Instrument, info_span};
 
@@ -25,7 +27,7 @@ const DOING: &str = "packing packages";
 pub struct Packer {
     blobs: BlobStore,
     /// Where the packages are.
-    scratch: Arc<TempDir>,
+    stage: Arc<Stage>,
     /// Where layers are unpacked as well, if agents run in this process.
     unpacked: Option<Arc<dyn UnpackedLayers>>,
     slots: Semaphore,
@@ -46,19 +48,18 @@ impl PackedLayer {
 }
 
 impl Packer {
-    /// Makes layers of what is in `scratch`.
-    pub fn new(blobs: BlobStore, scratch: Arc<TempDir>, unpacked: Option<Arc<dyn UnpackedLayers>>) -> Self {
-        Self { blobs, scratch, unpacked, slots: Semaphore::new(processors()) }
+    /// Makes layers of what is on `stage`.
+    pub fn new(blobs: BlobStore, stage: Arc<Stage>, unpacked: Option<Arc<dyn UnpackedLayers>>) -> Self {
+        Self { blobs, stage, unpacked, slots: Semaphore::new(processors()) }
     }
 
     /// The layer of a group of packages, those that take precedence last.
     pub async fn pack(&self, key: Digest, group: Vec<Arc<Staged>>) -> Result<PackedLayer> {
         let _slot = self.slots.acquire().await.map_err(|e| Error::internal(DOING, e))?;
         let span = info_span!("build.pack", hoistway.build.packages = group.len());
-        let (blobs, scratch, unpacked) = (self.blobs.clone(), Arc::clone(&self.scratch), self.unpacked.clone());
+        let (blobs, stage, unpacked) = (self.blobs.clone(), Arc::clone(&self.stage), self.unpacked.clone());
         let packing = spawn_blocking(move || {
-            let _scratch = scratch;
-            let (layer, blob) = write(&group, &blobs, unpacked.as_deref())?;
+            let (layer, blob) = write(&group, &blobs, &stage, unpacked.as_deref())?;
             Ok(PackedLayer { key, layer, blob })
         });
         let packed: Result<PackedLayer> =
@@ -91,6 +92,7 @@ impl Packer {
 fn write(
     group: &[Arc<Staged>],
     blobs: &BlobStore,
+    stage: &Stage,
     unpacked: Option<&dyn UnpackedLayers>,
 ) -> Result<(Layer, StagedBlob)> {
     let mut builder = LayerBuilder::new();
@@ -104,10 +106,10 @@ fn write(
         builder.tree(site, directory)?;
     }
     let mut unpacking = Unpacking::begin(unpacked);
-    let mut blob = blobs.writer()?;
+    let mut blob = WhileWanted { stage, out: blobs.writer()? };
     let layer = builder.write_to(&mut blob, &mut unpacking)?;
     unpacking.finish(&layer);
-    Ok((layer, blob.finish()))
+    Ok((layer, blob.out.finish()))
 }
 
 /// A layer that is unpacked while it is made. That it cannot be is no reason not to make it: it is pulled then.
@@ -125,7 +127,7 @@ impl Unpacking {
     }
 
     fn failed(e: &io::Error) {
-        tracing::info!("a new layer is not unpacked, but pulled: {e}");
+        tracing::warn!("a new layer cannot be unpacked while it is made, and is pulled instead: {e}");
     }
 }
 

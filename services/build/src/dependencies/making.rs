@@ -17,7 +17,6 @@ use hoistway_model::{Digest, Error, Result, image::LAYER_HISTORY};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
 };
 use tokio::task::spawn_blocking;
 
@@ -39,13 +38,11 @@ impl Dependencies {
     ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
-        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.scratch()), self.unpacked.get().cloned());
+        let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.stage()), self.unpacked.get().cloned());
         // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         announce(log, unseen.len());
-        let began = Instant::now();
-        let arriving =
-            try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked, began)));
+        let arriving = try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked)));
         let arrived = staging.while_there_is_room(arriving).await?;
         let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
         let (mut staged, mut packed) = (HashMap::new(), Vec::new());
@@ -76,7 +73,6 @@ impl Dependencies {
         let entries: HashMap<Digest, &Locked> = locked.iter().map(|package| (package.key, package)).collect();
         let members = missing.iter().flat_map(|(_, group)| group.iter());
         announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
-        let began = Instant::now();
         let (entries, staged, stage, pack) = (&entries, &staged, &staging, &packer);
         let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
             let members = group.iter().map(|package| async move {
@@ -85,7 +81,7 @@ impl Dependencies {
                 }
                 let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
                 let entry = entries.get(&package.key).ok_or_else(lacks)?;
-                stage.package(entry, began).await?.ok_or_else(lacks)
+                stage.package(entry).await?.ok_or_else(lacks)
             });
             pack.pack(key, try_join_all(members).await?).await
         }));
@@ -98,9 +94,7 @@ impl Dependencies {
             new.len(),
             new.iter().map(|(_, layer)| layer.size).sum::<u64>()
         ));
-        // The directory goes with the last who shares it, and nobody waits for that.
-        drop(packer);
-        staging.end();
+        drop((packer, staging));
         store.remember_packages(&seen, &new).await?;
         made.extend(new);
         let layers = keys.iter().zip(&groups).map(|(key, group)| {
@@ -134,15 +128,9 @@ struct Arrived {
 }
 
 /// Installs and compiles a package of `locked`, and packs it at once where that does not depend on the others.
-async fn arrive(
-    package: &Locked,
-    staging: &Staging<'_>,
-    packer: &Packer,
-    locked: &[Locked],
-    began: Instant,
-) -> Result<Arrived> {
+async fn arrive(package: &Locked, staging: &Staging<'_>, packer: &Packer, locked: &[Locked]) -> Result<Arrived> {
     let key = package.key;
-    let staged = staging.package(package, began).await?;
+    let staged = staging.package(package).await?;
     let layer = match &staged {
         Some(staged) if locked.len() <= MAX_LAYERS => {
             Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(staged)]).await?)

@@ -5,6 +5,7 @@ mod disk_quota;
 mod layer_grouping;
 mod layers;
 mod making;
+mod stage;
 mod staging;
 
 use crate::{
@@ -30,12 +31,13 @@ use std::{
 use tokio::sync::{Mutex, Semaphore};
 use tracing::{Span, info_span};
 
-/// The time that resolving, installing or compiling may take, each; the build as a whole has a limit of its own.
+/// The time that resolving, and installing or compiling one package may take, each; the build as a whole has a limit of
+/// its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/2";
-/// The number of directories with packages that are there at a time: of builds, and of those that are being removed.
-const STAGES: usize = 4;
+/// The number of directories with packages that may be there beside those of builds, because they are being removed.
+const REMOVED_AT_ONCE: usize = 2;
 
 /// Makes dependency layers.
 pub struct Dependencies {
@@ -72,14 +74,15 @@ struct Locked {
 }
 
 impl Dependencies {
-    /// Works below `dir`, the service's directory; the packages of a build have `max_unpacked` bytes at most. What an
-    /// earlier process left half done is removed.
+    /// Works below `dir`, the service's directory, for so many builds at a time; the packages of a build have
+    /// `max_unpacked` bytes at most. What an earlier process left half done is removed.
     pub fn open(
         dir: &Path,
         uv: Arc<Uv>,
         interpreter: Interpreter,
         blobs: BlobStore,
         max_unpacked: u64,
+        builds: usize,
     ) -> Result<Self> {
         let failed = |e: io::Error| Error::internal("preparing the build directory", e);
         let all = dir.join("work");
@@ -90,9 +93,11 @@ impl Dependencies {
             let _ = std::fs::remove_dir_all(old.path());
         }
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
-        let quota = DiskQuota::new(blobs.clone(), max_unpacked);
-        let stages = Arc::new(Semaphore::new(STAGES));
-        Ok(Self { work, uv, interpreter, blobs, quota, stages, unpacked: Arc::default(), making: StdMutex::default() })
+        uv.remove_leftovers();
+        let unpacked = Arc::default();
+        let quota = DiskQuota::new(blobs.clone(), Arc::clone(&unpacked), max_unpacked);
+        let stages = Arc::new(Semaphore::new(builds.max(1) + REMOVED_AT_ONCE));
+        Ok(Self { work, uv, interpreter, blobs, quota, stages, unpacked, making: StdMutex::default() })
     }
 
     /// A directory for what is put together before it is stored; emptied at start.

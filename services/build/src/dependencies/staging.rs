@@ -1,6 +1,6 @@
 //! Where packages are installed and compiled before they become layers.
 
-use super::{Locked, STEP_LIMIT, disk_quota::DiskQuota};
+use super::{Locked, STEP_LIMIT, disk_quota::DiskQuota, stage::Stage};
 use crate::{
     log::BuildLog,
     python::{
@@ -10,21 +10,18 @@ use crate::{
     },
     store::KnownPackage,
 };
-use hoistway_kit::telemetry::within;
+use hoistway_kit::{fs::io_error, telemetry::within};
 use hoistway_model::{Error, Result};
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
 };
-use tempfile::TempDir;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    sync::{Semaphore, SemaphorePermit},
     task::spawn_blocking,
 };
 use tracing::info_span;
@@ -55,21 +52,26 @@ impl Staged {
     }
 }
 
-/// A scratch directory with installed packages, each in a directory of its own.
+/// A stage with installed packages, each in a directory of its own. Work on it that goes on when this is dropped is not
+/// wanted any more.
 pub struct Staging<'a> {
     uv: &'a Uv,
     target: &'a Target,
     log: &'a BuildLog,
     quota: &'a DiskQuota,
     /// Whoever reads or writes in it on a thread of its own shares it, so that it is not removed before that ends.
-    scratch: Arc<TempDir>,
+    stage: Arc<Stage>,
     /// Unpacked bytes of the packages.
     size: AtomicU64,
     installs: Semaphore,
     checks: Semaphore,
     compilations: Semaphore,
-    /// The place of this stage among those that are there, or are being removed.
-    place: OwnedSemaphorePermit,
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        self.stage.abandon();
+    }
 }
 
 impl<'a> Staging<'a> {
@@ -84,20 +86,18 @@ impl<'a> Staging<'a> {
     ) -> Result<Self> {
         let place = Arc::clone(places).acquire_owned().await.map_err(|e| Error::internal(DOING, e))?;
         let work = work.to_owned();
-        let scratch =
-            spawn_blocking(move || tempfile::tempdir_in(work)).await.map_err(|e| Error::internal(DOING, e))?;
-        let scratch = Arc::new(scratch.map_err(|e| Error::internal(DOING, e))?);
+        let stage = spawn_blocking(move || Stage::new(&work, place)).await.map_err(|e| Error::internal(DOING, e))?;
+        let stage = Arc::new(stage.map_err(io_error(DOING))?);
         Ok(Self {
             uv,
             target,
             log,
             quota,
-            scratch,
+            stage,
             size: AtomicU64::new(0),
             installs: Semaphore::new(INSTALLS_AT_ONCE),
             checks: Semaphore::new(CHECKS_AT_ONCE),
             compilations: Semaphore::new(processors()),
-            place,
         })
     }
 
@@ -111,31 +111,30 @@ impl<'a> Staging<'a> {
     }
 
     /// Installs a package into a directory of its own, so that no package can touch another's files, and compiles it;
-    /// nothing when its marker does not hold here. `began` is when the work on it and its like did.
-    pub async fn package(&self, package: &Locked, began: Instant) -> Result<Option<Arc<Staged>>> {
+    /// nothing when its marker does not hold here.
+    pub async fn package(&self, package: &Locked) -> Result<Option<Arc<Staged>>> {
         let name = package.name.clone();
         let installing = info_span!("build.install", hoistway.build.package = name);
-        let Some(installed) = within(installing, self.install(package, began)).await? else { return Ok(None) };
+        let Some(installed) = within(installing, self.install(package)).await? else { return Ok(None) };
         let size = installed.size;
         self.quota.allows(size + self.size.fetch_add(size, Ordering::Relaxed))?;
         let compiling = info_span!("build.compile", hoistway.build.package = name);
-        let bytecode = within(compiling, self.compile(&installed, began)).await?;
+        let bytecode = within(compiling, self.compile(&installed)).await?;
         Ok(Some(Arc::new(Staged { installed, bytecode })))
     }
 
-    async fn install(&self, Locked { name, version, entry, .. }: &Locked, began: Instant) -> Result<Option<Installed>> {
+    async fn install(&self, Locked { name, version, entry, .. }: &Locked) -> Result<Option<Installed>> {
         let installing = slot(&self.installs).await?;
         let directory = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.write_line(line);
-        let left = STEP_LIMIT.saturating_sub(began.elapsed());
         let lock = Lock::parse(entry)?;
-        let installed = self.uv.install(&lock, &directory, self.target, left, &report).await;
+        let installed = self.uv.install(&lock, &directory, self.target, STEP_LIMIT, &report).await;
         installed.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
         drop(installing);
-        let (package, scratch) = (name.clone(), Arc::clone(&self.scratch));
+        let (package, stage) = (name.clone(), Arc::clone(&self.stage));
         let _slot = slot(&self.checks).await?;
         let taken = spawn_blocking(move || {
-            let _scratch = scratch;
+            let _stage = stage;
             installed::take_stock(&directory, &package)
         });
         let installed = taken.await.map_err(|e| Error::internal("taking stock of an installed package", e))??;
@@ -146,37 +145,26 @@ impl<'a> Staging<'a> {
     }
 
     /// Compiles a package, if this machine can; the directory with its bytecode.
-    async fn compile(&self, package: &Installed, began: Instant) -> Result<Option<PathBuf>> {
+    async fn compile(&self, package: &Installed) -> Result<Option<PathBuf>> {
         let Some(compiler) = self.target.compiler() else { return Ok(None) };
         let _slot = slot(&self.compilations).await?;
         let out = self.directory("bytecode", &package.name, Role::Reader).await?;
-        // The last package to be installed has as long as the first.
-        let left = (2 * STEP_LIMIT).saturating_sub(began.elapsed());
-        installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), left).await?;
+        installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), STEP_LIMIT).await?;
         Ok(Some(out))
     }
 
     /// A new directory for something of a package, which a program of this kind writes.
     async fn directory(&self, what: &str, package: &str, role: Role) -> Result<PathBuf> {
-        let path = self.scratch.path().join(what).join(package);
+        let path = self.stage.path().join(what).join(package);
         let (made, sandbox) = (path.clone(), self.uv.sandbox().clone());
         let making = spawn_blocking(move || sandbox.make_dir(&made, role)).await;
-        making.map_err(|e| Error::internal(DOING, e))?.map_err(|e: io::Error| Error::internal(DOING, e))?;
+        making.map_err(|e| Error::internal(DOING, e))?.map_err(io_error(DOING))?;
         Ok(path)
     }
 
-    /// The directory, which stays as long as this is shared.
-    pub fn scratch(&self) -> &Arc<TempDir> {
-        &self.scratch
-    }
-
-    /// Removes everything, which nobody waits for: thousands of files take their time.
-    pub fn end(self) {
-        let (scratch, place) = (self.scratch, self.place);
-        spawn_blocking(move || {
-            drop(scratch);
-            drop(place);
-        });
+    /// The stage, which stays as long as this is shared.
+    pub fn stage(&self) -> &Arc<Stage> {
+        &self.stage
     }
 }
 

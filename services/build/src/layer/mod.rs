@@ -6,6 +6,7 @@
 mod archive;
 mod gzip;
 
+use hoistway_kit::fs::io_error;
 use hoistway_model::{Code, Digest, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -134,7 +135,7 @@ impl LayerBuilder {
     /// without compression.
     pub fn write_to(&self, out: &mut (dyn io::Write + Send), archive: &mut dyn io::Write) -> Result<Layer> {
         let written = gzip::parallel(out, |sink| self.write_archive(&mut archive::Both(sink, archive)));
-        written.map_err(|e| Error::internal("writing a layer", e))
+        written.map_err(io_error("writing a layer"))
     }
 
     /// The layer in memory, for small ones; the same bytes as [`LayerBuilder::write_to`].

@@ -127,3 +127,22 @@ fn paths_cannot_leave_the_image_or_be_two_things() {
     assert!(layer.directory("a/b").is_err());
     assert!(layer.directory("a").is_ok());
 }
+
+#[test]
+fn a_full_disk_is_told_with_its_cause() {
+    struct Full;
+    impl io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(28))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut layer = LayerBuilder::new();
+    layer.file("a", &b"x"[..]).unwrap();
+    let e = layer.write_to(&mut Full, &mut io::sink()).unwrap_err();
+    assert_eq!((e.code, e.message.as_str()), (Code::InsufficientStorage, "the disk is full while writing a layer"));
+    assert!(e.chain().contains("No space left"), "{}", e.chain());
+}

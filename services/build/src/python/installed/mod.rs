@@ -7,6 +7,7 @@ mod compile;
 pub use compile::{Sources, compile, compile_sources};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hoistway_kit::fs::io_error;
 use hoistway_model::{Code, Error, Result};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +58,7 @@ impl Installed {
 /// wheel's RECORD and normalises what is there. Nothing when the directory is empty: the package's marker does not hold
 /// here. Blocks.
 pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
-    let failed = |e: io::Error| Error::internal("taking stock of an installed package", e);
+    let failed = |e| io_error("taking stock of an installed package")(e);
     let found: Vec<String> = fs::read_dir(root)
         .map_err(failed)?
         .flatten()

@@ -131,8 +131,19 @@ impl Uv {
         self.preinstalling.store(false, Ordering::Release);
         match installed {
             Ok(_) => tracing::info!("installed uv {}", tool::VERSION),
-            Err(e) => tracing::info!("uv is not installed yet, and is again when packages are needed: {e}"),
+            Err(e) => {
+                let remedy =
+                    "install uv on PATH, or let pip reach an index that has it (PIP_INDEX_URL, pip.conf, HTTPS_PROXY)";
+                let off = "HOISTWAY_BUILD_PREINSTALL_UV=false turns the attempt at start off";
+                tracing::warn!("{e}. A build that needs packages tries again, and fails without uv: {remedy}; {off}");
+                e.details.iter().for_each(|line| tracing::info!("pip: {line}"));
+            }
         }
+    }
+
+    /// Removes what a killed process left of an installation of uv. Blocks; nobody else may be installing it.
+    pub fn remove_leftovers(&self) {
+        tool::remove_leftovers(&self.data);
     }
 
     /// Resolves requirements for a target; versions of a `former` lock are kept where they still fit. `limit` is

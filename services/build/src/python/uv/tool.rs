@@ -30,6 +30,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// The time that a candidate may take to show its help.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
+/// The beginning of names of directories in which it is being installed.
+const INSTALLING: &str = ".uv-";
+
 /// A `uv` that runs, and the environment to run it with.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -132,7 +135,22 @@ pub(super) fn installed(data: &Path) -> PathBuf {
 }
 
 fn directory(data: &Path) -> PathBuf {
-    data.join("tools").join(format!("uv-{VERSION}"))
+    tools(data).join(format!("uv-{VERSION}"))
+}
+
+fn tools(data: &Path) -> PathBuf {
+    data.join("tools")
+}
+
+/// Removes what an installation left that was killed.
+pub(super) fn remove_leftovers(data: &Path) {
+    for entry in std::fs::read_dir(tools(data)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(INSTALLING)
+            && let Err(e) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::debug!("{} is not removed: {e}", entry.path().display());
+        }
+    }
 }
 
 /// Installs the pinned version with pip; it is there whole or not at all.
@@ -146,9 +164,9 @@ pub(super) async fn install(data: &Path, interpreter: &Interpreter, settings: &S
     };
     let python = interpreter.pip.as_ref().ok_or_else(missing)?;
     let failed = |e: io::Error| Error::internal("installing uv", e);
-    let parent = data.join("tools");
+    let parent = tools(data);
     fs::create_dir_all(&parent).await.map_err(failed)?;
-    let work = tempfile::Builder::new().prefix(".uv-").tempdir_in(&parent).map_err(failed)?;
+    let work = tempfile::Builder::new().prefix(INSTALLING).tempdir_in(&parent).map_err(failed)?;
     let (list, target) = (work.path().join("requirements.txt"), work.path().join("target"));
     let hashes: String = HASHES.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
     fs::write(&list, format!("uv=={VERSION}{hashes}\n")).await.map_err(failed)?;
@@ -177,7 +195,22 @@ pub(super) async fn install(data: &Path, interpreter: &Interpreter, settings: &S
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_a_killed_installation_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_leftovers(dir.path());
+        for name in [".uv-x1", "uv-0.1", "home"] {
+            std::fs::create_dir_all(tools(dir.path()).join(name).join("target/bin")).unwrap();
+        }
+        remove_leftovers(dir.path());
+        let left = std::fs::read_dir(tools(dir.path())).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["home", "uv-0.1"]);
+    }
 
     #[test]
     fn a_platform_is_the_newest_that_is_no_newer_than_the_images() {

@@ -127,6 +127,11 @@ impl BlobStore {
         Ok(())
     }
 
+    /// The bytes that are to be kept free.
+    pub fn keep_free(&self) -> u64 {
+        self.0.space.keep_free
+    }
+
     /// Refuses to go on when the disk is nearly full.
     pub fn check_space(&self) -> Result<()> {
         let Space { keep_free, free } = self.0.space;

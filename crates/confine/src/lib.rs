@@ -29,7 +29,7 @@ pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, Run
 
 use rustix::thread::CapabilitySet;
 use std::io::{Error, Result};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 /// The capabilities of a process that agents are forked from, in the user namespace to which their namespaces belong: to
@@ -42,11 +42,11 @@ pub fn enter(confinement: &Confinement, user: Option<RunAs>) -> Result<Prepared>
     enter_with(confinement, || privileges::switch(user, CapabilitySet::empty()), user)
 }
 
-/// The same for a process that agents are forked from. `users` is the user namespace to which their namespaces belong,
-/// unless this process is in it.
-pub fn enter_as_parent(confinement: &Confinement, user: Option<RunAs>, users: Option<OwnedFd>) -> Result<Prepared> {
+/// The same for a process that agents are forked from. `users` is the user namespace to which their namespaces belong; its
+/// own do not.
+pub fn enter_as_parent(confinement: &Confinement, user: Option<RunAs>, users: impl AsFd) -> Result<Prepared> {
     let switch = || {
-        users.map_or(Ok(()), namespaces::join_users).map_err(naming("the user namespace of its agents"))?;
+        namespaces::join_users(users).map_err(naming("the user namespace of its agents"))?;
         privileges::switch(user, JOINING)
     };
     enter_with(confinement, switch, user)

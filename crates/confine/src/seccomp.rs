@@ -11,6 +11,12 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
 
+/// The number of `open_tree_attr` on all architectures: a copy of mounts with other flags.
+const OPEN_TREE_ATTR: i64 = 467;
+/// The first number of which nothing was known when the list of refused calls was last compared with Linux (6.18). The
+/// numbers of later calls follow, on all architectures.
+const FIRST_UNKNOWN: u32 = 470;
+
 /// Refused unconditionally.
 const REFUSED: &[i64] = &[
     // Other processes.
@@ -32,6 +38,7 @@ const REFUSED: &[i64] = &[
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
     libc::SYS_move_mount,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
@@ -128,7 +135,7 @@ pub(crate) fn programs(confinement: &Confinement) -> Result<Vec<BpfProgram>> {
         missing.insert(libc::SYS_openat2, Vec::new());
     }
     let missing = compile(missing, libc::ENOSYS)?;
-    Ok(vec![without_x32(missing), compile(refused(confinement)?, libc::EPERM)?])
+    Ok(vec![without_unknown(missing), compile(refused(confinement)?, libc::EPERM)?])
 }
 
 /// Returns the filter that an agent adds to those of the process from which it was forked, which had to be allowed
@@ -154,16 +161,14 @@ fn compile(rules: Rules, errno: libc::c_int) -> Result<BpfProgram> {
     filter.try_into().map_err(Error::other)
 }
 
-/// Reports the x32 calls of x86_64 kernels as missing: they are the same calls under other numbers.
-fn without_x32(program: BpfProgram) -> BpfProgram {
-    if !cfg!(target_arch = "x86_64") {
-        return program;
-    }
+/// Reports calls that the lists here could not know as missing, and with them the x32 calls of x86_64 kernels, which are
+/// the same calls under higher numbers.
+fn without_unknown(program: BpfProgram) -> BpfProgram {
     const LOAD_NUMBER: sock_filter = sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
-    const IS_X32: sock_filter = sock_filter { code: 0x35, jt: 0, jf: 1, k: 0x4000_0000 };
+    const IS_UNKNOWN: sock_filter = sock_filter { code: 0x35, jt: 0, jf: 1, k: FIRST_UNKNOWN };
     const NO_SUCH_CALL: sock_filter =
         sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::ENOSYS.unsigned_abs() };
-    [LOAD_NUMBER, IS_X32, NO_SUCH_CALL].into_iter().chain(program).collect()
+    [LOAD_NUMBER, IS_UNKNOWN, NO_SUCH_CALL].into_iter().chain(program).collect()
 }
 
 fn refused(confinement: &Confinement) -> Result<Rules> {

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Does not return unless something failed. The arguments are the parent's number and, for a warm parent that is to join a user namespace, its descriptor.
+/// Does not return unless something failed. The arguments are the parent's number and, for a warm parent, the descriptor of the user namespace that it joins.
 pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     let mut number = || args.next().and_then(|arg| arg.to_str()?.parse::<i32>().ok());
     let (parent, users) = (number(), number().map(taken).transpose()?);
@@ -25,9 +25,9 @@ pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
     // The new root has modes of its own.
     umask(Mode::empty());
-    let prepared = match spec.confinement.joins_namespaces {
-        true => hoistway_confine::enter_as_parent(&spec.confinement, spec.run_as, users),
-        false => hoistway_confine::enter(&spec.confinement, spec.run_as),
+    let prepared = match users {
+        Some(users) => hoistway_confine::enter_as_parent(&spec.confinement, spec.run_as, users),
+        None => hoistway_confine::enter(&spec.confinement, spec.run_as),
     };
     let prepared =
         prepared.map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;

@@ -68,6 +68,11 @@ impl Agent {
         let plan = spec.confinement.namespaces.as_ref();
         let plan = plan.ok_or_else(|| Error::other("no namespaces are wanted"))?;
         let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
+        if spec.run_as.is_none()
+            && let Some(outer) = fds.pop()
+        {
+            namespaces::join_users(outer)?;
+        }
         let (Some(users), Some(forked)) = (fds.pop(), fds.pop()) else {
             return Err(Error::other("the socket to the forked process did not come"));
         };
@@ -87,12 +92,16 @@ impl Agent {
 
         let first_pid = step(&forked, b"confined")?;
         let first = pidfd_open(first_pid, PidfdFlags::empty())?;
-        let identity = forked_check::check(first_pid, spec.run_as, &own.namespaces)?;
+        let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces };
+        let identity = expected.check(first_pid, forked_check::Role::First)?;
         let main_pid = step(&forked, b"started")?;
         let main = pidfd_open(main_pid, PidfdFlags::empty())?;
-        forked_check::check_shares_namespace(main_pid, first_pid)?;
-        for pid in [first_pid, main_pid] {
+        expected.check(main_pid, forked_check::Role::Main(first_pid))?;
+        for (pid, pidfd) in [(first_pid, &first), (main_pid, &main)] {
             limit(pid, spec)?;
+            if poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default()))? > 0 {
+                return Err(Error::other("the forked process ended before it was limited"));
+            }
         }
         let described = json!({
             "args": spec.args,
@@ -110,7 +119,7 @@ impl Agent {
 
     /// Waits for the end of the agent, and ends it when that is asked for, or when the supervisor is gone.
     fn supervise(mut self, control: &mut Control, ending: &UnixStream, grace: Duration) -> Result<Exit> {
-        let mut kill_at: Option<Instant> = None;
+        let (mut kill_at, mut dead_by): (Option<Instant>, Option<Instant>) = (None, None);
         let mut is_control_open = true;
         loop {
             // Descriptors of which nothing is expected any more are replaced by the first one.
@@ -118,7 +127,7 @@ impl Agent {
             let supervisor = self.supervisor.as_ref().map_or(self.first.as_fd(), AsFd::as_fd);
             let fds = [self.first.as_fd(), control_fd, ending.as_fd(), supervisor];
             let mut polled = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
-            let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = dead_by.or(kill_at).map(|at| at.saturating_duration_since(Instant::now()));
             match poll(&mut polled, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
@@ -127,6 +136,10 @@ impl Agent {
             let [ended, ordered, asked, wanted] = polled.map(|fd| !fd.revents().is_empty());
             if ended {
                 return Ok(self.exit());
+            }
+            if dead_by.is_some_and(|by| Instant::now() >= by) {
+                // A process from which it was forked does not reap one that is in its namespace.
+                return Err(Error::other("the warm parent keeps the agent from ending"));
             }
             let mut stop_within = None;
             if asked {
@@ -137,7 +150,7 @@ impl Agent {
                 match control.receive()? {
                     None => {
                         is_control_open = false;
-                        self.signal_first(Signal::KILL);
+                        kill_at = Some(Instant::now());
                     }
                     Some(orders) => {
                         for order in orders {
@@ -159,8 +172,9 @@ impl Agent {
                 kill_at = Some(kill_at.map_or(at, |before| before.min(at)));
             }
             if kill_at.is_some_and(|at| Instant::now() >= at) {
-                self.signal_first(Signal::KILL);
+                let _ = pidfd_send_signal(&self.first, Signal::KILL);
                 kill_at = None;
+                dead_by.get_or_insert(Instant::now() + STEP);
             }
             if wanted
                 && let Some(socket) = &self.supervisor
@@ -171,13 +185,9 @@ impl Agent {
         }
     }
 
-    /// One that has ended needs no signal.
-    fn signal_first(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&self.first, signal);
-    }
-
     fn signal_main(&self, signals: &[Signal]) {
         for signal in signals {
+            // One that has ended needs none.
             let _ = pidfd_send_signal(&self.main, *signal);
         }
     }
@@ -214,16 +224,10 @@ impl Joined {
         supervisor: Option<&OwnedFd>,
         fds: &mut Vec<OwnedFd>,
     ) -> Result<Self> {
-        // An ordinary user has no rights outside of that namespace; root needs its own to build the directory.
-        let is_inside = spec.run_as.is_none();
-        if is_inside {
-            namespaces::join_users(users)?;
-        }
         namespaces::leave(Kinds::NEWPID)?;
-        let builder = RootBuilder::start(&spec.confinement, spec.run_as, Some(users).filter(|_| !is_inside))?;
-        if !is_inside {
-            namespaces::join_users(users)?;
-        }
+        let builder = RootBuilder::start(&spec.confinement, spec.run_as, users)?;
+        // No program is executed from here on, where the warm parent could have a say in how that is done.
+        namespaces::join_users(users)?;
         namespaces::leave(Kinds::NEWIPC)?;
         let mut namespaces = vec![("ipc", own_namespace("ipc")?)];
         if let Some(network) = &plan.network {

@@ -225,8 +225,6 @@ fn wait_for(
 /// Starts stage 2 and hands it the specification, with its secrets, through its standard input.
 fn spawn(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, Option<Process>)> {
     let users = if spec.confinement.joins_namespaces { fds.pop() } else { None };
-    // That of an ordinary user has been joined already.
-    let users = users.filter(|_| spec.run_as.is_some());
     if fds.len() != spec.fd_options.len() {
         return Err(Error::other(format!("{} descriptors came for {} options", fds.len(), spec.fd_options.len())));
     }

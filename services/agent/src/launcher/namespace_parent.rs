@@ -68,9 +68,9 @@ fn start(
     let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
     if spec.confinement.joins_namespaces
         && spec.run_as.is_none()
-        && let Some(users) = fds.last()
+        && let Some(outer) = fds.pop()
     {
-        namespaces::join_users(users)?;
+        namespaces::join_users(outer)?;
     }
     namespaces::unshare(plan)?;
     if let Some(network) = &plan.network {

@@ -105,9 +105,10 @@ pub(crate) struct LaunchSpec {
     pub confinement: Confinement,
     /// The `cgroup.procs` files of the agent's control groups.
     pub cgroups: Vec<PathBuf>,
-    /// Whether its process is forked from a warm parent. `program` is of no interest then. Two descriptors follow those
-    /// of `fd_options`: the socket to the forked process, and the user namespace to which those of the agent belong. For
-    /// the warm parent itself, with [`Confinement::joins_namespaces`], it is the user namespace alone.
+    /// Whether its process is forked from a warm parent. `program` is of no interest then. After those of
+    /// `fd_options` follow the socket to the forked process and the user namespace to which the agent's namespaces belong.
+    /// For the warm parent itself, with [`Confinement::joins_namespaces`], the socket is not there. Without [`Self::run_as`]
+    /// another user namespace follows: the one around the first, which gives the right to make namespaces.
     #[serde(default)]
     pub forked: bool,
     /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.

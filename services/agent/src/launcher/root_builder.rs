@@ -45,8 +45,8 @@ pub(super) struct RootBuilder {
 
 impl RootBuilder {
     /// Starts it. This process must have left its PID namespace for the next child, whose `/proc` is to show nothing but
-    /// itself. `users` is the user namespace of the warm parent, unless this process is in it.
-    pub fn start(confinement: &Confinement, user: Option<RunAs>, users: Option<&OwnedFd>) -> Result<Self> {
+    /// itself. `users` is the user namespace to which the mount namespace is to belong.
+    pub fn start(confinement: &Confinement, user: Option<RunAs>, users: &OwnedFd) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let process = Command::new("/proc/self/exe")
             .arg0("hoistway-agent root")
@@ -55,8 +55,7 @@ impl RootBuilder {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
         let order = memory_file(&Order { confinement: confinement.clone(), user })?;
-        let fds: Vec<BorrowedFd<'_>> = [order.as_fd()].into_iter().chain(users.map(AsFd::as_fd)).collect();
-        send(&ours, b"\n", &fds)?;
+        send(&ours, b"\n", &[order.as_fd(), users.as_fd()])?;
         Ok(Self { process, socket: ours })
     }
 
@@ -88,8 +87,7 @@ pub(super) fn run() -> Result<()> {
 }
 
 fn build(fds: Vec<OwnedFd>) -> Result<Root> {
-    let mut fds = fds.into_iter();
-    let order = fds.next().ok_or_else(|| Error::other("the order did not come"))?;
+    let [order, users] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Error::other("the order did not come"))?;
     let mut json = Vec::new();
     File::from(order).read_to_end(&mut json)?;
     let Order { confinement, user } = serde_json::from_slice(&json)?;
@@ -97,11 +95,10 @@ fn build(fds: Vec<OwnedFd>) -> Result<Root> {
     // The new root has modes of its own.
     umask(Mode::empty());
     let ruleset = hoistway_confine::build_root(&confinement, user)?;
-    if let Some(users) = fds.next() {
-        namespaces::join_users(users)?;
-        // A copy, which belongs to that user namespace.
-        namespaces::leave(Kinds::NEWNS)?;
-    }
+    // A copy, which belongs to that user namespace. Whoever has rights there cannot change the flags of its mounts, since
+    // they were made outside of it.
+    namespaces::join_users(users)?;
+    namespaces::leave(Kinds::NEWNS)?;
     let mounts = own_namespace("mnt")?;
     match user {
         Some(user) => namespaces::leave_other_users_as(user)?,

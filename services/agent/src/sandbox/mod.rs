@@ -248,9 +248,10 @@ impl Sandbox {
         matches!(self.tier, Tier::Namespaces { .. })
     }
 
-    /// Whether agents can be forked: each needs namespaces, and a user of the machine or of a user namespace of its own.
+    /// Whether agents can be forked: each needs namespaces, also of its network, and a user of the machine or of a user
+    /// namespace of its own.
     pub fn can_fork(&self) -> bool {
-        matches!(self.tier, Tier::Namespaces { user, .. } if user != self.uids.is_some())
+        self.closed && matches!(self.tier, Tier::Namespaces { user, .. } if user != self.uids.is_some())
     }
 
     /// The user of the processes that agents are forked from, if agents have users.

@@ -71,8 +71,7 @@ def confine(request, rulesets):
         os.setresuid(uid, uid, uid)
     no_capabilities()
     check(prctl(PR_SET_NO_NEW_PRIVS, 1), "no_new_privs")
-    # A change of the user takes the right to look at oneself in /proc, which a new program would get back.
-    check(prctl(PR_SET_DUMPABLE, 1), "dumpable")
+    show_memory(True)
     for ruleset in rulesets:
         check(LIBC.syscall(ctypes.c_long(LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint(0)), "Landlock")
         os.close(ruleset)
@@ -81,9 +80,10 @@ def confine(request, rulesets):
         check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)), "seccomp")
 
 
-def hide_memory():
-    """Keeps other processes of this user from the memory and the descriptors of this one."""
-    check(prctl(PR_SET_DUMPABLE, 0), "dumpable")
+def show_memory(is_shown):
+    """Lets other processes of this user, and this one itself in /proc, at the memory and the descriptors of this one. A
+    change of the user takes the right, and a new program gets it back."""
+    check(prctl(PR_SET_DUMPABLE, int(is_shown)), "dumpable")
 
 
 def no_capabilities():

@@ -119,7 +119,7 @@ def import_all(modules, careful, recording):
         if careful and (reason := trial(name, recording)):
             left_out[package] = reason
             continue
-        known = descriptors()
+        known = descriptors(), handlers()
         try:
             importlib.import_module(name)
         except BaseException as error:  # the agent itself will be told, if it needs it
@@ -136,7 +136,7 @@ def trial(name, recording):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        known = descriptors()
+        known = descriptors(), handlers()
         try:
             importlib.import_module(name)
         except BaseException:  # harmless here, too
@@ -163,6 +163,11 @@ def descriptors():
     return found
 
 
+def handlers():
+    """Returns what signals do."""
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
 def remains(known, recording):
     """Returns what an import has left behind that a forked process does not have, or done that it would do elsewhere with
     another outcome, or None."""
@@ -170,8 +175,10 @@ def remains(known, recording):
         return "starts a thread when it is imported"
     if recording.connects:
         return "uses the network when it is imported"
-    for _, target in descriptors() - known:
+    for _, target in descriptors() - known[0]:
         return f"opens {target} when it is imported"
+    if handlers() != known[1]:
+        return "handles a signal when it is imported"
     if any(signal.getitimer(timer)[0] for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
         return "starts a timer when it is imported"
     try:
@@ -203,8 +210,10 @@ def fork_agent(start, runner, path, changes, recording, in_namespaces):
         confinement.enter(request["namespaces"], given)
         confinement.confine(request, given[len(request["namespaces"]):])
         start.send(b"confined")
+        confinement.show_memory(False)  # to the agent, even if that has not begun
         if agent := os.fork():
             be_first_process(start, agent)
+        confinement.show_memory(True)
         os.setsid()
         start.send(b"started")
         spec, fds = receive(start)
@@ -220,7 +229,6 @@ def fork_agent(start, runner, path, changes, recording, in_namespaces):
 def be_first_process(start, agent):
     """Reaps the processes of this PID namespace until the agent's main process ends, and reports how. The kernel ends the
     others with this one, to which it delivers no signal from inside that has no handler here."""
-    confinement.hide_memory()
     for number in signal.valid_signals():
         if signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None):
             signal.signal(number, signal.SIG_DFL)

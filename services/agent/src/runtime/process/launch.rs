@@ -26,7 +26,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -35,6 +35,9 @@ pub(super) const LAUNCH: Duration = Duration::from_secs(30);
 /// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
 /// time.
 const TREE_END: Duration = Duration::from_secs(10);
+/// The time in which a forked agent is usually ready. The parent of one that takes longer might be what keeps it from
+/// that, and is used for no other agent.
+const READY: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
 
@@ -43,8 +46,7 @@ pub(super) struct Launched {
     launcher: Child,
     /// The launcher and the agent, or the first process of its PID namespace.
     processes: Processes,
-    /// It was forked from this one, whose namespace lasts while it has agents.
-    _parent: Option<Arc<WarmParent>>,
+    parent: Option<Forked>,
     orders: Option<OwnedWriteHalf>,
     /// The launcher's reports.
     reports: Reports,
@@ -59,6 +61,21 @@ pub(super) struct Launched {
     _egress: Option<DropGuard>,
     /// Whoever learns the modules that it reports.
     learner: Option<Learner>,
+}
+
+/// An agent's origin, where it was forked from a warm parent.
+struct Forked {
+    /// Its namespace lasts while it has agents.
+    parent: Arc<WarmParent>,
+    of: Arc<WarmParents>,
+    /// The time at which the parent is given up, unless the agent is ready.
+    doubted_at: Option<Instant>,
+}
+
+impl Forked {
+    fn new(parent: Arc<WarmParent>, of: Arc<WarmParents>) -> Self {
+        Self { parent, of, doubted_at: Some(Instant::now() + READY) }
+    }
 }
 
 /// Whoever learns the modules that an agent has imported.
@@ -77,7 +94,7 @@ impl Launched {
         // It gets ready for its order meanwhile.
         let mut launcher = Waiting::spawn(&start, dir, sink)?;
         let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
-        let parent = match layers.as_ref().zip(source) {
+        let parent = match layers.as_ref().zip(source).filter(|_| start.may_fork) {
             Some(own) => warm_parents.suitable(own, &start.instance.program, &spec).await,
             None => None,
         };
@@ -87,7 +104,7 @@ impl Launched {
             match Begun::start(&start, spec, dir, launcher, Some(parent.clone()), learner.is_some()).await {
                 Ok(begun) => {
                     warm_parents.count_start(true);
-                    return begun.launched(&start, places, dir, group, learner);
+                    return begun.launched(&start, places, dir, group, warm_parents, learner);
                 }
                 Err(error) => {
                     tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
@@ -100,7 +117,7 @@ impl Launched {
         }
         let begun = Begun::start(&start, spec, dir, launcher, None, learner.is_some()).await?;
         warm_parents.count_start(false);
-        begun.launched(&start, places, dir, group, learner)
+        begun.launched(&start, places, dir, group, warm_parents, learner)
     }
 
     async fn order(&mut self, order: &Order) {
@@ -116,11 +133,25 @@ impl Run for Launched {
         self.network.clone()
     }
 
+    fn is_forked(&self) -> bool {
+        self.parent.is_some()
+    }
+
     async fn event(&mut self, awaits_notice: bool) -> Event {
-        let notice = tokio::select! {
-            biased;
-            notice = self.notices.next(), if awaits_notice => notice,
-            ended = self.reports.ended() => return Event::Ended(ended),
+        let notice = loop {
+            let doubted_at = self.parent.as_ref().and_then(|forked| forked.doubted_at).filter(|_| awaits_notice);
+            tokio::select! {
+                biased;
+                notice = self.notices.next(), if awaits_notice => break notice,
+                ended = self.reports.ended() => return Event::Ended(ended),
+                () = sleep_until(doubted_at.unwrap_or_else(Instant::now)), if doubted_at.is_some() => {
+                    if let Some(forked) = &mut self.parent {
+                        tracing::warn!("an agent that was forked is not ready: no other is forked from its warm parent");
+                        forked.of.failed(&forked.parent);
+                        forked.doubted_at = None;
+                    }
+                }
+            }
         };
         if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
             learner.warm_parents.learned(&learner.layers, modules, &learner.sink);
@@ -165,6 +196,11 @@ impl Run for Launched {
             let (dir, processes) = (self.dir.clone(), self.processes.clone());
             let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
             let _ = timeout(LOG_END, self.launcher.wait()).await;
+            if let Some(Forked { parent, of, .. }) = &self.parent {
+                // One that keeps a process from ending ends with all that is left in its namespace.
+                of.failed(parent);
+                parent.end();
+            }
         }
         // Whoever slipped away from the launcher, and from the search above, is still in the group.
         self.group.end().await;
@@ -265,7 +301,7 @@ impl Begun {
         let secrets = config_file(start, report_modules)?;
         let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let forked = forked.as_ref().zip(parent.as_ref());
-        let forked = forked.into_iter().flat_map(|(socket, parent)| [socket.as_fd(), parent.users().as_fd()]);
+        let forked = forked.into_iter().flat_map(|(socket, parent)| [socket.as_fd()].into_iter().chain(parent.users()));
         let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
         let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
         let fds: Vec<_> = fds.chain(forked).chain(theirs).collect();
@@ -295,6 +331,7 @@ impl Begun {
         places: Vec<Place>,
         dir: &RunDir,
         group: Grouped,
+        warm_parents: &Arc<WarmParents>,
         learner: Option<Learner>,
     ) -> Result<Launched> {
         let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
@@ -302,7 +339,7 @@ impl Begun {
         Ok(Launched {
             launcher: self.launcher,
             processes: self.processes,
-            _parent: self.parent,
+            parent: self.parent.map(|parent| Forked::new(parent, warm_parents.clone())),
             orders: Some(self.orders),
             reports: self.reports,
             notices: Notices::new(Receiver::from_owned_fd(self.notices)?),

@@ -30,6 +30,8 @@ pub(super) struct Start<'a> {
     pub copies_app: bool,
     /// The time that it may take until it is ready.
     pub limit: Option<Duration>,
+    /// Whether its process may be forked from a warm parent.
+    pub may_fork: bool,
 }
 
 /// The runner's configuration, which is secret. It may have to report the modules that it imports.

@@ -164,6 +164,7 @@ impl ProcessRuntime {
             user: None,
             copies_app: true,
             warm_parents: self.warm_parents.clone(),
+            may_fork: true,
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct ProcessLauncher {
     /// Whether it works in a copy of its source, once that is known.
     pub copies_app: bool,
     pub warm_parents: Arc<WarmParents>,
+    /// Whether its process may be forked from a warm parent.
+    pub may_fork: bool,
 }
 
 impl Launcher for ProcessLauncher {
@@ -70,9 +72,14 @@ impl Launcher for ProcessLauncher {
             user: self.user,
             copies_app: self.copies_app,
             limit,
+            may_fork: self.may_fork,
         };
         let launched = Launched::start(start, &self.warm_parents, &self.dir, &self.sink).await;
         launched.map_err(|error| Unable { what: "the agent's process cannot be started", error })
+    }
+
+    fn refuse_forks(&mut self) {
+        self.may_fork = false;
     }
 
     async fn clean(&mut self) {

@@ -57,7 +57,13 @@ enum Outcome {
     /// It was asked to end.
     Stopped,
     /// It ended by itself: before it was ready, or after it had been for so long.
-    Ended { failure: Failure, ready_for: Option<Duration>, out_of_memory: bool },
+    Ended {
+        failure: Failure,
+        ready_for: Option<Duration>,
+        out_of_memory: bool,
+        /// Whether a forked process ended before it said anything.
+        is_forked_crash: bool,
+    },
 }
 
 /// The number of times that the time for a start is doubled.
@@ -106,14 +112,22 @@ impl<L: Launcher> Supervisor<L> {
                 Ok(()) => self.once(proven, limit, restart).await,
                 Err(unable) => {
                     let failure = self.environment(unable);
-                    Outcome::Ended { failure, ready_for: None, out_of_memory: false }
+                    Outcome::Ended { failure, ready_for: None, out_of_memory: false, is_forked_crash: false }
                 }
             };
-            let (failure, ready_for, out_of_memory) = match outcome {
+            let (failure, ready_for, out_of_memory, is_forked_crash) = match outcome {
                 Outcome::Stopped => return,
-                Outcome::Ended { failure, ready_for, out_of_memory } => (failure, ready_for, out_of_memory),
+                Outcome::Ended { failure, ready_for, out_of_memory, is_forked_crash } => {
+                    (failure, ready_for, out_of_memory, is_forked_crash)
+                }
             };
             proven |= ready_for.is_some();
+            if is_forked_crash {
+                self.launcher.refuse_forks();
+                let remark = format!("{}; the agent was forked, and is started by itself now", failure.message);
+                self.sink.remark(&remark).await;
+                continue;
+            }
             if !proven {
                 self.sink.remark(&format!("the agent could not be started: {}", failure.message)).await;
                 return self.fail(failure).await;
@@ -208,7 +222,7 @@ impl<L: Launcher> Supervisor<L> {
             Err(unable) => {
                 telemetry::set_error(&launching, Code::AgentStartFailed.as_str());
                 let failure = launching.in_scope(|| self.environment(unable));
-                return Outcome::Ended { failure, ready_for: None, out_of_memory: false };
+                return Outcome::Ended { failure, ready_for: None, out_of_memory: false, is_forked_crash: false };
             }
         };
         drop(launching);
@@ -263,10 +277,12 @@ impl<L: Launcher> Supervisor<L> {
         drop((starting, waiting));
         self.lead(Target::Starting);
         let is_out_of_memory = ended.is_some() && run.is_out_of_memory().await;
+        let is_forked = run.is_forked();
         let late = run.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
+        let is_forked_crash = is_forked && notice.is_none() && late.is_none() && ended.is_some();
         if let Some(failure) = timed_out {
-            return Outcome::Ended { failure, ready_for, out_of_memory: false };
+            return Outcome::Ended { failure, ready_for, out_of_memory: false, is_forked_crash: false };
         }
         let failed = |message| (Code::AgentStartFailed, message, Vec::new());
         let (code, message, details) = match (notice.or(late), ended) {
@@ -279,7 +295,7 @@ impl<L: Launcher> Supervisor<L> {
             false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
         };
         let failure = Failure { code, message: self.masker.text(message.trim()), details };
-        Outcome::Ended { failure, ready_for, out_of_memory: is_out_of_memory }
+        Outcome::Ended { failure, ready_for, out_of_memory: is_out_of_memory, is_forked_crash }
     }
 
     /// A start that took too long: its stack, also in the log.

@@ -39,6 +39,9 @@ pub(in crate::runtime) trait Launcher: Send + Sync + 'static {
         limit: Option<Duration>,
     ) -> impl Future<Output = Result<Self::Run, Unable>> + Send;
 
+    /// Has the following runs import their packages themselves.
+    fn refuse_forks(&mut self) {}
+
     /// Removes what is left of the instance once it does not run.
     fn clean(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -47,6 +50,11 @@ pub(in crate::runtime) trait Launcher: Send + Sync + 'static {
 pub(in crate::runtime) trait Run: Send {
     /// The agent's network, where it has one of its own.
     fn network(&self) -> Option<Arc<AgentNetwork>>;
+
+    /// Whether it was forked from a process with the agent's packages, and might have ended for that.
+    fn is_forked(&self) -> bool {
+        false
+    }
 
     /// Waits for the end, or before that for the notice if it has not come. Cancel safe.
     fn event(&mut self, awaits_notice: bool) -> impl Future<Output = Event> + Send;

@@ -50,7 +50,22 @@ pub(super) struct Layers {
     packages: BTreeSet<String>,
 }
 
+/// Modules of the standard library that do something when they are imported, and parts of others that are programs.
+const PROGRAMS: [&str; 6] = ["antigravity", "idlelib", "test", "tests", "this", "turtledemo"];
+
 impl Layers {
+    /// Whether a parent may import a module because an agent says that it has: that one must not decide for others what
+    /// happens in their processes. Packages that their source does not mention come with those that import them.
+    fn may_import(&self, module: &str) -> bool {
+        let is_program = |part: &str| part.starts_with("__") || PROGRAMS.contains(&part);
+        let package = module.split('.').next().unwrap_or(module);
+        let is_installed = self
+            .site_dirs
+            .iter()
+            .any(|dir| [package.to_owned(), format!("{package}.py")].iter().any(|name| dir.join(name).exists()));
+        !module.split('.').any(is_program) && (!is_installed || self.packages.contains(package))
+    }
+
     /// Those of a program, and its source; none for an image that is run as it is, or with a source that is too large to
     /// be searched. Blocks.
     fn of(program: &Program) -> Option<(Self, Source)> {
@@ -200,7 +215,8 @@ impl WarmParents {
 
     /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
     /// `sink` is the log of the agent that imported them.
-    pub fn learned(self: &Arc<Self>, layers: &Layers, modules: Vec<String>, sink: &Sink) {
+    pub fn learned(self: &Arc<Self>, layers: &Layers, mut modules: Vec<String>, sink: &Sink) {
+        modules.retain(|name| layers.may_import(name));
         let mut known = self.known();
         let before = match known.get(layers) {
             Some(Known::Starting(_)) => return,

@@ -3,7 +3,7 @@
 use super::Layers;
 use super::comparison::Dependences;
 use super::source::Source;
-use super::user_namespace;
+use super::user_namespace::Users;
 use crate::launcher::protocol::{LaunchSpec, Report};
 use crate::launcher::{client, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
@@ -81,8 +81,7 @@ struct Imports {
 pub(in crate::runtime::process) struct WarmParent {
     /// Its socket, until it is retired.
     requests: Mutex<Option<OwnedFd>>,
-    /// The user namespace to which those of its agents belong.
-    users: OwnedFd,
+    users: Users,
     imports: Imports,
     modules: Vec<String>,
     env: BTreeMap<String, String>,
@@ -90,7 +89,7 @@ pub(in crate::runtime::process) struct WarmParent {
     used: Mutex<Instant>,
     ended: CancellationToken,
     /// The launcher ends the namespace when this closes.
-    _orders: OwnedWriteHalf,
+    orders: Mutex<Option<OwnedWriteHalf>>,
     _launcher: Child,
     _group: launch::Grouped,
     _dir: OwnDir,
@@ -128,7 +127,7 @@ impl WarmParent {
         });
         let group = launch::Grouped(group.await.map_err(Error::other)??);
         let own_dir = OwnDir { dir: dir.clone(), leftovers: leftovers.clone() };
-        let users = user_namespace::make(&config.launcher, sandbox.forked_users()).await?;
+        let users = Users::make(&config.launcher, sandbox.forked_users()).await?;
 
         let (mut launcher, control) = client::spawn(&config.launcher, |command| {
             command.arg0(title("warm parent")).arg(dir.path()).kill_on_drop(true);
@@ -144,8 +143,11 @@ impl WarmParent {
         // Egress does not listen in its network.
         let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let network = network.as_ref().map(|(_, theirs)| theirs.as_fd());
-        let fds: Vec<BorrowedFd<'_>> =
-            [theirs.as_fd(), notify.as_fd(), configuration.as_fd(), users.as_fd()].into_iter().chain(network).collect();
+        let fds: Vec<BorrowedFd<'_>> = [theirs.as_fd(), notify.as_fd(), configuration.as_fd()]
+            .into_iter()
+            .chain(users.fds())
+            .chain(network)
+            .collect();
         let rest = send_launch(&control, spec, &fds)?;
         drop((theirs, notify));
         control.set_nonblocking(true)?;
@@ -195,7 +197,7 @@ impl WarmParent {
             env,
             used: Mutex::new(Instant::now()),
             ended,
-            _orders: writer,
+            orders: Mutex::new(Some(writer)),
             _launcher: launcher,
             _group: group,
             _dir: own_dir,
@@ -216,9 +218,14 @@ impl WarmParent {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// The user namespace to which those of its agents belong.
-    pub fn users(&self) -> &OwnedFd {
-        &self.users
+    /// The descriptors of its user namespaces, for the launcher of an agent.
+    pub fn users(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.users.fds()
+    }
+
+    /// Ends the parent with its PID namespace, in which its agents are.
+    pub fn end(&self) {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Why an agent with this environment and source cannot have the modules as they are imported here. Blocks.

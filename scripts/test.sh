@@ -40,7 +40,7 @@ step cargo test --workspace
 
 # The same on PostgreSQL, without what does not depend on the database: packages of PyPI, sandboxes, terminals.
 if command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
-    other=(bedrock:: cases:: cli:: compose:: contract:: fuzz:: hostile_ model_clients:: models:: port_takeover::
+    other=(bedrock:: cases:: cli:: compose:: conformance:: contract:: fuzz:: hostile:: hostile_ model_clients:: models:: port_takeover::
         python_server:: quick_starts:: runtime:: sandbox sdk:: soak:: terminal:: tool_clients:: tool_dns::)
     step env HOISTWAY_TEST_DATABASE=postgres cargo test --workspace -- "${other[@]/#/--skip=}"
 fi

@@ -176,7 +176,7 @@ impl Default for Config {
             idle_seconds: 0,
             revisions: 10,
             max_agents: 200,
-            warm_parents: false,
+            warm_parents: true,
             limits: Limits::default(),
             logs: LogLimits::default(),
             sandbox: Mode::default(),

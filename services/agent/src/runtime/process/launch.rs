@@ -194,10 +194,14 @@ impl Run for Launched {
             // up to us.
             let _ = self.launcher.start_kill();
             let (dir, processes) = (self.dir.clone(), self.processes.clone());
-            let _ = tokio::task::spawn_blocking(move || processes.kill().and_then(|_| dir.evict())).await;
+            let killed = tokio::task::spawn_blocking(move || {
+                let _ = processes.kill().and_then(|_| dir.evict());
+                !processes.has_agent()
+            });
+            let is_gone = killed.await.unwrap_or(false);
             let _ = timeout(LOG_END, self.launcher.wait()).await;
-            if let Some(Forked { parent, of, .. }) = &self.parent {
-                // One that keeps a process from ending ends with all that is left in its namespace.
+            if let (Some(Forked { parent, of, .. }), false) = (&self.parent, is_gone) {
+                // One that keeps a process from ending is ended with everything in its namespace.
                 of.failed(parent);
                 parent.end();
             }

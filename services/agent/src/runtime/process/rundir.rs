@@ -45,6 +45,11 @@ impl Processes {
         let agent = kill_tree_of(&self.agent)?;
         Ok(launcher || agent)
     }
+
+    /// Whether the agent's process has not ended yet.
+    pub fn has_agent(&self) -> bool {
+        self.agent.is_alive()
+    }
 }
 
 impl RunDir {

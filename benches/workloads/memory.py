@@ -23,8 +23,11 @@ def resident(pid):
 
 
 def proportional(pid):
-    """Memory without what is shared with other processes, of which it has its part."""
-    return int(fields(f"/proc/{pid}/smaps_rollup")["Pss"][0]) / 1024
+    """Memory without what is shared with other processes, of which it has its part; none of a process that has ended."""
+    try:
+        return int(fields(f"/proc/{pid}/smaps_rollup")["Pss"][0]) / 1024
+    except (FileNotFoundError, ProcessLookupError, KeyError):
+        return 0
 
 
 def processes():

@@ -22,8 +22,7 @@
 //! ```
 //!
 //! An agent that is forked from a warm parent, which is started like an agent, has the first stage only, and that one is
-//! outside of all namespaces in which the parent has rights. `__agent-root` builds the agent's root directory, makes the
-//! namespaces that it has to make for that, and ends.
+//! outside of the parent's PID namespace. `__agent-root` builds the agent's root directory, and ends.
 //!
 //! ```text
 //! supervisor ─┬─ __agent-init ── __agent-inside ─┬─ the parent ── the forked process

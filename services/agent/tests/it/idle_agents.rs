@@ -186,25 +186,36 @@ async fn a_failed_start_for_an_invoke_says_why_and_is_not_repeated_by_invokes() 
     assert_eq!(stack.status(&a.agent).await, (Phase::Failed, "no more".into()));
 }
 
-#[tokio::test]
-async fn a_crash_while_it_starts_says_why_and_the_next_start_is_on_its_way() {
-    let (stack, a, _, mut routes) = idling().await;
-    let slow = with_prompt(&a, SLOW);
-    let (operation, newer) = (Operation::new(), RevisionId::mint());
+/// Deploys a revision that becomes ready only when it is told to, and switches to it once that has happened.
+async fn deploy_slow(stack: &TestService, a: &AgentSpec) -> RevisionId {
+    let newer = RevisionId::mint();
     let ready = async {
         stack.runtime.wait_for(|d| *d == Done::Applied(newer)).await;
         stack.runtime.set(&newer, State::Ready);
     };
-    tokio::join!(async { stack.agents.start_revision(operation, newer, slow).await.unwrap() }, ready);
+    let start = stack.agents.start_revision(Operation::new(), newer, with_prompt(a, SLOW));
+    tokio::join!(async { start.await.unwrap() }, ready);
     stack.switch(&a.agent, newer).await;
+    newer
+}
+
+/// Waits until the runtime was given more instances than these, and returns the last one.
+async fn applied_after(stack: &TestService, before: usize) -> RevisionId {
+    let applied = |d: &Done| if let Done::Applied(r) = d { Some(*r) } else { None };
+    let mut done = stack.runtime.done.subscribe();
+    let done = done.wait_for(|done| done.iter().filter_map(applied).count() > before).await.unwrap();
+    done.iter().rev().find_map(applied).unwrap()
+}
+
+#[tokio::test]
+async fn a_crash_while_it_starts_says_why_and_the_next_start_is_on_its_way() {
+    let (stack, a, _, mut routes) = idling().await;
+    let newer = deploy_slow(&stack, &a).await;
     routes.see(|r| r.target.as_ref().is_some_and(|t| t.revision == newer)).await;
     stack.report_idle("gateway", newer).await;
     let before = stack.runtime.applied();
     let crash = async {
-        let mut done = stack.runtime.done.subscribe();
-        let count = |done: &Vec<Done>| done.iter().filter(|d| matches!(d, Done::Applied(_))).count();
-        let done = done.wait_for(|done| count(done) > before).await.unwrap().clone();
-        let last = done.iter().rev().find_map(|d| if let Done::Applied(r) = d { Some(*r) } else { None }).unwrap();
+        let last = applied_after(&stack, before).await;
         let failure = crate::fake_runtime::failure("boom");
         stack.runtime.set(&last, State::Crashed { failure, out_of_memory: false, restarts: 1, next_try_ms: 0 });
     };
@@ -322,14 +333,7 @@ async fn a_fault_of_the_machine_leaves_an_agent_idle_for_a_later_invoke() {
 #[tokio::test]
 async fn a_start_writes_nothing_before_the_agent_is_ready() {
     let (stack, a, revision, mut routes) = idling().await;
-    let slow = with_prompt(&a, SLOW);
-    let (operation, newer) = (Operation::new(), RevisionId::mint());
-    let ready = async {
-        stack.runtime.wait_for(|d| *d == Done::Applied(newer)).await;
-        stack.runtime.set(&newer, State::Ready);
-    };
-    tokio::join!(async { stack.agents.start_revision(operation, newer, slow).await.unwrap() }, ready);
-    stack.switch(&a.agent, newer).await;
+    let newer = deploy_slow(&stack, &a).await;
     assert_ne!(newer, revision);
     stack.rest(&mut routes).await;
     let wake = {
@@ -337,13 +341,7 @@ async fn a_start_writes_nothing_before_the_agent_is_ready() {
         tokio::spawn(async move { agents.wake_agent(name).await })
     };
     let applied = stack.runtime.applied();
-    stack
-        .runtime
-        .done
-        .subscribe()
-        .wait_for(|done| done.iter().filter(|d| matches!(d, Done::Applied(_))).count() > applied)
-        .await
-        .unwrap();
+    applied_after(&stack, applied).await;
     let agent = stack.agent(&a.agent).await;
     assert_eq!((agent.phase, agent.idle, agent.message.as_str()), (Phase::Running, false, "the agent is starting"));
     // Cut off here, it is as idle as before.

@@ -32,18 +32,7 @@ impl DiskQuota {
         self.blobs.check_space()?;
         let Some(unpacked) = self.unpacked.get() else { return Ok(()) };
         let free = unpacked.free_bytes().map_err(|e| Error::internal("asking for the agents' free disk space", e))?;
-        let keep_free = self.blobs.keep_free();
-        if free >= keep_free {
-            return Ok(());
-        }
-        let mib = |bytes: u64| bytes >> 20;
-        let text = format!(
-            "the agents' disk is nearly full: {} MiB are free and {} MiB are to be kept free; make room, or delete agents \
-             that nobody needs",
-            mib(free),
-            mib(keep_free)
-        );
-        Err(Error::new(Code::InsufficientStorage, text))
+        self.blobs.check_free("the agents' disk", free, "agents")
     }
 
     /// Refuses packages that are larger together than is allowed.

@@ -56,14 +56,25 @@ pub(super) struct Supervisor<L> {
 enum Outcome {
     /// It was asked to end.
     Stopped,
-    /// It ended by itself: before it was ready, or after it had been for so long.
-    Ended {
-        failure: Failure,
-        ready_for: Option<Duration>,
-        out_of_memory: bool,
-        /// Whether a forked process ended before it said anything.
-        is_forked_crash: bool,
-    },
+    /// It ended by itself.
+    Ended(Ending),
+}
+
+/// The end of a run.
+struct Ending {
+    failure: Failure,
+    /// The time since it was ready, if it was.
+    ready_for: Option<Duration>,
+    out_of_memory: bool,
+    /// Whether a forked process ended before it said anything.
+    is_forked_crash: bool,
+}
+
+impl From<Failure> for Ending {
+    /// That of a run which was never ready.
+    fn from(failure: Failure) -> Self {
+        Self { failure, ready_for: None, out_of_memory: false, is_forked_crash: false }
+    }
 }
 
 /// The number of times that the time for a start is doubled.
@@ -110,17 +121,10 @@ impl<L: Launcher> Supervisor<L> {
             });
             let outcome = match self.prepare(&mut is_prepared).await {
                 Ok(()) => self.once(proven, limit, restart).await,
-                Err(unable) => {
-                    let failure = self.environment(unable);
-                    Outcome::Ended { failure, ready_for: None, out_of_memory: false, is_forked_crash: false }
-                }
+                Err(unable) => Outcome::Ended(self.environment(unable).into()),
             };
-            let (failure, ready_for, out_of_memory, is_forked_crash) = match outcome {
-                Outcome::Stopped => return,
-                Outcome::Ended { failure, ready_for, out_of_memory, is_forked_crash } => {
-                    (failure, ready_for, out_of_memory, is_forked_crash)
-                }
-            };
+            let Outcome::Ended(ending) = outcome else { return };
+            let Ending { failure, ready_for, out_of_memory, is_forked_crash } = ending;
             proven |= ready_for.is_some();
             if is_forked_crash {
                 self.launcher.refuse_forks();
@@ -222,7 +226,7 @@ impl<L: Launcher> Supervisor<L> {
             Err(unable) => {
                 telemetry::set_error(&launching, Code::AgentStartFailed.as_str());
                 let failure = launching.in_scope(|| self.environment(unable));
-                return Outcome::Ended { failure, ready_for: None, out_of_memory: false, is_forked_crash: false };
+                return Outcome::Ended(failure.into());
             }
         };
         drop(launching);
@@ -282,7 +286,7 @@ impl<L: Launcher> Supervisor<L> {
         let ready_for = ready.map(|since| since.elapsed());
         let is_forked_crash = is_forked && notice.is_none() && late.is_none() && ended.is_some();
         if let Some(failure) = timed_out {
-            return Outcome::Ended { failure, ready_for, out_of_memory: false, is_forked_crash: false };
+            return Outcome::Ended(Ending { ready_for, ..failure.into() });
         }
         let failed = |message| (Code::AgentStartFailed, message, Vec::new());
         let (code, message, details) = match (notice.or(late), ended) {
@@ -295,7 +299,7 @@ impl<L: Launcher> Supervisor<L> {
             false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
         };
         let failure = Failure { code, message: self.masker.text(message.trim()), details };
-        Outcome::Ended { failure, ready_for, out_of_memory: is_out_of_memory, is_forked_crash }
+        Outcome::Ended(Ending { failure, ready_for, out_of_memory: is_out_of_memory, is_forked_crash })
     }
 
     /// A start that took too long: its stack, also in the log.

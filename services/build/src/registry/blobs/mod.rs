@@ -127,22 +127,24 @@ impl BlobStore {
         Ok(())
     }
 
-    /// The bytes that are to be kept free.
-    pub fn keep_free(&self) -> u64 {
-        self.0.space.keep_free
-    }
-
     /// Refuses to go on when the disk is nearly full.
     pub fn check_space(&self) -> Result<()> {
-        let Space { keep_free, free } = self.0.space;
-        let free = free(&self.0.uploads).map_err(|e| Error::internal("asking for free disk space", e))?;
+        let free = (self.0.space.free)(&self.0.uploads);
+        let free = free.map_err(|e| Error::internal("asking for free disk space", e))?;
+        self.check_free("the registry's disk", free, "agents and images")
+    }
+
+    /// Refuses to go on when a disk has fewer free bytes than are to be kept free. What is deleted to make room is
+    /// named for the user.
+    pub fn check_free(&self, disk: &str, free: u64, deletable: &str) -> Result<()> {
+        let keep_free = self.0.space.keep_free;
         if free >= keep_free {
             return Ok(());
         }
         let mib = |bytes: u64| bytes >> 20;
         let text = format!(
-            "the registry's disk is nearly full: {} MiB are free and {} MiB are to be kept free; make room, or delete \
-             agents and images that nobody needs",
+            "{disk} is nearly full: {} MiB are free and {} MiB are to be kept free; make room, or delete {deletable} \
+             that nobody needs",
             mib(free),
             mib(keep_free)
         );

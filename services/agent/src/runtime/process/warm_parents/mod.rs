@@ -48,6 +48,8 @@ pub(super) struct Layers {
     pub site_dirs: Vec<PathBuf>,
     /// The packages in there that their source mentions: others are not to be imported by it.
     packages: BTreeSet<String>,
+    /// The others.
+    unmentioned: BTreeSet<String>,
 }
 
 /// Modules of the standard library that do something when they are imported, and parts of others that are programs.
@@ -59,11 +61,7 @@ impl Layers {
     fn may_import(&self, module: &str) -> bool {
         let is_program = |part: &str| part.starts_with("__") || PROGRAMS.contains(&part);
         let package = module.split('.').next().unwrap_or(module);
-        let is_installed = self
-            .site_dirs
-            .iter()
-            .any(|dir| [package.to_owned(), format!("{package}.py")].iter().any(|name| dir.join(name).exists()));
-        !module.split('.').any(is_program) && (!is_installed || self.packages.contains(package))
+        !module.split('.').any(is_program) && !self.unmentioned.contains(package)
     }
 
     /// Those of a program, and its source; none for an image that is run as it is, or with a source that is too large to
@@ -74,9 +72,9 @@ impl Layers {
         let entries = site_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let names = names.map(|name| name.split(['.', '-']).next().unwrap_or_default().to_owned());
-        let packages = names.filter(|name| source.mentions(name)).collect();
+        let (packages, unmentioned) = names.partition(|name| source.mentions(name));
         let (interpreter, runner, site_dirs) = (interpreter.clone(), runner.clone(), site_dirs.clone());
-        Some((Self { interpreter, runner, site_dirs, packages }, source))
+        Some((Self { interpreter, runner, site_dirs, packages, unmentioned }, source))
     }
 }
 

@@ -30,15 +30,12 @@ impl Users {
         let mut command = Command::new(launcher);
         command.arg(USERS).args(users.is_none().then_some("own")).env_clear().current_dir("/").kill_on_drop(true);
         let mut inside = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let made = match timeout(LIMIT, Self::open(&mut inside, users)).await {
-            Ok(Ok(made)) => made,
-            failed => {
+        let made = timeout(LIMIT, Self::open(&mut inside, users)).await;
+        let made = match made.unwrap_or_else(|_| Err(Error::other("it takes too long"))) {
+            Ok(made) => made,
+            Err(reason) => {
                 let _ = inside.start_kill();
                 let output = inside.wait_with_output().await?;
-                let reason = failed.map_or_else(
-                    |_| "it takes too long".to_owned(),
-                    |error| error.map_or_else(|e| e.to_string(), |_| String::new()),
-                );
                 let said = String::from_utf8_lossy(&output.stderr);
                 return Err(Error::other(format!("no user namespace: {reason}: {}", said.trim())));
             }

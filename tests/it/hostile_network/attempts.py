@@ -4,6 +4,7 @@ them.
 
 The targets are in the message: see `mod.rs`.
 """
+import asyncio
 import base64
 import ctypes
 import json
@@ -297,11 +298,13 @@ def other_namespace():
 def unix_sockets():
     return some((name, lambda name=name: socket.socket(socket.AF_UNIX).connect(name) is None) for name in ("\0" + FACTS["abstract"], FACTS["unix"], "/run/docker.sock", "/var/run/docker.sock"))
 def signal_by_socket():
-    """A Unix socket connection identifies its peer by a descriptor that can be signalled."""
+    """A Unix socket connection identifies its peer by a descriptor that can be signalled. An event loop of the agent has
+    sockets whose peer is the agent itself."""
     SO_PEERPIDFD, PIDFD_SEND_SIGNAL = 77, 424
     def probe(fd):
         pidfd = socket.socket(fileno=os.dup(fd)).getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
-        return call(LIBC.syscall, ctypes.c_long(PIDFD_SEND_SIGNAL), pidfd, 0, None, 0) == 0
+        with open("/proc/self/fdinfo/%d" % pidfd) as file: peer = re.search(r"(?m)^Pid:\s*(-?\d+)", file.read())
+        return int(peer.group(1)) != os.getpid() and call(LIBC.syscall, ctypes.c_long(PIDFD_SEND_SIGNAL), pidfd, 0, None, 0) == 0
     return some((fd, lambda fd=fd: probe(fd)) for fd in map(int, os.listdir("/proc/self/fd")))
 def take_egress_port():
     def bind(host, port):

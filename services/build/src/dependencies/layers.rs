@@ -98,9 +98,7 @@ fn write(
     let mut builder = LayerBuilder::new();
     let site = SITE_DIR.trim_start_matches('/');
     for Staged { installed, .. } in group.iter().map(Arc::as_ref) {
-        for file in installed.files.keys() {
-            builder.disk_file(&format!("{site}/{file}"), installed.root.join(file))?;
-        }
+        installed.add_to(&mut builder, site)?;
     }
     for directory in group.iter().filter_map(|package| package.bytecode.as_deref()) {
         builder.tree(site, directory)?;

@@ -42,7 +42,10 @@ impl Dependencies {
         // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         announce(log, unseen.len());
-        let arriving = try_join_all(unseen.into_iter().map(|package| arrive(package, &staging, &packer, locked)));
+        let arriving = async {
+            staging.fetch(&unseen).await?;
+            try_join_all(unseen.iter().map(|package| arrive(package, &staging, &packer, locked))).await
+        };
         let arrived = staging.while_there_is_room(arriving).await?;
         let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
         let (mut staged, mut packed) = (HashMap::new(), Vec::new());
@@ -72,19 +75,25 @@ impl Dependencies {
         let missing: Vec<(Digest, &[Package])> = missing.map(|(key, group)| (*key, &group[..])).collect();
         let entries: HashMap<Digest, &Locked> = locked.iter().map(|package| (package.key, package)).collect();
         let members = missing.iter().flat_map(|(_, group)| group.iter());
-        announce(log, members.filter(|package| !staged.contains_key(&package.key)).count());
+        let unstaged = members.filter(|package| !staged.contains_key(&package.key));
+        let unstaged: Vec<&Locked> = unstaged.filter_map(|package| entries.get(&package.key).copied()).collect();
+        announce(log, unstaged.len());
         let (entries, staged, stage, pack) = (&entries, &staged, &staging, &packer);
-        let packing = try_join_all(missing.into_iter().map(|(key, group)| async move {
-            let members = group.iter().map(|package| async move {
-                if let Some(staged) = staged.get(&package.key) {
-                    return Ok(Arc::clone(staged));
-                }
-                let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
-                let entry = entries.get(&package.key).ok_or_else(lacks)?;
-                stage.package(entry).await?.ok_or_else(lacks)
+        let packing = async {
+            stage.fetch(&unstaged).await?;
+            let packing = missing.into_iter().map(|(key, group)| async move {
+                let members = group.iter().map(|package| async move {
+                    if let Some(staged) = staged.get(&package.key) {
+                        return Ok(Arc::clone(staged));
+                    }
+                    let lacks = || Error::internal(PACKING, format!("{} is missing", package.name));
+                    let entry = entries.get(&package.key).ok_or_else(lacks)?;
+                    stage.package(entry).await?.ok_or_else(lacks)
+                });
+                pack.pack(key, try_join_all(members).await?).await
             });
-            pack.pack(key, try_join_all(members).await?).await
-        }));
+            try_join_all(packing).await
+        };
         packed.extend(staging.while_there_is_room(packing).await?);
         let new = packer.store(packed).await?;
         log.write_line(format!(

@@ -1,5 +1,6 @@
 //! A directory in which packages are put together before they are layers.
 
+use crate::python::CacheUse;
 use std::{
     io::{self, Write},
     path::Path,
@@ -8,19 +9,21 @@ use std::{
 use tempfile::TempDir;
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit};
 
-/// A scratch directory, with its place among those that there may be. When the last one who shares it is done, it is
-/// removed in the background, since thousands of files take their time; its place is taken until then.
+/// A scratch directory, with its place among those that there may be, and the wheels in the installer's cache. When the
+/// last one who shares it is done, it is removed in the background, since thousands of files take their time; its place
+/// is taken until then.
 #[derive(Debug)]
 pub struct Stage {
     held: Option<(TempDir, OwnedSemaphorePermit)>,
+    _cache: CacheUse,
     abandoned: AtomicBool,
 }
 
 impl Stage {
     /// A new directory below `work`. Blocks.
-    pub fn new(work: &Path, place: OwnedSemaphorePermit) -> io::Result<Self> {
+    pub fn new(work: &Path, place: OwnedSemaphorePermit, cache: CacheUse) -> io::Result<Self> {
         let dir = tempfile::tempdir_in(work)?;
-        Ok(Self { held: Some((dir, place)), abandoned: AtomicBool::new(false) })
+        Ok(Self { held: Some((dir, place)), _cache: cache, abandoned: AtomicBool::new(false) })
     }
 
     /// The directory.
@@ -70,13 +73,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::Arc;
-    use tokio::sync::Semaphore;
+    use tokio::sync::{RwLock, Semaphore};
 
     #[tokio::test]
     async fn its_place_is_free_when_the_last_who_shares_it_is_done_and_it_is_removed() {
         let (work, places) = (tempfile::tempdir().unwrap(), Arc::new(Semaphore::new(1)));
         let place = Arc::clone(&places).acquire_owned().await.unwrap();
-        let stage = Arc::new(Stage::new(work.path(), place).unwrap());
+        let cache = Arc::new(RwLock::new(()));
+        let stage = Arc::new(Stage::new(work.path(), place, Arc::clone(&cache).read_owned().await).unwrap());
         let path = stage.path().to_owned();
         std::fs::write(path.join("file"), "x").unwrap();
         let packing = Arc::clone(&stage);
@@ -84,6 +88,7 @@ mod tests {
         stage.abandon();
         drop(stage);
         assert_eq!((places.available_permits(), path.exists()), (0, true));
+        assert!(cache.try_write().is_err(), "the wheels that are read stay");
         let mut out = WhileWanted { stage: &packing, out: Vec::new() };
         assert_eq!(out.write_all(b"x").unwrap_err().to_string(), "the build has ended");
         drop(packing);

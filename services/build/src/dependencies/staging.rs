@@ -13,9 +13,10 @@ use crate::{
 use hoistway_kit::{fs::io_error, telemetry::within};
 use hoistway_model::{Error, Result};
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -61,6 +62,8 @@ pub struct Staging<'a> {
     quota: &'a DiskQuota,
     /// Whoever reads or writes in it on a thread of its own shares it, so that it is not removed before that ends.
     stage: Arc<Stage>,
+    /// Where the installer's cache has wheels of this build, by the names of their packages.
+    wheels: Mutex<HashMap<String, PathBuf>>,
     /// Unpacked bytes of the packages.
     size: AtomicU64,
     installs: Semaphore,
@@ -85,8 +88,9 @@ impl<'a> Staging<'a> {
         quota: &'a DiskQuota,
     ) -> Result<Self> {
         let place = Arc::clone(places).acquire_owned().await.map_err(|e| Error::internal(DOING, e))?;
-        let work = work.to_owned();
-        let stage = spawn_blocking(move || Stage::new(&work, place)).await.map_err(|e| Error::internal(DOING, e))?;
+        let (work, cache) = (work.to_owned(), uv.use_cache().await);
+        let stage =
+            spawn_blocking(move || Stage::new(&work, place, cache)).await.map_err(|e| Error::internal(DOING, e))?;
         let stage = Arc::new(stage.map_err(io_error(DOING))?);
         Ok(Self {
             uv,
@@ -94,6 +98,7 @@ impl<'a> Staging<'a> {
             log,
             quota,
             stage,
+            wheels: Mutex::default(),
             size: AtomicU64::new(0),
             installs: Semaphore::new(INSTALLS_AT_ONCE),
             checks: Semaphore::new(CHECKS_AT_ONCE),
@@ -110,8 +115,28 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Installs a package into a directory of its own, so that no package can touch another's files, and compiles it;
-    /// nothing when its marker does not hold here.
+    /// Has the wheels of packages fetched together. What this cannot do is left to the installation of each, which says
+    /// why if it cannot either.
+    pub async fn fetch(&self, packages: &[&Locked]) -> Result<()> {
+        if packages.is_empty() {
+            return Ok(());
+        }
+        let lock = Lock::parse(&packages.iter().map(|package| package.entry.as_str()).collect::<String>())?;
+        let directory = self.directory("links", &lock.digest().hex(), Role::Installer).await?;
+        let fetching = self.uv.fetch(&lock, &directory, self.target, STEP_LIMIT);
+        match within(info_span!("build.fetch", hoistway.build.packages = packages.len()), fetching).await {
+            Ok(found) => self.wheels().extend(found),
+            Err(e) => tracing::debug!(cause = e.chain(), "packages are installed one by one: {e}"),
+        }
+        Ok(())
+    }
+
+    fn wheels(&self) -> MutexGuard<'_, HashMap<String, PathBuf>> {
+        self.wheels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes stock of a package's wheel, or else installs it into a directory of its own, so that no package can touch
+    /// another's files, and compiles it; nothing when its marker does not hold here.
     pub async fn package(&self, package: &Locked) -> Result<Option<Arc<Staged>>> {
         let name = package.name.clone();
         let installing = info_span!("build.install", hoistway.build.package = name);
@@ -123,25 +148,42 @@ impl<'a> Staging<'a> {
         Ok(Some(Arc::new(Staged { installed, bytecode })))
     }
 
-    async fn install(&self, Locked { name, version, entry, .. }: &Locked) -> Result<Option<Installed>> {
-        let installing = slot(&self.installs).await?;
-        let directory = self.directory("site", name, Role::Installer).await?;
-        let report = |line: &str| self.log.write_line(line);
-        let lock = Lock::parse(entry)?;
-        let installed = self.uv.install(&lock, &directory, self.target, STEP_LIMIT, &report).await;
-        installed.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
-        drop(installing);
-        let (package, stage) = (name.clone(), Arc::clone(&self.stage));
-        let _slot = slot(&self.checks).await?;
-        let taken = spawn_blocking(move || {
-            let _stage = stage;
-            installed::take_stock(&directory, &package)
-        });
-        let installed = taken.await.map_err(|e| Error::internal("taking stock of an installed package", e))??;
+    async fn install(&self, package: &Locked) -> Result<Option<Installed>> {
+        let Locked { name, version, .. } = package;
+        let wheel = self.wheels().get(name).cloned();
+        // A wheel that is not as it should be is refused with the reason when it is installed.
+        let fetched = match wheel {
+            Some(wheel) => self.take_stock(wheel, name).await.ok().flatten(),
+            None => None,
+        };
+        let installed = match fetched {
+            Some(fetched) => Some(fetched),
+            None => self.take_stock(self.install_alone(package).await?, name).await?,
+        };
         if installed.is_some() {
             self.log.write_line(format!("  {name} {version}"));
         }
         Ok(installed)
+    }
+
+    /// Installs a package; its directory.
+    async fn install_alone(&self, Locked { name, version, entry, .. }: &Locked) -> Result<PathBuf> {
+        let _slot = slot(&self.installs).await?;
+        let directory = self.directory("site", name, Role::Installer).await?;
+        let report = |line: &str| self.log.write_line(line);
+        let installed = self.uv.install(&Lock::parse(entry)?, &directory, self.target, STEP_LIMIT, &report).await;
+        installed.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
+        Ok(directory)
+    }
+
+    async fn take_stock(&self, directory: PathBuf, name: &str) -> Result<Option<Installed>> {
+        let (name, stage) = (name.to_owned(), Arc::clone(&self.stage));
+        let _slot = slot(&self.checks).await?;
+        let taking = spawn_blocking(move || {
+            let _stage = stage;
+            installed::take_stock(&directory, &name)
+        });
+        taking.await.map_err(|e| Error::internal("taking stock of an installed package", e))?
     }
 
     /// Compiles a package, if this machine can; the directory with its bytecode.

@@ -41,6 +41,13 @@ enum Entry {
     Symlink { target: String },
 }
 
+impl Entry {
+    fn script_or_text(bytes: Arc<[u8]>) -> Self {
+        let executable = bytes.starts_with(b"#!");
+        Self::File { content: Content::Memory(bytes), executable }
+    }
+}
+
 /// Collects entries and writes them as one layer. Parents come into being by themselves.
 ///
 /// Everything here blocks: call it from `spawn_blocking`, but for layers of a few files in memory.
@@ -70,10 +77,13 @@ impl LayerBuilder {
 
     /// Adds a file of a source, which comes without a mode: what names its interpreter (`#!`) is there to be started.
     pub fn source_file(&mut self, path: &str, bytes: impl Into<Arc<[u8]>>) -> Result<&mut Self> {
-        let bytes = bytes.into();
-        let executable = bytes.starts_with(b"#!");
-        self.insert(path, Entry::File { content: Content::Memory(bytes), executable })?;
+        self.insert(path, Entry::script_or_text(bytes.into()))?;
         Ok(self)
+    }
+
+    /// The same of a package's file: one that is there already is replaced, as by [`LayerBuilder::disk_file`].
+    pub fn package_file(&mut self, path: &str, bytes: impl Into<Arc<[u8]>>) -> Result<&mut Self> {
+        self.replace(path, Entry::script_or_text(bytes.into()))
     }
 
     /// Adds a file from disk, which keeps its executable bit and nothing else of its mode. One that is there already
@@ -83,12 +93,8 @@ impl LayerBuilder {
         if !meta.is_file() {
             return Err(Error::new(Code::BuildFailed, format!("\"{path}\" is not a file")));
         }
-        if let Some(Entry::File { .. }) = self.entries.get(path.strip_prefix('/').unwrap_or(path)) {
-            self.entries.remove(path.strip_prefix('/').unwrap_or(path));
-        }
         let executable = is_executable(&meta);
-        self.insert(path, Entry::File { content: Content::Disk { path: source, size: meta.len() }, executable })?;
-        Ok(self)
+        self.replace(path, Entry::File { content: Content::Disk { path: source, size: meta.len() }, executable })
     }
 
     /// Adds a directory on disk, with everything below it, at `path`. A file keeps its executable bit and nothing
@@ -157,6 +163,16 @@ impl LayerBuilder {
             }
         }
         archive::end(out)
+    }
+
+    /// Inserts a file in place of one that may be there.
+    fn replace(&mut self, path: &str, file: Entry) -> Result<&mut Self> {
+        let place = path.strip_prefix('/').unwrap_or(path);
+        if let Some(Entry::File { .. }) = self.entries.get(place) {
+            self.entries.remove(place);
+        }
+        self.insert(path, file)?;
+        Ok(self)
     }
 
     fn insert(&mut self, path: &str, entry: Entry) -> Result<()> {

@@ -20,7 +20,7 @@ fn package(place: &Place, files: &[(&str, String)]) -> (Installed, std::path::Pa
     let write = |(name, text): &(&str, String)| std::fs::write(root.join(name), text).unwrap();
     files.iter().for_each(write);
     let files = files.iter().map(|(name, _)| ((*name).to_owned(), String::new())).collect::<BTreeMap<_, _>>();
-    (Installed { name: "bomb".into(), root, files, size: 0 }, out)
+    (Installed { name: "bomb".into(), root, files, written: BTreeMap::new(), size: 0 }, out)
 }
 
 fn bytecode(out: &Path, module: &str) -> u64 {

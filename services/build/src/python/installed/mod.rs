@@ -1,11 +1,12 @@
-//! The files of one package as an installer left them in a directory, checked against the package's own list and made
-//! the same for everybody: without notes about the installation, with commands that find their packages wherever they
-//! are, and with bytecode that needs no check when it is loaded.
+//! The files of one package as an installer left them in a directory, or as its wheel has them, checked against the
+//! package's own list and made the same for everybody: without notes about the installation, with commands that find
+//! their packages wherever they are, and with bytecode that needs no check when it is loaded.
 
 mod compile;
 
 pub use compile::{Sources, compile, compile_sources};
 
+use crate::layer::LayerBuilder;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use hoistway_kit::fs::io_error;
 use hoistway_model::{Code, Error, Result};
@@ -14,6 +15,7 @@ use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Files that an installer writes about the installation.
@@ -39,11 +41,25 @@ pub struct Installed {
     pub root: PathBuf,
     /// Paths below it, and the checksum of each as the wheel's RECORD has it; none for RECORD itself.
     pub files: BTreeMap<String, String>,
+    /// The content of those that are not what the directory has: RECORD, and commands.
+    pub written: BTreeMap<String, Arc<[u8]>>,
     /// Bytes of them.
     pub size: u64,
 }
 
 impl Installed {
+    /// Adds its files to a layer, below `site`. Blocks.
+    pub fn add_to(&self, layer: &mut LayerBuilder, site: &str) -> Result<()> {
+        for file in self.files.keys() {
+            let path = format!("{site}/{file}");
+            match self.written.get(file) {
+                Some(written) => layer.package_file(&path, Arc::clone(written))?,
+                None => layer.disk_file(&path, self.root.join(file))?,
+            };
+        }
+        Ok(())
+    }
+
     /// The files, each with as much of its checksum as tells it from others; of very many only the first.
     pub fn file_list(&self) -> BTreeMap<String, String> {
         let short = |checksum: &String| {
@@ -54,9 +70,9 @@ impl Installed {
     }
 }
 
-/// Takes stock of a directory that [`super::Uv::install`] filled with one package alone, checks every file against the
-/// wheel's RECORD and normalises what is there. Nothing when the directory is empty: the package's marker does not hold
-/// here. Blocks.
+/// Takes stock of a directory that [`super::Uv::install`] filled with one package alone, or of a wheel that
+/// [`super::Uv::fetch`] found, and checks every file against the wheel's RECORD. Nothing when the directory is empty: the
+/// package's marker does not hold here. Blocks.
 pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
     let failed = |e| io_error("taking stock of an installed package")(e);
     let found: Vec<String> = fs::read_dir(root)
@@ -84,17 +100,23 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
     let record = read_list(&list, MAX_RECORD).map_err(|e| {
         malformed(format!("the package {name} has no list of its files that can be read")).with_source(e)
     })?;
-    let mut listed = HashMap::new();
-    let mut kept = Vec::new();
-    for line in record.lines() {
-        let Some((path, checksum)) = record_line(line) else { continue };
-        if is_kept(dist_info, &path) && !path.starts_with(BIN) {
-            kept.push(line);
-        }
-        listed.insert(path, checksum);
-    }
-    let mut package = Installed { name: name.to_owned(), root: root.to_owned(), files: BTreeMap::new(), size: 0 };
     let own = format!("{dist_info}/RECORD");
+    let mut listed = HashMap::new();
+    let mut kept = vec![written_line(&own, "", "")];
+    for line in record.lines() {
+        let Some((path, checksum, size)) = record_line(line) else { continue };
+        if is_kept(dist_info, &path) && !path.starts_with(BIN) && path != own {
+            kept.push(written_line(&path, checksum, size));
+        }
+        listed.insert(path, checksum.to_owned());
+    }
+    let mut package = Installed {
+        name: name.to_owned(),
+        root: root.to_owned(),
+        files: BTreeMap::new(),
+        written: BTreeMap::new(),
+        size: 0,
+    };
     let mut present = regular_files(root).map_err(failed)?;
     present.retain(|path| is_kept(dist_info, path));
     for path in present {
@@ -118,13 +140,26 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
         return Err(malformed(format!("the package {name} lacks its file {}", path.escape_debug())));
     }
     kept.sort_unstable();
-    fs::write(&list, kept.join("\n") + "\n").map_err(failed)?;
+    kept.dedup();
+    package.written.insert(own, (kept.join("\n") + "\n").into_bytes().into());
     let commands = commands(&root.join(dist_info)).map_err(|e| {
         malformed(format!("the package {name} has no list of its commands that can be read")).with_source(e)
     })?;
-    package.files.retain(|path, _| path.strip_prefix(BIN).is_none_or(|name| command(root, name, &commands)));
+    package.files.retain(|path, _| {
+        path.strip_prefix(BIN).is_none_or(|name| !commands.contains_key(name) && is_program(&root.join(path)))
+    });
+    for (name, target) in &commands {
+        let Some(script) = script(target).filter(|_| is_command(name)) else { continue };
+        let path = format!("{BIN}{name}");
+        let digest = ring::digest::digest(&ring::digest::SHA256, script.as_bytes());
+        package.files.insert(path.clone(), format!("sha256={}", URL_SAFE_NO_PAD.encode(digest)));
+        package.written.insert(path, script.into_bytes().into());
+    }
     for path in package.files.keys() {
-        package.size += fs::symlink_metadata(root.join(path)).map_err(failed)?.len();
+        package.size += match package.written.get(path) {
+            Some(written) => written.len() as u64,
+            None => fs::symlink_metadata(root.join(path)).map_err(failed)?.len(),
+        };
     }
     Ok(Some(package))
 }
@@ -144,7 +179,7 @@ fn malformed(text: String) -> Error {
 }
 
 /// The name in `NAME-VERSION.dist-info`.
-fn distribution(dist_info: &str) -> &str {
+pub fn distribution(dist_info: &str) -> &str {
     let stem = dist_info.trim_end_matches(".dist-info");
     stem.rsplit_once('-').map_or(stem, |(name, _)| name)
 }
@@ -200,8 +235,8 @@ pub fn normalised(name: &str) -> String {
     parts.join("-").to_ascii_lowercase()
 }
 
-/// Path and checksum of a line of RECORD; quotes are there when the path has a comma or a quote in it.
-fn record_line(line: &str) -> Option<(String, String)> {
+/// Path, checksum and size of a line of RECORD; quotes are there when the path has a comma or a quote in it.
+fn record_line(line: &str) -> Option<(String, &str, &str)> {
     let (path, rest) = match line.strip_prefix('"') {
         None => line.split_once(',').map(|(path, rest)| (path.to_owned(), rest))?,
         Some(quoted) => {
@@ -209,8 +244,16 @@ fn record_line(line: &str) -> Option<(String, String)> {
             (quoted[..end].replace("\"\"", "\""), quoted.get(end + 2..)?)
         }
     };
-    let checksum = rest.split_once(',').map_or(rest, |(checksum, _)| checksum);
-    (!path.is_empty()).then(|| (path, checksum.to_owned()))
+    let (checksum, size) = rest.split_once(',').unwrap_or((rest, ""));
+    (!path.is_empty()).then_some((path, checksum, size))
+}
+
+/// A line of RECORD, with quotes only where they have to be.
+fn written_line(path: &str, checksum: &str, size: &str) -> String {
+    match path.contains([',', '"']) {
+        true => format!("\"{}\",{checksum},{size}", path.replace('"', "\"\"")),
+        false => format!("{path},{checksum},{size}"),
+    }
 }
 
 /// Whether a file goes into the image: not notes, nor bytecode that others compiled, nor what lies outside.
@@ -241,19 +284,25 @@ fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// Makes a command independent of this machine; false if that cannot be done. An installer writes the interpreter's
-/// path into what it generates, and into scripts of the package's own.
-fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool {
-    let path = root.join(BIN).join(name);
-    let Some(target) = commands.get(name) else {
-        // A program, or a script for another interpreter than Python.
-        let mut beginning = Vec::new();
-        let read = fs::File::open(&path).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut beginning));
-        return read.is_ok_and(|_| {
-            let first = beginning.split(|b| *b == b'\n').next().unwrap_or_default();
-            !(first.starts_with(b"#!") && first.windows(6).any(|word| word == b"python"))
-        });
-    };
+/// Whether a command is a program, or a script for another interpreter than Python: an installer writes the
+/// interpreter's path into what it generates, and into scripts of the package's own.
+fn is_program(path: &Path) -> bool {
+    let mut beginning = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut beginning));
+    read.is_ok_and(|_| {
+        let first = beginning.split(|b| *b == b'\n').next().unwrap_or_default();
+        !(first.starts_with(b"#!") && first.windows(6).any(|word| word == b"python"))
+    })
+}
+
+/// Whether a command has a name that the entry points of packages may have.
+fn is_command(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    name.chars().all(fine) && !matches!(name, "" | "." | "..")
+}
+
+/// A command for `module:attribute` that depends on no machine; none if the target is no such thing.
+fn script(target: &str) -> Option<String> {
     let names = |text: &str| {
         let word = |part: &str| {
             part.starts_with(|c: char| c.is_alphabetic() || c == '_')
@@ -261,19 +310,18 @@ fn command(root: &Path, name: &str, commands: &BTreeMap<String, String>) -> bool
         };
         text.split('.').all(word)
     };
-    let Some((module, attribute)) = target.split_once(':') else { return false };
+    let (module, attribute) = target.split_once(':')?;
     let (module, attribute) = (module.trim(), attribute.trim());
     if !names(module) || !names(attribute) {
-        return false;
+        return None;
     }
     let first = attribute.split('.').next().unwrap_or_default();
-    let script = format!(
+    Some(format!(
         "#!/usr/bin/env python3\nimport os, site, sys\n\
          sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))\n\
          site.addsitedir(sys.path[0])\n\
          from {module} import {first}\nsys.exit({attribute}())\n"
-    );
-    fs::write(&path, script).is_ok()
+    ))
 }
 
 /// The files that several packages have with different content: two of the packages, and the file.

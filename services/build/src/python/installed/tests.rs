@@ -55,9 +55,7 @@ async fn layer(packages: &[&Installed], python: &Interpreter) -> Layer {
     }
     let mut layer = LayerBuilder::new();
     let package = packages[0];
-    for file in package.files.keys() {
-        layer.disk_file(&format!("{SITE_DIR}/{file}"), package.root.join(file)).unwrap();
-    }
+    package.add_to(&mut layer, SITE_DIR).unwrap();
     layer.tree(SITE_DIR, &out.path().join(&package.name)).unwrap();
     layer.to_bytes().unwrap().0
 }
@@ -73,10 +71,15 @@ async fn a_package_is_the_same_whoever_installed_it_and_beside_what() {
     install(&again, "pkg", &FILES, "pip");
     let first = layer(&[&taken(&alone, "pkg")], &python).await;
     assert_eq!(first, layer(&[&taken(&again, "pkg"), &taken(&other, "a-z")], &python).await);
+    // A wheel has no commands yet, and its list may be in another order.
+    let wheel = dir.path().join("wheel");
+    let its_own: Vec<_> = FILES.into_iter().filter(|(path, _)| *path != "bin/tool").rev().collect();
+    install(&wheel, "pkg", &its_own, "");
+    assert_eq!(first, layer(&[&taken(&wheel, "pkg")], &python).await);
 
     let listed = dir.path().join("listed");
     install(&listed, "pkg", &FILES, "uv");
-    let files = &taken(&listed, "pkg").files;
+    let Installed { files, written, .. } = &taken(&listed, "pkg");
     for kept in ["bin/prog", "bin/tool", "pkg/a, b.txt", "pkg/__init__.py", "pkg-1.0.dist-info/METADATA", "single.pth"]
     {
         assert!(files.contains_key(kept), "{kept}: {files:?}");
@@ -85,7 +88,7 @@ async fn a_package_is_the_same_whoever_installed_it_and_beside_what() {
         f.contains("INSTALLER") || f.contains("direct_url") || f.contains("__pycache__") || f.contains("outside")
     };
     assert!(!files.keys().any(gone), "{files:?}");
-    let record = fs::read_to_string(listed.join("pkg-1.0.dist-info/RECORD")).unwrap();
+    let record = String::from_utf8_lossy(&written["pkg-1.0.dist-info/RECORD"]);
     assert!(
         record.contains("\"pkg/a, b.txt\",") && !record.contains("bin/") && !record.contains("INSTALLER"),
         "{record}"
@@ -124,7 +127,9 @@ fn a_command_finds_its_package_wherever_it_is() {
         ("pkg-1.0.dist-info/entry_points.txt", "[console_scripts]\ntool=single:main [extra]\n"),
     ];
     install(dir.path(), "pkg", &files, "uv");
-    assert!(!taken(dir.path(), "pkg").files.contains_key("bin/old"), "it names this machine's interpreter");
+    let package = taken(dir.path(), "pkg");
+    assert!(!package.files.contains_key("bin/old"), "it names this machine's interpreter");
+    fs::write(dir.path().join("bin/tool"), &package.written["bin/tool"]).unwrap();
     let run = Command::new("python3").arg("-I").arg(dir.path().join("bin/tool")).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&run.stdout), "found\n", "{run:?}");
 }

@@ -7,6 +7,7 @@ mod index;
 mod lock;
 mod settings;
 mod tool;
+mod unpacked_wheels;
 
 pub use index::Indexes;
 pub use lock::Lock;
@@ -24,6 +25,7 @@ use hoistway_model::{
 };
 use settings::Settings;
 use std::{
+    collections::HashMap,
     env,
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -34,7 +36,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::sync::{OnceCell, RwLock};
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 use tool::Program;
 
 /// The number of threads that one uv unpacks with.
@@ -58,6 +60,16 @@ struct Call<'a> {
     input: &'a [u8],
     writes: Option<&'a Path>,
 }
+
+/// How files come from the cache into a directory of packages.
+#[derive(Clone, Copy)]
+enum LinkMode {
+    Copy,
+    Symlink,
+}
+
+/// Keeps what is in the cache there.
+pub type CacheUse = OwnedRwLockReadGuard<()>;
 
 /// Gets log lines while the work goes on; credentials in addresses are masked.
 pub type Report<'a> = &'a (dyn Fn(&str) + Send + Sync);
@@ -119,17 +131,18 @@ impl Uv {
         Err(Error::new(Code::RequirementFailed, message))
     }
 
-    /// Installs uv where there is none yet, so that the first build does not wait for it. If that fails, the first build
-    /// tries again and tells why.
+    /// Finds uv and its settings, and installs it where there is none yet, so that the first build does not wait for it.
+    /// If that fails, the first build tries again and tells why.
     pub async fn preinstall(&self, interpreter: &Interpreter) {
         let is_there = tool::on_path().next().is_some() || tool::installed(&self.data).is_file();
-        if is_there || interpreter.pip.is_none() {
+        if !is_there && interpreter.pip.is_none() {
             return;
         }
-        self.preinstalling.store(true, Ordering::Release);
-        let installed = self.program(interpreter, &|_| ()).await;
+        self.preinstalling.store(!is_there, Ordering::Release);
+        let found = self.program(interpreter, &|_| ()).await;
         self.preinstalling.store(false, Ordering::Release);
-        match installed {
+        match found {
+            Ok(_) if is_there => tracing::debug!("found uv"),
             Ok(_) => tracing::info!("installed uv {}", tool::VERSION),
             Err(e) => {
                 let remedy =
@@ -221,14 +234,52 @@ impl Uv {
         limit: Duration,
         report: Report<'_>,
     ) -> Result<()> {
+        self.install_by(LinkMode::Copy, lock, directory, target, limit, report).await
+    }
+
+    /// Has the wheels of a lock downloaded, verified and unpacked by one call, and tells by the packages' names where
+    /// the cache has them, for as long as it is in use. Those that have to be installed, because they have files for
+    /// other places, are left out. `directory` is one that [`Sandbox::make_dir`] made, for nothing else.
+    pub async fn fetch(
+        &self,
+        lock: &Lock,
+        directory: &Path,
+        target: &Target,
+        limit: Duration,
+    ) -> Result<HashMap<String, PathBuf>> {
+        self.install_by(LinkMode::Symlink, lock, directory, target, limit, &|_| ()).await?;
+        let (directory, cache) = (directory.to_owned(), self.cache());
+        let finding = tokio::task::spawn_blocking(move || unpacked_wheels::find(&directory, &cache.canonicalize()?));
+        let failed = |e| Error::internal("finding the wheels in the installer's cache", e);
+        finding.await.map_err(|e| failed(e.into()))?.map_err(failed)
+    }
+
+    async fn install_by(
+        &self,
+        mode: LinkMode,
+        lock: &Lock,
+        directory: &Path,
+        target: &Target,
+        limit: Duration,
+        report: Report<'_>,
+    ) -> Result<()> {
         if lock.is_empty() {
             return Ok(());
         }
+        let mode = match mode {
+            LinkMode::Copy => "copy",
+            LinkMode::Symlink => "symlink",
+        };
         let options =
-            ["install", "--quiet", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", "copy", "--target"];
+            ["install", "--quiet", "-r", "-", "--require-hashes", "--no-deps", "--link-mode", mode, "--target"];
         let arguments = options.into_iter().map(OsStr::new).chain([directory.as_os_str()]).collect();
         let call = Call { doing: Doing::Install, arguments, input: lock.text().as_bytes(), writes: Some(directory) };
         self.run(call, target, limit, report).await.map(|_| ())
+    }
+
+    /// Uses the cache: nothing is removed from it meanwhile.
+    pub async fn use_cache(&self) -> CacheUse {
+        Arc::clone(&self.cache).read_owned().await
     }
 
     fn cache(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::python::installed::take_stock;
 use std::sync::Mutex;
 
 const LIMIT: Duration = Duration::from_secs(240);
@@ -46,6 +47,9 @@ async fn a_package_is_locked_and_installed() {
     let target = dir.path().join("site");
     uv.install(&lock, &target, &python, LIMIT, &report).await.unwrap();
     assert!(target.join("six.py").is_file());
+    let wheels = uv.fetch(&lock, &dir.path().join("links"), &python, LIMIT).await.unwrap();
+    let [installed, wheel] = [&target, &wheels["six"]].map(|root| take_stock(root, "six").unwrap().unwrap());
+    assert_eq!((installed.files, installed.written), (wheel.files, wheel.written));
 
     let forged = Lock::parse(&format!("six==1.17.0 \\\n    --hash=sha256:{}\n", "0".repeat(64))).unwrap();
     let e = uv.install(&forged, &dir.path().join("forged"), &python, LIMIT, &report).await.unwrap_err();

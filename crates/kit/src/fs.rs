@@ -1,7 +1,10 @@
 //! Durable and private files. Everything here blocks: call it at start, or from `spawn_blocking`.
 
 use hoistway_model::{Code, Error, Result};
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, open, openat2},
+    io::Errno,
+};
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, ErrorKind, Read, Seek, Write},
@@ -53,6 +56,23 @@ pub fn io_error(doing: &str) -> impl FnOnce(io::Error) -> Error {
             Error::new(Code::InsufficientStorage, format!("the disk is full while {doing}")).with_source(e)
         }
         _ => Error::internal(&doing, e),
+    }
+}
+
+/// Opens a regular file for reading where others could put a link in its place, or in place of a directory above it: a
+/// path with a link in it is refused.
+pub fn open_without_links(path: &Path) -> io::Result<File> {
+    // Without NONBLOCK it would wait for the writer of a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        // Before Linux 5.6, and in containers whose filter does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => open(path, flags, Mode::empty()),
+        opened => opened,
+    };
+    let file = File::from(file?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")),
     }
 }
 
@@ -265,6 +285,21 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_is_not_opened_through_links_and_pipes_are_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("real")).unwrap();
+        std::fs::write(root.join("real/file"), "x").unwrap();
+        std::os::unix::fs::symlink("real", root.join("above")).unwrap();
+        std::os::unix::fs::symlink("real/file", root.join("link")).unwrap();
+        rustix::fs::mknodat(CWD, root.join("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert!(open_without_links(&root.join("real/file")).is_ok());
+        for refused in ["above/file", "link", "pipe", "real"] {
+            assert!(open_without_links(&root.join(refused)).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -152,9 +152,11 @@ async fn build(interpreter: &Interpreter, sandbox: &Sandbox, work: &Path) -> Res
     let names = FILES.iter().map(|(path, _)| (*path).to_owned());
     let files: Vec<String> = names.filter(|path| path.starts_with(PACKAGE)).collect();
     let sources = Sources { name: "runner", in_image, root: &root, files: &files, out: &out };
-    compile_sources(&sources, 1, interpreter, sandbox, LIMIT).await?;
+    let bytecode = compile_sources(&sources, 1, interpreter, sandbox, LIMIT).await?;
     let packing = spawn_blocking(move || {
-        let made = source_layer()?.tree(in_image, &out)?.to_bytes()?;
+        let mut layer = source_layer()?;
+        bytecode.add_to(&mut layer, in_image)?;
+        let made = layer.to_bytes()?;
         drop(scratch);
         Ok(made)
     });

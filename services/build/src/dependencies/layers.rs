@@ -100,8 +100,8 @@ fn write(
     for Staged { installed, .. } in group.iter().map(Arc::as_ref) {
         installed.add_to(&mut builder, site)?;
     }
-    for directory in group.iter().filter_map(|package| package.bytecode.as_deref()) {
-        builder.tree(site, directory)?;
+    for bytecode in group.iter().filter_map(|package| package.bytecode.as_ref()) {
+        bytecode.add_to(&mut builder, site)?;
     }
     let mut unpacking = Unpacking::begin(unpacked);
     let mut blob = WhileWanted { stage, out: blobs.writer()? };

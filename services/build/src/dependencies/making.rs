@@ -9,12 +9,16 @@ use super::{
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Target, Uv, installed},
+    python::{
+        Target, Uv,
+        installed::{self, Installed},
+    },
     store::{KnownPackage, PackageSet, Store},
 };
 use futures_util::future::try_join_all;
 use hoistway_model::{Digest, Error, Result, image::LAYER_HISTORY};
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -44,7 +48,15 @@ impl Dependencies {
         announce(log, unseen.len());
         let arriving = async {
             staging.fetch(&unseen).await?;
-            try_join_all(unseen.iter().map(|package| arrive(package, &staging, &packer, locked))).await
+            let installed = try_join_all(unseen.iter().map(|package| staging.installed(package))).await?;
+            let mut packages: Vec<_> = unseen.into_iter().zip(installed).collect();
+            // The largest take longest, and should not be alone at the end.
+            packages.sort_by_key(|(_, installed)| Reverse(installed.as_ref().map(|installed| installed.files.len())));
+            let arriving = packages.into_iter();
+            try_join_all(arriving.map(|(package, installed)| {
+                arrive(package.key, installed, &staging, &packer, locked.len() <= MAX_LAYERS)
+            }))
+            .await
         };
         let arrived = staging.while_there_is_room(arriving).await?;
         let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
@@ -136,17 +148,21 @@ struct Arrived {
     layer: Option<PackedLayer>,
 }
 
-/// Installs and compiles a package of `locked`, and packs it at once where that does not depend on the others.
-async fn arrive(package: &Locked, staging: &Staging<'_>, packer: &Packer, locked: &[Locked]) -> Result<Arrived> {
-    let key = package.key;
-    let staged = staging.package(package).await?;
-    let layer = match &staged {
-        Some(staged) if locked.len() <= MAX_LAYERS => {
-            Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(staged)]).await?)
-        }
-        _ => None,
+/// Compiles a package, and packs it at once where it is sure to have a layer alone.
+async fn arrive(
+    key: Digest,
+    installed: Option<Installed>,
+    staging: &Staging<'_>,
+    packer: &Packer,
+    is_alone: bool,
+) -> Result<Arrived> {
+    let Some(installed) = installed else { return Ok(Arrived { key, package: None, layer: None }) };
+    let staged = staging.compiled(installed).await?;
+    let layer = match is_alone {
+        true => Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(&staged)]).await?),
+        false => None,
     };
-    Ok(Arrived { key, package: staged, layer })
+    Ok(Arrived { key, package: Some(staged), layer })
 }
 
 fn announce(log: &BuildLog, packages: usize) {

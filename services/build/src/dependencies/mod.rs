@@ -35,7 +35,7 @@ use tracing::{Span, info_span};
 /// its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
-const LAYOUT: &[u8] = b"packages/2";
+const LAYOUT: &[u8] = b"packages/3";
 /// The number of directories with packages that may be there beside those of builds, because they are being removed.
 const REMOVED_AT_ONCE: usize = 2;
 
@@ -93,6 +93,8 @@ impl Dependencies {
             let _ = std::fs::remove_dir_all(old.path());
         }
         let work = tempfile::Builder::new().prefix("").tempdir_in(&all).map_err(failed)?.keep();
+        // Files below it are opened without links on the way.
+        let work = work.canonicalize().map_err(failed)?;
         uv.remove_leftovers();
         let unpacked = Arc::default();
         let quota = DiskQuota::new(blobs.clone(), Arc::clone(&unpacked), max_unpacked);
@@ -248,7 +250,7 @@ mod tests {
     fn the_key_of_a_package_for_the_host_never_changes() {
         let (host, locked) = (Interpreter::example((3, 11)), Digest::of(b"six==1"));
         let own = key(locked, &Target::host(&host));
-        assert_eq!(own.hex(), "977e1a1f1bf0aa78348ea80c6d63eebf5151a79d880482dc1473f73b163ddc1e");
+        assert_eq!(own.hex(), "e1d8acb94572c356596f1a3c7eba0b4d4bec27761e27281f21798b09b5c79f66");
         let platform = Target::host(&host).platform();
         let of = |version| Target::of_base(&host, version, &platform, Some(Libc::Glibc(2, 36)));
         assert_eq!(of("3.11.9").map(|target| key(locked, &target)), Ok(own));

@@ -5,7 +5,7 @@ use crate::{
     log::BuildLog,
     python::{
         Lock, Target, Uv,
-        installed::{self, Installed},
+        installed::{self, Bytecode, Installed},
         sandbox::Role,
     },
     store::KnownPackage,
@@ -42,8 +42,8 @@ pub fn processors() -> usize {
 #[derive(Debug)]
 pub struct Staged {
     pub installed: Installed,
-    /// The directory with its bytecode, if this machine can compile for the target.
-    pub bytecode: Option<PathBuf>,
+    /// Its bytecode, if this machine can compile for the target.
+    pub bytecode: Option<Bytecode>,
 }
 
 impl Staged {
@@ -135,17 +135,29 @@ impl<'a> Staging<'a> {
         self.wheels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes stock of a package's wheel, or else installs it into a directory of its own, so that no package can touch
-    /// another's files, and compiles it; nothing when its marker does not hold here.
+    /// A package, compiled; nothing when its marker does not hold here.
     pub async fn package(&self, package: &Locked) -> Result<Option<Arc<Staged>>> {
-        let name = package.name.clone();
-        let installing = info_span!("build.install", hoistway.build.package = name);
+        match self.installed(package).await? {
+            Some(installed) => self.compiled(installed).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes stock of a package's wheel, or else installs it into a directory of its own, so that no package can touch
+    /// another's files; nothing when its marker does not hold here.
+    pub async fn installed(&self, package: &Locked) -> Result<Option<Installed>> {
+        let installing = info_span!("build.install", hoistway.build.package = package.name);
         let Some(installed) = within(installing, self.install(package)).await? else { return Ok(None) };
         let size = installed.size;
         self.quota.allows(size + self.size.fetch_add(size, Ordering::Relaxed))?;
-        let compiling = info_span!("build.compile", hoistway.build.package = name);
+        Ok(Some(installed))
+    }
+
+    /// Compiles a package.
+    pub async fn compiled(&self, installed: Installed) -> Result<Arc<Staged>> {
+        let compiling = info_span!("build.compile", hoistway.build.package = installed.name);
         let bytecode = within(compiling, self.compile(&installed)).await?;
-        Ok(Some(Arc::new(Staged { installed, bytecode })))
+        Ok(Arc::new(Staged { installed, bytecode }))
     }
 
     async fn install(&self, package: &Locked) -> Result<Option<Installed>> {
@@ -186,13 +198,13 @@ impl<'a> Staging<'a> {
         taking.await.map_err(|e| Error::internal("taking stock of an installed package", e))?
     }
 
-    /// Compiles a package, if this machine can; the directory with its bytecode.
-    async fn compile(&self, package: &Installed) -> Result<Option<PathBuf>> {
+    /// Compiles a package, if this machine can.
+    async fn compile(&self, package: &Installed) -> Result<Option<Bytecode>> {
         let Some(compiler) = self.target.compiler() else { return Ok(None) };
         let _slot = slot(&self.compilations).await?;
         let out = self.directory("bytecode", &package.name, Role::Reader).await?;
-        installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), STEP_LIMIT).await?;
-        Ok(Some(out))
+        let compiling = installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), STEP_LIMIT);
+        compiling.await.map(Some)
     }
 
     /// A new directory for something of a package, which a program of this kind writes.

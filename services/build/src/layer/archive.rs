@@ -27,11 +27,6 @@ pub(super) fn directory(out: &mut dyn Write, path: &str) -> io::Result<()> {
     header(out, &format!("{path}/"), EntryType::Directory, 0o755, 0, "")
 }
 
-/// A symbolic link.
-pub(super) fn symlink(out: &mut dyn Write, path: &str, target: &str) -> io::Result<()> {
-    header(out, path, EntryType::Symlink, 0o777, 0, target)
-}
-
 /// A file of exactly `size` bytes.
 pub(super) fn file(
     out: &mut dyn Write,

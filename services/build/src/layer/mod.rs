@@ -6,13 +6,14 @@
 mod archive;
 mod gzip;
 
-use hoistway_kit::fs::io_error;
+use hoistway_kit::fs::{io_error, open_without_links};
 use hoistway_model::{Code, Digest, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    fs, io,
-    path::{Component, Path, PathBuf},
+    fs,
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -32,13 +33,33 @@ pub struct Layer {
 enum Content {
     Memory(Arc<[u8]>),
     Disk { path: PathBuf, size: u64 },
+    Part(FilePart),
+}
+
+/// Bytes in a file on disk that make a file of a layer.
+#[derive(Debug, Clone)]
+pub struct FilePart {
+    /// The file on disk.
+    pub path: Arc<Path>,
+    /// Where they begin in it.
+    pub offset: u64,
+    /// Their number.
+    pub size: u64,
+}
+
+impl FilePart {
+    /// Opens it for reading, see [`open_without_links`]. Blocks.
+    pub fn open(&self) -> io::Result<impl Read> {
+        let mut file = open_without_links(&self.path)?;
+        file.seek(io::SeekFrom::Start(self.offset))?;
+        Ok(file.take(self.size))
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Entry {
     Directory,
     File { content: Content, executable: bool },
-    Symlink { target: String },
 }
 
 impl Entry {
@@ -97,39 +118,9 @@ impl LayerBuilder {
         self.replace(path, Entry::File { content: Content::Disk { path: source, size: meta.len() }, executable })
     }
 
-    /// Adds a directory on disk, with everything below it, at `path`. A file keeps its executable bit and nothing
-    /// else of its mode; symbolic links are kept as they are if they stay inside.
-    pub fn tree(&mut self, path: &str, root: &Path) -> Result<&mut Self> {
-        self.directory(path)?;
-        let failed = |e: io::Error| Error::internal("reading a layer's files", e);
-        let mut open = vec![(root.to_owned(), clean(path)?)];
-        while let Some((directory, at)) = open.pop() {
-            for entry in fs::read_dir(&directory).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let name = entry.file_name().into_string().map_err(|name| {
-                    Error::new(Code::BuildFailed, format!("a file's name is not UTF-8: {}", name.to_string_lossy()))
-                })?;
-                let inside = if at.is_empty() { name } else { format!("{at}/{name}") };
-                let meta = entry.metadata().map_err(failed)?;
-                let kind = meta.file_type();
-                if kind.is_dir() {
-                    self.insert(&inside, Entry::Directory)?;
-                    open.push((entry.path(), inside));
-                } else if kind.is_file() {
-                    self.disk_file(&inside, entry.path())?;
-                } else if kind.is_symlink() {
-                    let target = fs::read_link(entry.path()).map_err(failed)?;
-                    let below = directory.strip_prefix(root).unwrap_or(Path::new(""));
-                    let target = inner_link(below, &target).ok_or_else(|| {
-                        Error::new(Code::BuildFailed, format!("the symbolic link \"{inside}\" leaves its directory"))
-                    })?;
-                    self.insert(&inside, Entry::Symlink { target })?;
-                } else {
-                    return Err(Error::new(Code::BuildFailed, format!("\"{inside}\" is neither file nor directory")));
-                }
-            }
-        }
-        Ok(self)
+    /// Adds a file from a part of one on disk; one that is there already is replaced, as by [`LayerBuilder::disk_file`].
+    pub fn part_of_file(&mut self, path: &str, part: FilePart) -> Result<&mut Self> {
+        self.replace(path, Entry::File { content: Content::Part(part), executable: false })
     }
 
     /// Whether there is nothing in it.
@@ -153,12 +144,14 @@ impl LayerBuilder {
         for (path, entry) in &self.entries {
             match entry {
                 Entry::Directory => archive::directory(out, path)?,
-                Entry::Symlink { target } => archive::symlink(out, path, target)?,
                 Entry::File { content: Content::Memory(bytes), executable } => {
                     archive::file(out, path, *executable, bytes.len() as u64, &mut &bytes[..])?;
                 }
                 Entry::File { content: Content::Disk { path: source, size }, executable } => {
-                    archive::file(out, path, *executable, *size, &mut fs::File::open(source)?)?;
+                    archive::file(out, path, *executable, *size, &mut open_without_links(source)?)?;
+                }
+                Entry::File { content: Content::Part(part), executable } => {
+                    archive::file(out, path, *executable, part.size, &mut part.open()?)?;
                 }
             }
         }
@@ -207,20 +200,6 @@ fn clean(path: &str) -> Result<String> {
         return Ok(relative.to_owned());
     }
     Err(Error::new(Code::BuildFailed, format!("\"{}\" is not a path for an image", path.escape_debug())))
-}
-
-/// The link's target if it stays below the tree's root when the link is in `directory`, relative to that root.
-fn inner_link(directory: &Path, target: &Path) -> Option<String> {
-    let mut depth = directory.components().count();
-    for part in target.components() {
-        match part {
-            Component::Normal(_) => depth += 1,
-            Component::ParentDir => depth = depth.checked_sub(1)?,
-            Component::CurDir => {}
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    target.to_str().map(str::to_owned)
 }
 
 #[cfg(unix)]

@@ -2,22 +2,22 @@
 
 A package's bytes depend on nothing but its own sources and the interpreter: the hash seed and the order of files are
 fixed, the file name in the code is the one in the image, and each piece of a package is compiled in a fork of its own,
-so that nothing that was compiled before can show. A file that does not compile gets an empty file in place of its
-bytecode: Python passes over it and reads the source, and does not find another package's bytecode there.
+so that nothing that was compiled before can show. A file that does not compile has no bytes in place of its bytecode:
+Python passes over an empty file and reads the source, and does not find another package's bytecode there.
 
-Arguments: the directory in the image, how many processes. Standard input: a list of
-{"root": where the sources are, "files": [relative names], "out": where the bytecode goes}."""
+Arguments: the directory in the image, that of the sources, that of the bytecode, how many processes. Standard input:
+the names of the files, ended by NUL each, and each piece by one more. The bytecode of a piece goes into the file with its
+number, in the order of its files, each after its length in eight bytes, little-endian."""
 
-import importlib.util
-import json
+import _imp
 import marshal
 import os
 import resource
 import sys
 import warnings
+from importlib._bootstrap_external import _RAW_MAGIC_NUMBER, MAGIC_NUMBER  # importlib.util imports much more
 
 HASH_BASED = (1).to_bytes(4, "little")
-PIECE = 128  # files; part of the format: another number might give other bytes
 MAX_SOURCE = 2 << 20  # a larger file is read by whoever imports it: parsing takes hundreds of times its size
 MEMORY = 1 << 30  # of each piece
 CPU_SECONDS = 120  # of each piece
@@ -47,7 +47,7 @@ def bytecode(path, name):
     # An object is written as one that may be referred to if anything else holds it. Whether another module happens to
     # hold a name is no business of this file's bytes, so make sure that every name is held twice.
     twin = marshal.loads(marshal.dumps(code))
-    data = importlib.util.MAGIC_NUMBER + HASH_BASED + importlib.util.source_hash(source) + marshal.dumps(code)
+    data = MAGIC_NUMBER + HASH_BASED + _imp.source_hash(_RAW_MAGIC_NUMBER, source) + marshal.dumps(code)
     del twin
     return data
 
@@ -61,23 +61,17 @@ def confine():
 
 
 def compile_piece(image, root, out, names):
-    for name in names:
-        target = os.path.join(out, importlib.util.cache_from_source(name, optimization=""))
-        data = bytecode(os.path.join(root, name), f"{image}/{name}")
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "wb") as file:
-            file.write(data)
+    with open(out, "wb") as file:
+        for name in names:
+            data = bytecode(os.path.join(root, name), f"{image}/{name}")
+            file.write(len(data).to_bytes(8, "little") + data)
 
 
-def main(image, processes):
+def main(image, root, out, processes):
     warnings.simplefilter("ignore")
-    pieces = [
-        (package["root"], package["out"], package["files"][start : start + PIECE])
-        for package in json.load(sys.stdin)
-        for start in range(0, len(package["files"]), PIECE)
-    ]
+    pieces = [piece.split("\0") for piece in sys.stdin.buffer.read().decode().split("\0\0")[:-1]]
     running, failed = 0, False
-    for root, out, names in [*pieces, *[(None, None, None)] * int(processes)]:
+    for number, names in enumerate([*pieces, *[None] * int(processes)]):
         if running == int(processes) or names is None and running:
             ended = os.wait()[1]
             failed |= ended != 0
@@ -90,7 +84,7 @@ def main(image, processes):
             status = 1
             try:
                 confine()
-                compile_piece(image, root, out, names)
+                compile_piece(image, root, os.path.join(out, str(number)), names)
                 status = 0
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -2,11 +2,11 @@
 
 use crate::{Place, is_root};
 use hoistway_build::python::{
-    installed::{self, Installed},
+    installed::{self, Bytecode, Installed},
     sandbox::Role,
 };
 use hoistway_model::Code;
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -23,10 +23,9 @@ fn package(place: &Place, files: &[(&str, String)]) -> (Installed, std::path::Pa
     (Installed { name: "bomb".into(), root, files, written: BTreeMap::new(), size: 0 }, out)
 }
 
-fn bytecode(out: &Path, module: &str) -> u64 {
-    let found = std::fs::read_dir(out.join("__pycache__")).unwrap().flatten();
-    let mut found = found.filter(|entry| entry.file_name().to_string_lossy().starts_with(&format!("{module}.")));
-    found.next().unwrap().metadata().unwrap().len()
+fn size(bytecode: &Bytecode, module: &str) -> u64 {
+    let mut files = bytecode.files().iter();
+    files.find(|(file, _)| file.starts_with(&format!("__pycache__/{module}."))).unwrap().1.size
 }
 
 #[tokio::test]
@@ -35,9 +34,9 @@ async fn a_file_that_takes_all_memory_has_no_bytecode_and_its_neighbour_has() {
     let files = [("large.py", bomb(10 << 20)), ("fine.py", "x = 1\n".into())];
     let (package, out) = package(&place, &files);
     let sandbox = place.sandbox.for_build().await.unwrap();
-    installed::compile(&package, &out, &place.python, &sandbox, 1, LIMIT).await.unwrap();
-    assert_eq!(bytecode(&out, "large"), 0);
-    assert!(bytecode(&out, "fine") > 0);
+    let bytecode = installed::compile(&package, &out, &place.python, &sandbox, 1, LIMIT).await.unwrap();
+    assert_eq!(size(&bytecode, "large"), 0);
+    assert!(size(&bytecode, "fine") > 0);
 }
 
 #[tokio::test]

@@ -4,11 +4,11 @@
 
 mod compile;
 
-pub use compile::{Sources, compile, compile_sources};
+pub use compile::{Bytecode, Sources, compile, compile_sources};
 
 use crate::layer::LayerBuilder;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hoistway_kit::fs::io_error;
+use hoistway_kit::fs::{io_error, open_without_links};
 use hoistway_model::{Code, Error, Result};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -167,7 +167,7 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
 /// Reads a text that a wheel brought, if it is no larger than such a text is.
 fn read_list(path: &Path, limit: u64) -> io::Result<String> {
     let mut text = String::new();
-    let read = fs::File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    let read = open_without_links(path)?.take(limit + 1).read_to_string(&mut text)?;
     match read as u64 > limit {
         true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes"))),
         false => Ok(text),
@@ -218,7 +218,8 @@ fn has_checksum(file: &Path, checksum: &str) -> io::Result<bool> {
     if !fs::symlink_metadata(file)?.is_file() {
         return Ok(false);
     }
-    let (mut file, mut hash, mut piece) = (fs::File::open(file)?, ring::digest::Context::new(algorithm), [0; 1 << 16]);
+    let (mut file, mut hash, mut piece) =
+        (open_without_links(file)?, ring::digest::Context::new(algorithm), [0; 1 << 16]);
     loop {
         match file.read(&mut piece)? {
             0 => break,
@@ -288,7 +289,7 @@ fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, String>> {
 /// interpreter's path into what it generates, and into scripts of the package's own.
 fn is_program(path: &Path) -> bool {
     let mut beginning = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut beginning));
+    let read = open_without_links(path).and_then(|file| file.take(FIRST_LINE).read_to_end(&mut beginning));
     read.is_ok_and(|_| {
         let first = beginning.split(|b| *b == b'\n').next().unwrap_or_default();
         !(first.starts_with(b"#!") && first.windows(6).any(|word| word == b"python"))

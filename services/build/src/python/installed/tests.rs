@@ -49,15 +49,30 @@ fn taken(root: &Path, name: &str) -> Installed {
 /// The layer of the first of the packages, compiled together with the others.
 async fn layer(packages: &[&Installed], python: &Interpreter) -> Layer {
     let out = tempfile::tempdir().unwrap();
+    let mut layer = LayerBuilder::new();
     for package in packages.iter().rev() {
         let out = out.path().join(&package.name);
-        compile(package, &out, python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+        fs::create_dir(&out).unwrap();
+        let bytecode = compile(package, &out, python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+        if package.name == packages[0].name {
+            bytecode.add_to(&mut layer, SITE_DIR).unwrap();
+        }
     }
-    let mut layer = LayerBuilder::new();
     let package = packages[0];
     package.add_to(&mut layer, SITE_DIR).unwrap();
-    layer.tree(SITE_DIR, &out.path().join(&package.name)).unwrap();
     layer.to_bytes().unwrap().0
+}
+
+/// Compiles a package, and puts its bytecode where Python looks for it.
+async fn compiled(root: &Path, python: &Interpreter) {
+    let out = tempfile::tempdir().unwrap();
+    let bytecode = compile(&taken(root, "pkg"), out.path(), python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+    for (file, part) in bytecode.files() {
+        let mut content = Vec::new();
+        part.open().unwrap().read_to_end(&mut content).unwrap();
+        fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+        fs::write(root.join(file), content).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -101,7 +116,7 @@ async fn bytecode_is_used_unchecked_and_what_does_not_compile_hides_what_is_belo
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("site");
     install(&root, "pkg", &FILES, "uv");
-    compile(&taken(&root, "pkg"), &root, &python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+    compiled(&root, &python).await;
     // A changed source is not looked at: the bytecode alone decides. But where that is empty the source is read.
     write(&root, "single.py", "raise SystemExit('source was read')");
     write(&root, "pkg/broken.py", "FINE = 3");
@@ -232,7 +247,7 @@ async fn a_source_that_would_take_gigabytes_to_compile_has_no_bytecode() {
     let root = dir.path().join("site");
     let huge = format!("X = [{}]\n", "[],".repeat(1 << 20));
     install(&root, "pkg", &[("huge.py", &huge), ("small.py", "X = 1\n")], "uv");
-    compile(&taken(&root, "pkg"), &root, &python, &Sandbox::default(), 1, LIMIT).await.unwrap();
+    compiled(&root, &python).await;
     let mut sizes: Vec<(String, u64)> = fs::read_dir(root.join("__pycache__"))
         .unwrap()
         .flatten()
@@ -241,4 +256,25 @@ async fn a_source_that_would_take_gigabytes_to_compile_has_no_bytecode() {
     sizes.sort();
     assert!(sizes[0].0.starts_with("huge.") && sizes[0].1 == 0, "{sizes:?}");
     assert!(sizes[1].0.starts_with("small.") && sizes[1].1 > 0, "{sizes:?}");
+}
+
+#[test]
+fn bytecode_that_is_not_that_of_the_sources_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().canonicalize().unwrap();
+    let files: Vec<String> = ["pkg/a.py", "b.c.py"].map(str::to_owned).into();
+    let record = |content: &str| [&(content.len() as u64).to_le_bytes()[..], content.as_bytes()].concat();
+    let whole = [record("one"), record("")].concat();
+    fs::write(out.join("0"), &whole).unwrap();
+    let read = Bytecode::read(&files, &out, (3, 11)).unwrap();
+    let shown: Vec<_> = read.files().iter().map(|(file, part)| (file.as_str(), part.offset, part.size)).collect();
+    assert_eq!(shown, [("pkg/__pycache__/a.cpython-311.pyc", 8, 3), ("__pycache__/b.c.cpython-311.pyc", 19, 0)]);
+    for damaged in [&whole[..18], &[whole.clone(), record("")].concat(), &[255; 64], &[]] {
+        fs::write(out.join("0"), damaged).unwrap();
+        assert!(Bytecode::read(&files, &out, (3, 11)).is_err(), "{damaged:?}");
+    }
+    fs::write(out.join("elsewhere"), &whole).unwrap();
+    fs::remove_file(out.join("0")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", out.join("0")).unwrap();
+    assert!(Bytecode::read(&files, &out, (3, 11)).is_err(), "a link leads anywhere");
 }

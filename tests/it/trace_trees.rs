@@ -76,13 +76,15 @@ fn check(collector: &Collector, key: &str, service: impl Fn(&'static str) -> Str
         has(&deploy, "gateway", step, method);
         has(&deploy, of, step, method);
     }
-    for phase in ["queue", "analyse", "dependencies", "resolve", "install", "compile", "pack", "write_image", "publish"]
+    for phase in
+        ["queue", "analyse", "dependencies", "resolve", "fetch", "check", "compile", "pack", "write_image", "publish"]
     {
         has(&deploy, "build", "build", &format!("build.{phase}"));
     }
     for phase in ["pull", "unpack_layer", "prepare", "launch", "wait_until_ready"] {
         has(&deploy, "agent", "agent.start", &format!("agent.{phase}"));
     }
+    assert!(!deploy.spans.iter().any(|e| e.span.name == "build.install"), "fetched is not installed:\n{deploy}");
     // Runtime, package and source; in one process the package's layer is unpacked where it is made.
     let pulled = deploy.spans.iter().filter(|e| e.span.name == "agent.unpack_layer").count();
     assert_eq!(pulled, if service("agent") == service("build") { 2 } else { 3 }, "{deploy}");

@@ -146,8 +146,7 @@ impl<'a> Staging<'a> {
     /// Takes stock of a package's wheel, or else installs it into a directory of its own, so that no package can touch
     /// another's files; nothing when its marker does not hold here.
     pub async fn installed(&self, package: &Locked) -> Result<Option<Installed>> {
-        let installing = info_span!("build.install", hoistway.build.package = package.name);
-        let Some(installed) = within(installing, self.install(package)).await? else { return Ok(None) };
+        let Some(installed) = self.install(package).await? else { return Ok(None) };
         let size = installed.size;
         self.quota.allows(size + self.size.fetch_add(size, Ordering::Relaxed))?;
         Ok(Some(installed))
@@ -183,19 +182,22 @@ impl<'a> Staging<'a> {
         let _slot = slot(&self.installs).await?;
         let directory = self.directory("site", name, Role::Installer).await?;
         let report = |line: &str| self.log.write_line(line);
-        let installed = self.uv.install(&Lock::parse(entry)?, &directory, self.target, STEP_LIMIT, &report).await;
+        let lock = Lock::parse(entry)?;
+        let installing = self.uv.install(&lock, &directory, self.target, STEP_LIMIT, &report);
+        let installed = within(info_span!("build.install", hoistway.build.package = name), installing).await;
         installed.inspect_err(|_| self.log.write_line(format!("  {name} {version} was not installed")))?;
         Ok(directory)
     }
 
     async fn take_stock(&self, directory: PathBuf, name: &str) -> Result<Option<Installed>> {
-        let (name, stage) = (name.to_owned(), Arc::clone(&self.stage));
+        let (package, stage) = (name.to_owned(), Arc::clone(&self.stage));
         let _slot = slot(&self.checks).await?;
         let taking = spawn_blocking(move || {
             let _stage = stage;
-            installed::take_stock(&directory, &name)
+            installed::take_stock(&directory, &package)
         });
-        taking.await.map_err(|e| Error::internal("taking stock of an installed package", e))?
+        let failed = |e| Error::internal("taking stock of an installed package", e);
+        within(info_span!("build.check", hoistway.build.package = name), async { taking.await.map_err(failed)? }).await
     }
 
     /// Compiles a package, if this machine can.

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 readonly python_image=python:3.11-slim-bookworm
 readonly database_image=postgres:17.6-bookworm
 readonly built=${HOISTWAY_PROGRAMS:-target/debug}
-readonly programs=(hoistway hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
+readonly programs=(hoistway hoistway-launcher hoistway-gateway hoistway-tool-registry hoistway-build hoistway-agent hoistway-egress)
 
 log() { echo "compose-test: $*" >&2; }
 fail() { log "$*"; exit 1; }

@@ -27,6 +27,7 @@ mod idle_agents;
 mod image_registry;
 mod images;
 mod keys;
+mod launcher;
 mod model_clients;
 mod models;
 mod monitoring;

@@ -20,6 +20,8 @@ use std::time::Duration;
 /// The first argument, followed by a [`Plan`] in JSON, the program and its arguments. Its environment and its standard
 /// streams are the program's.
 pub const EXEC: &str = "__confined-exec";
+/// Names the source of this crate: a program that executes another one with a [`Plan`] must be of the same.
+pub const SOURCE: &str = concat!("confine ", env!("CONFINE_SOURCE"));
 /// The first argument of a process that prints the Landlock ABI of this kernel.
 const LANDLOCK: &str = "__confined-landlock";
 /// The time limit of that process; it takes milliseconds.

@@ -10,6 +10,7 @@ pub mod exec;
 mod host_python_masking;
 mod kill;
 pub mod landlock;
+pub mod launcher;
 pub mod namespaces;
 pub mod privileges;
 pub mod python;

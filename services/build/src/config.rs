@@ -66,8 +66,8 @@ pub struct Config {
     pub max_unpacked_bytes: u64,
     /// The most bytes of memory that all programs of one build have together, where there are control groups.
     pub max_memory_bytes: u64,
-    /// The program that calls [`crate::run_if_requested`]: this very program. Without one, as in tests, programs are
-    /// not confined.
+    /// The program that calls [`crate::run_if_requested`]: this very program, or the small one beside it. Without one, as
+    /// in tests, programs are not confined.
     #[serde(skip)]
     pub launcher: Option<PathBuf>,
     /// Whether programs of builds have users of their own where they can; false makes this machine look lesser.
@@ -122,7 +122,7 @@ impl Default for Config {
             packages: 10_000,
             max_unpacked_bytes: 8 << 30,
             max_memory_bytes: 2 << 30,
-            launcher: Some("/proc/self/exe".into()),
+            launcher: Some(hoistway_confine::launcher::OWN.into()),
             own_users: true,
             preinstall_uv: true,
             cache_bytes: 2 << 30,

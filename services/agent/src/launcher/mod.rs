@@ -1,4 +1,4 @@
-//! The launcher: this same binary, executed again as a small single-threaded process for each agent.
+//! The launcher: a single-threaded process for each agent, of `hoistway-launcher` or else of this same binary.
 //!
 //! A program with many threads can neither change the properties of one child safely between `fork` and `exec`, nor
 //! clean up after itself when it is killed. So the supervisor (see [`crate::runtime`]) starts the launcher in two
@@ -49,7 +49,11 @@ pub(crate) use channel::{line, memory_file, receive, send, send_launch};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 
+use hoistway_confine::launcher::{NAME, SOURCES};
 use std::process::ExitCode;
+
+/// Names the source of the launcher: a program that speaks with one must be of the same.
+pub(crate) const SOURCE: &str = concat!("agent ", env!("LAUNCHER_SOURCE"));
 
 /// The first argument that makes this binary stage 1.
 pub(crate) const INIT: &str = "__agent-init";
@@ -90,4 +94,17 @@ pub fn run_if_requested() -> Option<ExitCode> {
         return None;
     };
     Some(hoistway_confine::exec::ended(result))
+}
+
+/// The whole of `hoistway-launcher`.
+pub fn main() -> ExitCode {
+    if let Some(code) = run_if_requested().or_else(hoistway_confine::exec::run_if_requested) {
+        return code;
+    }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == SOURCES) {
+        println!("{}\n{SOURCE}", hoistway_confine::exec::SOURCE);
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{NAME} is started by Hoistway, for agents and builds");
+    ExitCode::FAILURE
 }

@@ -45,7 +45,8 @@ pub struct ProcessConfig {
     /// Where it keeps its things: `run/` (private directories of instances), `gone/` (what is being removed) and
     /// `logs/`. Only one runtime may use it at a time: the caller holds the data directory's lock.
     pub dir: PathBuf,
-    /// The program that calls [`crate::launcher::run_if_requested`]; this very program by default.
+    /// The program that calls [`crate::launcher::run_if_requested`]; this very program by default, or the small one
+    /// beside it.
     pub launcher: PathBuf,
     /// Where agents listen.
     pub bind: IpAddr,
@@ -74,8 +75,7 @@ impl ProcessConfig {
     pub fn new(dir: PathBuf, python: PathBuf) -> Self {
         Self {
             dir,
-            // Not the path of the executable: that may hold another program after an upgrade.
-            launcher: "/proc/self/exe".into(),
+            launcher: hoistway_confine::launcher::OWN.into(),
             bind: Ipv4Addr::LOCALHOST.into(),
             egress: ServiceAddress::local("127.0.0.1:8098"),
             tls: ServiceTls::default(),
@@ -106,17 +106,18 @@ impl ProcessRuntime {
     /// Opens the runtime's directory. Processes that an earlier runtime left there are ended first: exactly those,
     /// known by pid, start time and boot.
     pub async fn new(mut config: ProcessConfig) -> Result<Self> {
-        let dir = config.dir.clone();
+        let (dir, launcher) = (config.dir.clone(), config.launcher.clone());
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             // Agents have other working directories, and leftovers are known by their paths.
             let dir = dir.canonicalize()?;
             let leftovers = Leftovers::open(&dir)?;
-            Ok((rundir::clean(&dir, &leftovers)?, dir, leftovers))
+            let launcher = hoistway_confine::launcher::chosen(launcher, &[crate::launcher::SOURCE]);
+            Ok((rundir::clean(&dir, &leftovers)?, dir, leftovers, launcher))
         });
         let opened = opened.await.map_err(std::io::Error::other).and_then(|opened| opened);
         let (mut strays, leftovers);
-        (strays, config.dir, leftovers) =
+        (strays, config.dir, leftovers, config.launcher) =
             opened.map_err(|error| Error::internal("opening the agents' directory", error))?;
         let (settings, limits) = (config.sandbox.clone(), config.limits);
         let sandbox = Sandbox::find(&config.dir, &config.launcher, &config.python, settings, limits).await?;

@@ -13,6 +13,7 @@ use hoistway_confine::{
     Access, Confinement, Exposed, Limits, Namespaces, RunAs,
     cgroup::Cgroups,
     exec::{EXEC, Plan},
+    launcher,
     python_paths::PythonPaths,
     uids::Uids,
 };
@@ -79,7 +80,7 @@ struct Shared {
 impl Sandbox {
     /// Finds out how programs can be confined here, and gives the installer its cache.
     pub async fn open(config: &Config, interpreter: &Interpreter) -> Result<Self> {
-        let Some(launcher) = config.launcher.clone() else { return Ok(Self::default()) };
+        let Some(program) = config.launcher.clone() else { return Ok(Self::default()) };
         let host = PythonPaths::of_interpreter(&interpreter.executable).await?;
         let (dir, agents) = (config.service_dir(), config.data_dir.join("agent"));
         let (root, own_users) = (dir.join("root"), config.own_users);
@@ -93,10 +94,10 @@ impl Sandbox {
                 groups.sweep();
             }
             let users = if own_users { Uids::open(&agents)? } else { None };
-            Ok((users.map(|uids| uids.build_users()), cgroups))
+            Ok((users.map(|uids| uids.build_users()), cgroups, launcher::chosen(program, &[])))
         });
         let failed = |e: io::Error| Error::internal("preparing to start programs of builds", e);
-        let (users, cgroups) = opening.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+        let (users, cgroups, launcher) = opening.await.map_err(|e| failed(e.into()))?.map_err(failed)?;
         let groups = cgroups.map(|cgroups| cgroup::Groups::new(cgroups, limits));
         let mut shared = Shared { launcher, way: Isolation::default(), host, users, groups, root };
         shared.way = probe::choose(&mut shared, &dir, &interpreter.executable).await?;

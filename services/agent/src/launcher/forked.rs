@@ -15,7 +15,7 @@ use hoistway_confine::namespaces::{self, Kinds};
 use hoistway_confine::{Namespaces, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_dumpable_behavior,
@@ -26,6 +26,7 @@ use std::io::{Error, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The time that each step of the forked process may take, which takes milliseconds.
@@ -76,11 +77,16 @@ impl Agent {
         let (Some(users), Some(forked)) = (fds.pop(), fds.pop()) else {
             return Err(Error::other("the socket to the forked process did not come"));
         };
-        let own = Joined::make(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
-        drop(users);
-
-        set_socket_passcred(&forked, true)?;
         set_socket_timeout(&forked, Timeout::Recv, Some(STEP))?;
+        let made = Made::begin(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
+        drop(users);
+        let moved = match spec.waiting {
+            Some(pid) => Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?,
+            // The root directory is built meanwhile.
+            None => into_groups(&forked, &spec.cgroups)?,
+        };
+        let own = made.finish()?;
+
         let filters = if spec.confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
         let request = json!({
             "namespaces": own.namespaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
@@ -91,6 +97,9 @@ impl Agent {
         send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
 
         let first_pid = step(&forked, b"confined")?;
+        if first_pid != moved {
+            return Err(Error::other("another process than the forked one is confined"));
+        }
         let first = pidfd_open(first_pid, PidfdFlags::empty())?;
         let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces };
         let identity = expected.check(first_pid, forked_check::Role::First)?;
@@ -98,7 +107,7 @@ impl Agent {
         let main = pidfd_open(main_pid, PidfdFlags::empty())?;
         expected.check(main_pid, forked_check::Role::Main(first_pid))?;
         for (pid, pidfd) in [(first_pid, &first), (main_pid, &main)] {
-            limit(pid, spec)?;
+            hoistway_confine::limit_process(pid, &spec.limits)?;
             if poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default()))? > 0 {
                 return Err(Error::other("the forked process ended before it was limited"));
             }
@@ -202,10 +211,13 @@ impl Agent {
     }
 }
 
-/// Applies what is applied to a process from outside.
-fn limit(pid: Pid, spec: &LaunchSpec) -> Result<()> {
-    hoistway_confine::limit_process(pid, &spec.limits)?;
-    spec.cgroups.iter().try_for_each(|procs| std::fs::write(procs, pid.to_string()))
+/// Waits for a forked process, and moves it into an agent's control groups, where everything that it forks begins. That
+/// takes longer than all else of a start, because the kernel waits for its processors.
+pub(crate) fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
+    set_socket_timeout(forked, Timeout::Recv, Some(STEP))?;
+    let pid = step(forked, b"forked")?;
+    groups.iter().try_for_each(|procs| std::fs::write(procs, pid.to_string()))?;
+    Ok(pid)
 }
 
 /// What the forked process joins.
@@ -216,8 +228,14 @@ struct Joined {
     ruleset: Option<OwnedFd>,
 }
 
-impl Joined {
-    fn make(
+/// The same while the root directory is being built.
+struct Made {
+    namespaces: Vec<(&'static str, OwnedFd)>,
+    builder: RootBuilder,
+}
+
+impl Made {
+    fn begin(
         spec: &LaunchSpec,
         plan: &Namespaces,
         users: &OwnedFd,
@@ -236,9 +254,14 @@ impl Joined {
             network::furnish(network, supervisor, fds)?;
             namespaces.push(("net", own_namespace("net")?));
         }
+        Ok(Self { namespaces, builder })
+    }
+
+    fn finish(self) -> Result<Joined> {
+        let Self { mut namespaces, builder } = self;
         let Root { mounts, users, ruleset } = builder.wait()?;
         namespaces.extend([("mnt", mounts), ("user", users)]);
-        Ok(Self { namespaces, ruleset })
+        Ok(Joined { namespaces, ruleset })
     }
 }
 

@@ -52,6 +52,11 @@ impl Expected<'_> {
             Role::First => numbers.last() == Some(&"1"),
             Role::Main(first) => pid_namespace(pid)? == pid_namespace(first)?,
         };
+        // The first one has been moved into those of the agent.
+        let has_groups = match role {
+            Role::First => true,
+            Role::Main(first) => groups(pid)? == groups(first)?,
+        };
         let is_alone = is_first && numbers.len() == own.field("NSpid").len() + 2;
         let joined = self.namespaces.iter().all(|(name, namespace)| is_in(number, name, namespace));
         // Inherited from the warm parent.
@@ -64,6 +69,7 @@ impl Expected<'_> {
             (process.field("Threads") == ["1"], "threads"),
             (is_alone, "other processes in sight"),
             (joined, "another namespace"),
+            (has_groups, "other control groups"),
             (oom_score.trim() == OOM_SCORE.to_string(), "another out-of-memory score"),
         ];
         match rows.iter().find(|(holds, _)| !holds) {
@@ -75,6 +81,10 @@ impl Expected<'_> {
 
 fn pid_namespace(pid: Pid) -> Result<u64> {
     fs::metadata(format!("/proc/{}/ns/pid", Pid::as_raw(Some(pid)))).map(|namespace| namespace.ino())
+}
+
+fn groups(pid: Pid) -> Result<String> {
+    fs::read_to_string(format!("/proc/{}/cgroup", Pid::as_raw(Some(pid))))
 }
 
 fn is_in(pid: i32, name: &str, namespace: &OwnedFd) -> bool {

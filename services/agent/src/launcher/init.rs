@@ -33,12 +33,12 @@ pub(super) fn run() -> Result<()> {
     let Some((spec, fds)) = control.launch()? else {
         return Ok(());
     };
+    if spec.forked {
+        return forked::run(&spec, fds, control);
+    }
     if let Err(error) = join(&spec.cgroups) {
         control.report(&Report::Failed(format!("the agent's control group cannot be joined: {error}")));
         return Ok(());
-    }
-    if spec.forked {
-        return forked::run(&spec, fds, control);
     }
     if spec.confinement.namespaces.is_some() {
         return namespace_parent::run(*spec, fds, control);

@@ -111,6 +111,9 @@ pub(crate) struct LaunchSpec {
     /// another user namespace follows: the one around the first, which gives the right to make namespaces.
     #[serde(default)]
     pub forked: bool,
+    /// The forked process, where it waits and is in the agent's control groups already.
+    #[serde(default)]
+    pub waiting: Option<i32>,
     /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.
     pub grace_ms: u64,
 }

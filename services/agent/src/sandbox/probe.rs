@@ -276,6 +276,7 @@ impl Probing<'_> {
             confinement: placed.confinement,
             cgroups: Vec::new(),
             forked: false,
+            waiting: None,
             grace_ms: 0,
         };
         let (egress, egress_theirs) = UnixStream::pair().map_err(|e| e.to_string())?;

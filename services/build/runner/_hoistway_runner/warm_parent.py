@@ -196,14 +196,15 @@ def shared_memory():
 
 
 def fork_agent(start, runner, path, changes, recording, in_namespaces):
-    """Forks the first process of an agent's PID namespace from this forked process. It joins the agent's other namespaces
-    when its launcher has made them, and forks the agent once it is confined, while the launcher looks at it. Does not
-    return."""
+    """Forks the first process of an agent's PID namespace from this forked process. Its launcher moves it into the agent's
+    control groups while it makes the agent's other namespaces. It joins these, and forks the agent once it is confined,
+    while the launcher looks at it. Does not return."""
     try:
         if in_namespaces:
             confinement.leave_processes()
         if os.fork():
             os._exit(0)
+        start.send(b"forked")
         request, given = receive(start)
         if request is None:
             os._exit(0)

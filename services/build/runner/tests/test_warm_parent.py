@@ -37,10 +37,13 @@ class Forked(Agent):
         self.start.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         socket.send_fds(parent.control, [b"fork only"], [theirs.fileno()])
         theirs.close()
+        self.first = self.step(b"forked")
         confined = memory_file(CONFINED)
         socket.send_fds(self.start, [b"file"], [confined])
         os.close(confined)
-        self.first, self.pid = self.step(b"confined"), self.step(b"started")
+        if self.step(b"confined") != self.first:
+            raise AssertionError("another process than the forked one is confined")
+        self.pid = self.step(b"started")
         with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
             self.port = listener.getsockname()[1]
             reader, writer = os.pipe()

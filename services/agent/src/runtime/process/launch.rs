@@ -2,7 +2,7 @@
 
 use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec};
 use super::rundir::{Processes, RunDir};
-use super::warm_parents::{Layers, WarmParent, WarmParents};
+use super::warm_parents::{Layers, WaitingProcess, WarmParent, WarmParents};
 use crate::launcher::procfs::Process;
 use crate::launcher::protocol::{LaunchSpec, Order, Report};
 use crate::launcher::{client, line, send_launch, title};
@@ -89,8 +89,7 @@ impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let mut group = group(&start, dir).await?;
-        let (mut spec, places) = spec(&start, dir, group.0.as_ref())?;
+        let (spec, places) = spec(&start, dir)?;
         // It gets ready for its order meanwhile.
         let mut launcher = Waiting::spawn(&start, dir, sink)?;
         let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
@@ -100,22 +99,32 @@ impl Launched {
         };
         let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
-        if let Some(parent) = parent {
-            match Begun::start(&start, spec, dir, launcher, Some(parent.clone()), learner.is_some()).await {
-                Ok(begun) => {
-                    warm_parents.count_start(true);
-                    return begun.launched(&start, places, dir, group, warm_parents, learner);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
-                    warm_parents.failed(&parent);
-                    group = group.emptied().await?;
-                    (spec, _) = self::spec(&start, dir, group.0.as_ref())?;
-                    launcher = Waiting::spawn(&start, dir, sink)?;
-                }
+        let Some(parent) = parent else {
+            let group = group(&start, dir).await?;
+            let begun = Begun::start(&start, spec, dir, launcher, &group, None, learner.is_some()).await?;
+            warm_parents.count_start(false);
+            return begun.launched(&start, places, dir, group, warm_parents, learner);
+        };
+        // One that waits is in a group already.
+        let (waiting, mut group) = match parent.forked_before() {
+            Some(WaitingProcess { socket, pid, group }) => (Some((socket, pid)), group),
+            None => (None, group(&start, dir).await?),
+        };
+        let origin = Origin { parent: parent.clone(), waiting };
+        match Begun::start(&start, spec, dir, launcher, &group, Some(origin), learner.is_some()).await {
+            Ok(begun) => {
+                warm_parents.count_start(true);
+                return begun.launched(&start, places, dir, group, warm_parents, learner);
+            }
+            Err(error) => {
+                tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
+                warm_parents.failed(&parent);
+                group = group.emptied().await?;
+                launcher = Waiting::spawn(&start, dir, sink)?;
             }
         }
-        let begun = Begun::start(&start, spec, dir, launcher, None, learner.is_some()).await?;
+        let (spec, _) = self::spec(&start, dir)?;
+        let begun = Begun::start(&start, spec, dir, launcher, &group, None, learner.is_some()).await?;
         warm_parents.count_start(false);
         begun.launched(&start, places, dir, group, warm_parents, learner)
     }
@@ -153,6 +162,9 @@ impl Run for Launched {
                 }
             }
         };
+        if let Some(Forked { parent, of, .. }) = &self.parent {
+            of.fork_ahead(parent);
+        }
         if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
             learner.warm_parents.learned(&learner.layers, modules, &learner.sink);
         }
@@ -272,6 +284,13 @@ impl Waiting {
     }
 }
 
+/// What an agent's process is forked from, or was.
+struct Origin {
+    parent: Arc<WarmParent>,
+    /// The socket and the number of a process that was forked before.
+    waiting: Option<(OwnedFd, i32)>,
+}
+
 /// A launcher that has started its agent's process.
 struct Begun {
     launcher: Child,
@@ -291,15 +310,27 @@ impl Begun {
         mut spec: LaunchSpec,
         dir: &RunDir,
         launcher: Waiting,
-        parent: Option<Arc<WarmParent>>,
+        group: &Grouped,
+        origin: Option<Origin>,
         report_modules: bool,
     ) -> Result<Self> {
         let Waiting { launcher, socket: ours, identity, followers } = launcher;
-        let forked = parent.as_ref().map(|parent| parent.fork()).transpose()?;
-        if forked.is_some() {
-            spec.args.drain(..INTERPRETER_ARGUMENTS);
-            spec.forked = true;
-        }
+        spec.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
+        let (forked, parent) = match origin {
+            None => (None, None),
+            Some(Origin { parent, waiting }) => {
+                spec.args.drain(..INTERPRETER_ARGUMENTS);
+                spec.forked = true;
+                let socket = match waiting {
+                    Some((socket, pid)) => {
+                        spec.waiting = Some(pid);
+                        socket
+                    }
+                    None => parent.fork()?,
+                };
+                (Some(socket), Some(parent))
+            }
+        };
 
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
         let secrets = config_file(start, report_modules)?;

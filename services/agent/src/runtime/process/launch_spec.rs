@@ -7,7 +7,6 @@ use crate::launcher::{RunAs, memory_file};
 use crate::runtime::runner_config::{self, Places};
 use crate::runtime::stack_trace::{self, Place};
 use crate::sandbox::{Parts, Placed, Sandbox};
-use hoistway_confine::cgroup::Group;
 use hoistway_model::env::platform;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -88,8 +87,8 @@ pub(super) fn module_directories(app_dir: &Path, entry: &str) -> Vec<PathBuf> {
     directories
 }
 
-/// The specification to launch, and where the agent's files are.
-pub(super) fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Result<(LaunchSpec, Vec<Place>)> {
+/// The specification to launch, without control groups, and where the agent's files are.
+pub(super) fn spec(start: &Start<'_>, dir: &RunDir) -> Result<(LaunchSpec, Vec<Place>)> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program else {
         return Err(Error::other("the image is not unpacked"));
     };
@@ -116,8 +115,9 @@ pub(super) fn spec(start: &Start<'_>, dir: &RunDir, group: Option<&Group>) -> Re
         limits: start.sandbox.rlimits(),
         run_as: start.user,
         confinement: placed.confinement,
-        cgroups: group.map(Group::procs).unwrap_or_default(),
+        cgroups: Vec::new(),
         forked: false,
+        waiting: None,
         grace_ms: 5_000,
     };
     Ok((spec, places))

@@ -7,7 +7,7 @@ mod parent;
 mod source;
 mod user_namespace;
 
-pub(super) use parent::WarmParent;
+pub(super) use parent::{WaitingProcess, WarmParent};
 
 use super::launch_spec::entry;
 use super::leftovers::Leftovers;
@@ -36,6 +36,9 @@ const MAX_PARENTS: usize = 16;
 /// The time after which a parent is retired from which no agent was forked. Its agents share memory with it until they
 /// end, so it costs little before.
 const IDLE: Duration = Duration::from_secs(3_600);
+
+/// The time after which the next process is forked ahead, so that it takes no processor from the start before.
+const AHEAD_AFTER: Duration = Duration::from_millis(200);
 
 /// The variable of an agent by which it refuses to be forked: `false`.
 const OFF_BY: &str = "WARM_PARENTS";
@@ -192,6 +195,19 @@ impl WarmParents {
         }
     }
 
+    /// Has a process forked in a moment, which the next agent needs not wait for.
+    pub fn fork_ahead(&self, parent: &Arc<WarmParent>) {
+        let (parent, sandbox, ended) = (Arc::downgrade(parent), Arc::clone(&self.sandbox), self.ended.clone());
+        tokio::spawn(ended.run_until_cancelled_owned(async move {
+            tokio::time::sleep(AHEAD_AFTER).await;
+            if let Some(parent) = parent.upgrade()
+                && let Err(error) = parent.fork_ahead(&sandbox).await
+            {
+                tracing::debug!(%error, "no process is forked ahead");
+            }
+        }));
+    }
+
     /// Gives up a parent from which an agent could not be forked: it might hang, and hold up every other one.
     pub fn failed(&self, parent: &Arc<WarmParent>) {
         parent.retire();
@@ -262,6 +278,7 @@ impl WarmParents {
             before.parent().inspect(|parent| parent.retire());
         }
         self.parents.inc(&["ready"]);
+        self.fork_ahead(&parent);
         tokio::spawn(retire_idle(Arc::downgrade(self), layers, Arc::downgrade(&parent), parent.ended()));
     }
 

@@ -5,7 +5,7 @@ use super::comparison::Dependences;
 use super::source::Source;
 use super::user_namespace::Users;
 use crate::launcher::protocol::{LaunchSpec, Report};
-use crate::launcher::{client, memory_file, send, send_launch, title};
+use crate::launcher::{client, into_groups, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
@@ -15,15 +15,17 @@ use futures_util::StreamExt;
 use hoistway_confine::OwnNetwork;
 use hoistway_confine::cgroup::Group;
 use hoistway_model::RevisionId;
+use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -81,6 +83,8 @@ struct Imports {
 pub(in crate::runtime::process) struct WarmParent {
     /// Its socket, until it is retired.
     requests: Mutex<Option<OwnedFd>>,
+    /// A process that was forked before an agent needs it.
+    waiting: Mutex<Option<WaitingProcess>>,
     users: Users,
     imports: Imports,
     modules: Vec<String>,
@@ -93,6 +97,14 @@ pub(in crate::runtime::process) struct WarmParent {
     _launcher: Child,
     _group: launch::Grouped,
     _dir: OwnDir,
+}
+
+/// A forked process that waits in a control group of its own to become an agent.
+pub(in crate::runtime::process) struct WaitingProcess {
+    /// Its socket. It ends when that closes.
+    pub socket: OwnedFd,
+    pub pid: i32,
+    pub group: launch::Grouped,
 }
 
 /// The directory in which a parent's root is built, removed when it is dropped.
@@ -191,6 +203,7 @@ impl WarmParent {
         });
         Ok(Self {
             requests: Mutex::new(Some(requests)),
+            waiting: Mutex::default(),
             users,
             imports,
             modules: modules.to_vec(),
@@ -216,6 +229,41 @@ impl WarmParent {
     /// Ends the parent; agents that were forked from it go on.
     pub(super) fn retire(&self) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.waiting().take();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<WaitingProcess>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process that was forked before, if one waits.
+    pub fn forked_before(&self) -> Option<WaitingProcess> {
+        let waiting = self.waiting().take();
+        if waiting.is_some() {
+            self.note_use();
+        }
+        waiting
+    }
+
+    /// Has a process forked that waits for an agent to become, unless one does.
+    pub(super) async fn fork_ahead(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
+        if self.waiting().is_some() {
+            return Ok(());
+        }
+        let (socket, sandbox) = (self.request_fork()?, Arc::clone(sandbox));
+        let forking = tokio::task::spawn_blocking(move || {
+            let group = launch::Grouped(sandbox.group(&format!("forked-{}", RevisionId::mint()))?);
+            let groups = group.0.as_ref().map(Group::procs).unwrap_or_default();
+            let pid = Pid::as_raw(Some(into_groups(&socket, &groups)?));
+            Ok::<_, Error>(WaitingProcess { socket, pid, group })
+        });
+        let forked = forking.await.map_err(Error::other)??;
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have been retired meanwhile.
+        if requests.is_some() {
+            *self.waiting() = Some(forked);
+        }
+        Ok(())
     }
 
     /// The descriptors of its user namespaces, for the launcher of an agent.
@@ -256,8 +304,18 @@ impl WarmParent {
 
     /// Has a process forked, and returns its socket, which is for the agent's launcher. The process ends when that closes.
     pub fn fork(&self) -> Result<OwnedFd> {
+        self.note_use();
+        self.request_fork()
+    }
+
+    fn note_use(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn request_fork(&self) -> Result<OwnedFd> {
         let (ours, theirs) = seqpacket()?;
+        // The kernel says who sent what, from the first message on.
+        set_socket_passcred(&ours, true)?;
         match &*self.requests.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(requests) => send(requests, b"fork", &[theirs.as_fd()])?,
             None => return Err(Error::other("the warm parent has been retired")),
@@ -321,6 +379,7 @@ fn spec(
             confinement,
             cgroups: group.map(Group::procs).unwrap_or_default(),
             forked: false,
+            waiting: None,
             grace_ms: 0,
         },
         env,

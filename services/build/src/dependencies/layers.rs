@@ -26,7 +26,7 @@ const DOING: &str = "packing packages";
 /// Makes layers. Their bytes depend on the packages in them alone.
 pub struct Packer {
     blobs: BlobStore,
-    /// Where the packages are.
+    /// Keeps the packages where they are.
     stage: Arc<Stage>,
     /// Where layers are unpacked as well, if agents run in this process.
     unpacked: Option<Arc<dyn UnpackedLayers>>,

@@ -1,4 +1,4 @@
-//! The way of packages from a lock into layers: each is installed, compiled and packed as soon as it is there.
+//! The way of packages from a lock into layers: a group of them is fetched while the one before is compiled and packed.
 
 use super::{
     Dependencies, Locked,
@@ -15,8 +15,8 @@ use crate::{
     },
     store::{KnownPackage, PackageSet, Store},
 };
-use futures_util::future::try_join_all;
-use hoistway_model::{Digest, Error, Result, image::LAYER_HISTORY};
+use futures_util::future::{try_join, try_join_all};
+use hoistway_model::{Code, Digest, Error, Result, image::LAYER_HISTORY};
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
@@ -29,10 +29,30 @@ const MAX_CLASHES: usize = 20;
 /// The longest list of packages in the history of an image's layer.
 const MAX_HISTORY: usize = 300;
 const PACKING: &str = "packing packages";
+/// The most packages that are fetched together. Whether they are larger than is allowed is known afterwards.
+const MAX_FETCHED: usize = 12;
 
 impl Dependencies {
     /// Makes the layers that are not there yet; tells for each package whether something of it is in them.
     pub(super) async fn make(
+        &self,
+        uv: &Uv,
+        locked: &[Locked],
+        target: &Target,
+        store: &Store,
+        log: &BuildLog,
+    ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
+        let made = self.try_to_make(uv, locked, target, store, log).await;
+        if made.as_ref().is_err_and(|e| e.code == Code::InsufficientStorage)
+            && let Err(e) = uv.trim_cache(0).await
+        {
+            // Others need the room that half unpacked wheels take in there.
+            tracing::warn!(cause = e.chain(), "{e}");
+        }
+        made
+    }
+
+    async fn try_to_make(
         &self,
         uv: &Uv,
         locked: &[Locked],
@@ -46,17 +66,18 @@ impl Dependencies {
         // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         announce(log, unseen.len());
+        // The next ones are fetched while these are compiled.
         let arriving = async {
-            staging.fetch(&unseen).await?;
-            let installed = try_join_all(unseen.iter().map(|package| staging.installed(package))).await?;
-            let mut packages: Vec<_> = unseen.into_iter().zip(installed).collect();
-            // The largest take longest, and should not be alone at the end.
-            packages.sort_by_key(|(_, installed)| Reverse(installed.as_ref().map(|installed| installed.files.len())));
-            let arriving = packages.into_iter();
-            try_join_all(arriving.map(|(package, installed)| {
-                arrive(package.key, installed, &staging, &packer, locked.len() <= MAX_LAYERS)
-            }))
-            .await
+            let mut arrived = Vec::new();
+            let mut fetched = Vec::new();
+            for next in unseen.chunks(fetched_at_once(unseen.len())) {
+                let compiling = arrive(fetched, &staging, &packer, locked.len() <= MAX_LAYERS);
+                let (next, done) = try_join(fetch(next, &staging), compiling).await?;
+                fetched = next;
+                arrived.extend(done);
+            }
+            arrived.extend(arrive(fetched, &staging, &packer, locked.len() <= MAX_LAYERS).await?);
+            Ok(arrived)
         };
         let arrived = staging.while_there_is_room(arriving).await?;
         let mut seen: Vec<(Digest, KnownPackage)> = Vec::new();
@@ -148,21 +169,37 @@ struct Arrived {
     layer: Option<PackedLayer>,
 }
 
-/// Compiles a package, and packs it at once where it is sure to have a layer alone.
+/// The number of packages that are fetched together, so that all but the last groups are of one size.
+fn fetched_at_once(packages: usize) -> usize {
+    packages.div_ceil(packages.div_ceil(MAX_FETCHED).max(1)).max(1)
+}
+
+/// Fetches packages, and takes stock of them; of one whose marker does not hold there is nothing.
+async fn fetch<'a>(packages: &[&'a Locked], staging: &Staging<'_>) -> Result<Vec<(&'a Locked, Option<Installed>)>> {
+    staging.fetch(packages).await?;
+    let installed = try_join_all(packages.iter().map(|package| staging.installed(package))).await?;
+    Ok(packages.iter().copied().zip(installed).collect())
+}
+
+/// Compiles packages, and packs each at once where it is sure to have a layer alone.
 async fn arrive(
-    key: Digest,
-    installed: Option<Installed>,
+    mut packages: Vec<(&Locked, Option<Installed>)>,
     staging: &Staging<'_>,
     packer: &Packer,
-    is_alone: bool,
-) -> Result<Arrived> {
-    let Some(installed) = installed else { return Ok(Arrived { key, package: None, layer: None }) };
-    let staged = staging.compiled(installed).await?;
-    let layer = match is_alone {
-        true => Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(&staged)]).await?),
-        false => None,
-    };
-    Ok(Arrived { key, package: Some(staged), layer })
+    are_alone: bool,
+) -> Result<Vec<Arrived>> {
+    // The largest take longest, and should not be alone at the end.
+    packages.sort_by_key(|(_, installed)| Reverse(installed.as_ref().map(|installed| installed.files.len())));
+    let arriving = packages.into_iter().map(|(&Locked { key, .. }, installed)| async move {
+        let Some(installed) = installed else { return Ok(Arrived { key, package: None, layer: None }) };
+        let staged = staging.compiled(installed).await?;
+        let layer = match are_alone {
+            true => Some(packer.pack(layer_grouping::key_of([key]), vec![Arc::clone(&staged)]).await?),
+            false => None,
+        };
+        Ok(Arrived { key, package: Some(staged), layer })
+    });
+    try_join_all(arriving).await
 }
 
 fn announce(log: &BuildLog, packages: usize) {

@@ -31,7 +31,7 @@ use std::{
 use tokio::sync::{Mutex, Semaphore};
 use tracing::{Span, info_span};
 
-/// The time that resolving, and installing or compiling one package may take, each; the build as a whole has a limit of
+/// The time that resolving, and fetching or compiling one package may take, each; the build as a whole has a limit of
 /// its own.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.

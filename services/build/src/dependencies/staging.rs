@@ -53,7 +53,7 @@ impl Staged {
     }
 }
 
-/// A stage with installed packages, each in a directory of its own. Work on it that goes on when this is dropped is not
+/// A stage with packages: their wheels in the installer's cache, or directories into which they are installed alone. Work on it that goes on when this is dropped is not
 /// wanted any more.
 pub struct Staging<'a> {
     uv: &'a Uv,
@@ -115,19 +115,18 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Has the wheels of packages fetched together. What this cannot do is left to the installation of each, which says
-    /// why if it cannot either.
+    /// Has the wheels of packages fetched together.
     pub async fn fetch(&self, packages: &[&Locked]) -> Result<()> {
-        if packages.is_empty() {
+        let Ok(count) = u32::try_from(packages.len()) else { return Ok(()) };
+        if count == 0 {
             return Ok(());
         }
         let lock = Lock::parse(&packages.iter().map(|package| package.entry.as_str()).collect::<String>())?;
         let directory = self.directory("links", &lock.digest().hex(), Role::Installer).await?;
-        let fetching = self.uv.fetch(&lock, &directory, self.target, STEP_LIMIT);
-        match within(info_span!("build.fetch", hoistway.build.packages = packages.len()), fetching).await {
-            Ok(found) => self.wheels().extend(found),
-            Err(e) => tracing::debug!(cause = e.chain(), "packages are installed one by one: {e}"),
-        }
+        // They share the line to the index.
+        let fetching = self.uv.fetch(&lock, &directory, self.target, STEP_LIMIT * count);
+        let found = within(info_span!("build.fetch", hoistway.build.packages = count), fetching).await;
+        self.wheels().extend(found.inspect_err(|_| self.log.write_line("  they cannot be fetched"))?);
         Ok(())
     }
 
@@ -162,9 +161,12 @@ impl<'a> Staging<'a> {
     async fn install(&self, package: &Locked) -> Result<Option<Installed>> {
         let Locked { name, version, .. } = package;
         let wheel = self.wheels().get(name).cloned();
-        // A wheel that is not as it should be is refused with the reason when it is installed.
         let fetched = match wheel {
-            Some(wheel) => self.take_stock(wheel, name).await.ok().flatten(),
+            Some(wheel) => self.take_stock(wheel, name).await.unwrap_or_else(|e| {
+                // That is said with the reason when it is installed.
+                tracing::debug!(cause = e.chain(), "the wheel of {name} is not taken as it is: {e}");
+                None
+            }),
             None => None,
         };
         let installed = match fetched {

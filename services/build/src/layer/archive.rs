@@ -24,7 +24,7 @@ impl Write for Both<'_> {
 
 /// A directory.
 pub(super) fn directory(out: &mut dyn Write, path: &str) -> io::Result<()> {
-    header(out, &format!("{path}/"), EntryType::Directory, 0o755, 0, "")
+    header(out, &format!("{path}/"), EntryType::Directory, 0o755, 0)
 }
 
 /// A file of exactly `size` bytes.
@@ -35,7 +35,7 @@ pub(super) fn file(
     size: u64,
     content: &mut dyn Read,
 ) -> io::Result<()> {
-    header(out, path, EntryType::Regular, if executable { 0o755 } else { 0o644 }, size, "")?;
+    header(out, path, EntryType::Regular, if executable { 0o755 } else { 0o644 }, size)?;
     let copied = io::copy(&mut content.take(size), out)?;
     if copied != size {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} became shorter while it was read")));
@@ -56,16 +56,12 @@ fn pad(out: &mut dyn Write, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn header(out: &mut dyn Write, path: &str, kind: EntryType, mode: u32, size: u64, link: &str) -> io::Result<()> {
+fn header(out: &mut dyn Write, path: &str, kind: EntryType, mode: u32, size: u64) -> io::Result<()> {
     let mut header = basic(kind, mode, size)?;
     let mut extended = Vec::new();
     if !path.is_ascii() || header.set_path(path).is_err() {
         record(&mut extended, "path", path);
         header.set_path(stand_in(path))?;
-    }
-    if !link.is_ascii() || (!link.is_empty() && header.set_link_name_literal(link).is_err()) {
-        record(&mut extended, "linkpath", link);
-        header.set_link_name_literal(stand_in(link))?;
     }
     if !extended.is_empty() {
         let mut before = basic(EntryType::XHeader, 0o644, extended.len() as u64)?;

@@ -15,9 +15,10 @@ import os
 import resource
 import sys
 import warnings
-from importlib._bootstrap_external import _RAW_MAGIC_NUMBER, MAGIC_NUMBER  # importlib.util imports much more
+from importlib._bootstrap_external import MAGIC_NUMBER  # importlib.util imports much more
 
 HASH_BASED = (1).to_bytes(4, "little")
+HASH_KEY = int.from_bytes(MAGIC_NUMBER, "little")
 MAX_SOURCE = 2 << 20  # a larger file is read by whoever imports it: parsing takes hundreds of times its size
 MEMORY = 1 << 30  # of each piece
 CPU_SECONDS = 120  # of each piece
@@ -47,7 +48,7 @@ def bytecode(path, name):
     # An object is written as one that may be referred to if anything else holds it. Whether another module happens to
     # hold a name is no business of this file's bytes, so make sure that every name is held twice.
     twin = marshal.loads(marshal.dumps(code))
-    data = MAGIC_NUMBER + HASH_BASED + _imp.source_hash(_RAW_MAGIC_NUMBER, source) + marshal.dumps(code)
+    data = MAGIC_NUMBER + HASH_BASED + _imp.source_hash(HASH_KEY, source) + marshal.dumps(code)
     del twin
     return data
 

@@ -149,7 +149,8 @@ pub fn take_stock(root: &Path, name: &str) -> Result<Option<Installed>> {
         path.strip_prefix(BIN).is_none_or(|name| !commands.contains_key(name) && is_program(&root.join(path)))
     });
     for (name, target) in &commands {
-        let Some(script) = script(target).filter(|_| is_command(name)) else { continue };
+        let script = target.as_deref().and_then(script);
+        let Some(script) = script.filter(|_| is_command(name)) else { continue };
         let path = format!("{BIN}{name}");
         let digest = ring::digest::digest(&ring::digest::SHA256, script.as_bytes());
         package.files.insert(path.clone(), format!("sha256={}", URL_SAFE_NO_PAD.encode(digest)));
@@ -249,8 +250,9 @@ fn record_line(line: &str) -> Option<(String, &str, &str)> {
     (!path.is_empty()).then_some((path, checksum, size))
 }
 
-/// A line of RECORD, with quotes only where they have to be.
+/// A line of RECORD, with quotes only where they have to be, and the size without any.
 fn written_line(path: &str, checksum: &str, size: &str) -> String {
+    let size = size.trim_matches('"').parse::<u64>().map_or_else(|_| String::new(), |size| size.to_string());
     match path.contains([',', '"']) {
         true => format!("\"{}\",{checksum},{size}", path.replace('"', "\"\"")),
         false => format!("{path},{checksum},{size}"),
@@ -264,8 +266,8 @@ fn is_kept(dist_info: &str, path: &str) -> bool {
     inside && !note.is_some_and(|note| NOTES.contains(&note)) && !path.split('/').any(|part| part == "__pycache__")
 }
 
-/// The package's own commands, `name` to `module:attribute`.
-fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, String>> {
+/// The package's own commands, `name` to `module:attribute`; to nothing for those with a window, which no agent has.
+fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, Option<String>>> {
     let text = match read_list(&dist_info.join("entry_points.txt"), MAX_ENTRY_POINTS) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         text => text?,
@@ -275,11 +277,13 @@ fn commands(dist_info: &Path) -> io::Result<BTreeMap<String, String>> {
     for line in text.lines().map(str::trim) {
         if line.starts_with('[') {
             section = line;
-        } else if section == "[console_scripts]"
-            && let Some((name, target)) = line.split_once('=')
-        {
+        } else if let Some((name, target)) = line.split_once('=') {
             let target = target.split('[').next().unwrap_or_default();
-            found.insert(name.trim().to_owned(), target.trim().to_owned());
+            match section {
+                "[console_scripts]" => found.insert(name.trim().to_owned(), Some(target.trim().to_owned())),
+                "[gui_scripts]" => found.insert(name.trim().to_owned(), None),
+                _ => continue,
+            };
         }
     }
     Ok(found)

@@ -72,6 +72,11 @@ impl Doing {
     }
 }
 
+/// Whether all wheels were there, and could not be put into one directory: two have a file in different ways.
+pub(super) fn is_of_directory(error: &Error) -> bool {
+    error.details.iter().any(|line| line.contains("Failed to install: "))
+}
+
 /// A package of which the resolver found no wheel for this Python, at least not of the versions that it needs.
 #[derive(Debug)]
 pub(super) struct WithoutWheel {

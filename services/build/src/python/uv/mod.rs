@@ -134,16 +134,17 @@ impl Uv {
     /// Finds uv and its settings, and installs it where there is none yet, so that the first build does not wait for it.
     /// If that fails, the first build tries again and tells why.
     pub async fn preinstall(&self, interpreter: &Interpreter) {
-        let is_there = tool::on_path().next().is_some() || tool::installed(&self.data).is_file();
-        if !is_there && interpreter.pip.is_none() {
+        let own = tool::installed(&self.data);
+        let (is_on_path, had_own) = (tool::on_path().next().is_some(), own.is_file());
+        if !is_on_path && !had_own && interpreter.pip.is_none() {
             return;
         }
-        self.preinstalling.store(!is_there, Ordering::Release);
+        self.preinstalling.store(!is_on_path && !had_own, Ordering::Release);
         let found = self.program(interpreter, &|_| ()).await;
         self.preinstalling.store(false, Ordering::Release);
         match found {
-            Ok(_) if is_there => tracing::debug!("found uv"),
-            Ok(_) => tracing::info!("installed uv {}", tool::VERSION),
+            Ok(found) if found.path == own && !had_own => tracing::info!("installed uv {}", tool::VERSION),
+            Ok(found) => tracing::debug!(path = %found.path.display(), "found uv"),
             Err(e) => {
                 let remedy =
                     "install uv on PATH, or let pip reach an index that has it (PIP_INDEX_URL, pip.conf, HTTPS_PROXY)";
@@ -238,8 +239,9 @@ impl Uv {
     }
 
     /// Has the wheels of a lock downloaded, verified and unpacked by one call, and tells by the packages' names where
-    /// the cache has them, for as long as it is in use. Those that have to be installed, because they have files for
-    /// other places, are left out. `directory` is one that [`Sandbox::make_dir`] made, for nothing else.
+    /// the cache has them, for as long as it is in use. Those that have to be installed alone are left out: they have files
+    /// for other places, or cannot be in one directory with the others. `directory` is one that [`Sandbox::make_dir`]
+    /// made, for nothing else.
     pub async fn fetch(
         &self,
         lock: &Lock,
@@ -247,7 +249,13 @@ impl Uv {
         target: &Target,
         limit: Duration,
     ) -> Result<HashMap<String, PathBuf>> {
-        self.install_by(LinkMode::Symlink, lock, directory, target, limit, &|_| ()).await?;
+        if let Err(e) = self.install_by(LinkMode::Symlink, lock, directory, target, limit, &|_| ()).await {
+            // They are in the cache then.
+            if !failure::is_of_directory(&e) {
+                return Err(e);
+            }
+            tracing::debug!(cause = e.chain(), "wheels cannot be in one directory: {e}");
+        }
         let (directory, cache) = (directory.to_owned(), self.cache());
         let finding = tokio::task::spawn_blocking(move || unpacked_wheels::find(&directory, &cache.canonicalize()?));
         let failed = |e| Error::internal("finding the wheels in the installer's cache", e);

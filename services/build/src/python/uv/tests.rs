@@ -55,6 +55,8 @@ async fn a_package_is_locked_and_installed() {
     let e = uv.install(&forged, &dir.path().join("forged"), &python, LIMIT, &report).await.unwrap_err();
     assert_eq!(e.code, Code::RequirementFailed);
     assert!(!dir.path().join("forged/six.py").exists());
+    let e = uv.fetch(&forged, &dir.path().join("forged-links"), &python, LIMIT).await.unwrap_err();
+    assert!(e.code == Code::RequirementFailed && e.message.contains("six"), "{e:?}");
 
     let e = uv.resolve(&requirements("no-such-package-zzz==1"), None, &python, LIMIT, &report).await.unwrap_err();
     assert_eq!(e.code, Code::RequirementFailed);

@@ -11,7 +11,7 @@ use std::{
 /// The file of metadata that every wheel has.
 const METADATA: &str = "METADATA";
 
-/// The directories in `cache` of the wheels that are installed in `installed`, by the names of their packages. Left out
+/// The directories in `cache`, a path without links, of the wheels that are installed in `installed`, by the names of their packages. Left out
 /// are wheels that have files for other places than the directory of packages, and names that two wheels claim. What a
 /// directory contains is not checked here. Blocks.
 pub fn find(installed: &Path, cache: &Path) -> Result<HashMap<String, PathBuf>> {
@@ -35,10 +35,10 @@ pub fn find(installed: &Path, cache: &Path) -> Result<HashMap<String, PathBuf>> 
 
 /// The directory, strictly below `cache`, in which `link` has `file`.
 fn wheel(link: &Path, file: &Path, cache: &Path) -> Option<PathBuf> {
-    let directory = link.ancestors().nth(file.components().count())?;
-    let is_plain = link.components().eq(link.canonicalize().ok()?.components());
+    let metadata = link.canonicalize().ok()?;
+    let directory = metadata.ancestors().nth(file.components().count())?;
     let is_below = directory != cache && directory.starts_with(cache);
-    (is_plain && is_below && directory.join(file) == link).then(|| directory.to_owned())
+    (is_below && directory.join(file) == metadata).then(|| directory.to_owned())
 }
 
 /// Whether everything of a wheel belongs into the directory of packages: `NAME-VERSION.data` does not.
@@ -85,8 +85,12 @@ mod tests {
         link("gone-1.0.dist-info", &cache.join("6/gone-1.0.dist-info/METADATA"));
         fs::create_dir_all(installed.join("copied-1.0.dist-info")).unwrap();
         fs::write(installed.join("copied-1.0.dist-info/METADATA"), "").unwrap();
+        symlink("cache", root.join("named")).unwrap();
+        unpacked("cache/7", "by_name-1.0.dist-info", "by_name");
+        link("by_name-1.0.dist-info", &root.join("named/7/by_name-1.0.dist-info/METADATA"));
         let found = find(&installed, &cache).unwrap();
-        let expected = [("whole-one", "1"), ("owner", "5")].map(|(name, at)| (name.to_owned(), cache.join(at)));
+        let expected =
+            [("whole-one", "1"), ("owner", "5"), ("by-name", "7")].map(|(name, at)| (name.to_owned(), cache.join(at)));
         assert_eq!(found, expected.into());
     }
 }

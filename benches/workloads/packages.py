@@ -1,7 +1,5 @@
 """Packages that have to be fetched: the first deploy, LangGraph, and one more requirement."""
 
-import shutil
-
 import agents
 import floors
 from measure import Contestant, Table, alternate, milliseconds
@@ -30,11 +28,8 @@ def first_deploys(context, key, title, agent, requirements, imports, rounds, sec
         return docker.time_to_answer(f"{key}-{installer}", installer, agent, context.version(), requirements, cold=True)
 
     def by_hand(number):
-        cache = f"cache-{key}-{number}"
-        try:
-            return timed_by_hand(context.uv, agent, context.version(), requirements, cache)
-        finally:
-            shutil.rmtree(context.path(f"uv/{cache}"), ignore_errors=True)
+        # It stays until the end: for half a minute ext4 makes files more slowly where many were removed.
+        return timed_by_hand(context.uv, agent, context.version(), requirements, f"cache-{key}-{number}")
 
     floor = floors.bare_import(context.python, imports, lambda: context.site(agent, requirements))
     contestants = [Contestant("Hoistway", deploy), *context.containers(build),

@@ -2,7 +2,7 @@
 
 use super::{inspect, registry_with_base, start, start_with_settings};
 use crate::{
-    containers::{self, BASE, Installation, docker},
+    containers::{self, BASE, Installation},
     http, prerequisites,
     test_installation::{log_of, says},
 };
@@ -10,7 +10,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use hoistway_model::Digest;
 use hoistway_testing::{ANN, Access, BOB, DockerRegistry, write_docker_config};
 use serde_json::{Value, json};
-use std::{path::Path, process::Command};
+use std::{
+    net::{IpAddr, UdpSocket},
+    path::Path,
+    process::Command,
+};
 
 /// Pushes the base image to a registry that the Docker daemon would ask for TLS.
 fn push_base(base: &str, logins: &Path) {
@@ -20,14 +24,20 @@ fn push_base(base: &str, logins: &Path) {
     assert!(out.status.success(), "{base}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// An address of this machine that is not one of loopback. Nothing is sent: connecting only selects a route.
+fn outward_address() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:53").unwrap();
+    socket.local_addr().unwrap().ip()
+}
+
 #[test]
 fn a_base_goes_from_its_registry_to_the_image_registry_with_the_login_of_each() {
     if !containers::is_possible() || !prerequisites::skopeo() {
         return;
     }
     // There a registry is asked with TLS, unless a setting says otherwise.
-    let address = docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge"]);
-    let address = address.parse().unwrap();
+    let address = outward_address();
     let dir = Installation::new();
     let (bases, images) = (dir.path().join("bases"), dir.path().join("images"));
     let Some(bases) = DockerRegistry::start_at(address, &bases, Access::User(BOB)) else { return };

@@ -89,7 +89,7 @@ impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let (spec, places) = spec(&start, dir)?;
+        let (mut spec, places) = spec(&start, dir)?;
         // It gets ready for its order meanwhile.
         let mut launcher = Waiting::spawn(&start, dir, sink)?;
         let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
@@ -99,31 +99,21 @@ impl Launched {
         };
         let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
         let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
-        let Some(parent) = parent else {
-            let group = group(&start, dir).await?;
-            let begun = Begun::start(&start, spec, dir, launcher, &group, None, learner.is_some()).await?;
-            warm_parents.count_start(false);
-            return begun.launched(&start, places, dir, group, warm_parents, learner);
-        };
-        // One that waits is in a group already.
-        let (waiting, mut group) = match parent.forked_before() {
-            Some(WaitingProcess { socket, pid, group }) => (Some((socket, pid)), group),
-            None => (None, group(&start, dir).await?),
-        };
-        let origin = Origin { parent: parent.clone(), waiting };
-        match Begun::start(&start, spec, dir, launcher, &group, Some(origin), learner.is_some()).await {
-            Ok(begun) => {
-                warm_parents.count_start(true);
-                return begun.launched(&start, places, dir, group, warm_parents, learner);
-            }
-            Err(error) => {
-                tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
-                warm_parents.failed(&parent);
-                group = group.emptied().await?;
-                launcher = Waiting::spawn(&start, dir, sink)?;
+        if let Some(parent) = parent {
+            match Begun::forked(&start, spec, dir, launcher, &parent, learner.is_some()).await {
+                Ok((begun, group)) => {
+                    warm_parents.count_start(true);
+                    return begun.launched(&start, places, dir, group, warm_parents, learner);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
+                    warm_parents.failed(&parent);
+                    (spec, _) = self::spec(&start, dir)?;
+                    launcher = Waiting::spawn(&start, dir, sink)?;
+                }
             }
         }
-        let (spec, _) = self::spec(&start, dir)?;
+        let group = group(&start, dir).await?;
         let begun = Begun::start(&start, spec, dir, launcher, &group, None, learner.is_some()).await?;
         warm_parents.count_start(false);
         begun.launched(&start, places, dir, group, warm_parents, learner)
@@ -284,11 +274,12 @@ impl Waiting {
     }
 }
 
-/// What an agent's process is forked from, or was.
+/// A process that was forked for an agent.
 struct Origin {
     parent: Arc<WarmParent>,
-    /// The socket and the number of a process that was forked before.
-    waiting: Option<(OwnedFd, i32)>,
+    socket: OwnedFd,
+    /// Its number, if it is in the agent's control groups already.
+    waiting: Option<i32>,
 }
 
 /// A launcher that has started its agent's process.
@@ -304,6 +295,29 @@ struct Begun {
 }
 
 impl Begun {
+    /// Has a process become the agent that was forked from a warm parent, if one waits, or is forked now.
+    async fn forked(
+        start: &Start<'_>,
+        spec: LaunchSpec,
+        dir: &RunDir,
+        launcher: Waiting,
+        parent: &Arc<WarmParent>,
+        report_modules: bool,
+    ) -> Result<(Self, Grouped)> {
+        let (socket, waiting, mut group) = match parent.forked_before() {
+            Some(WaitingProcess { socket, pid, group }) => (socket, Some(pid), group),
+            None => (parent.fork()?, None, group(start, dir).await?),
+        };
+        let origin = Origin { parent: parent.clone(), socket, waiting };
+        match Self::start(start, spec, dir, launcher, &group, Some(origin), report_modules).await {
+            Ok(begun) => Ok((begun, group)),
+            Err(error) => {
+                group.end().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Has a launcher execute the agent's program, or have its process forked from a warm parent.
     async fn start(
         start: &Start<'_>,
@@ -318,16 +332,10 @@ impl Begun {
         spec.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         let (forked, parent) = match origin {
             None => (None, None),
-            Some(Origin { parent, waiting }) => {
+            Some(Origin { parent, socket, waiting }) => {
                 spec.args.drain(..INTERPRETER_ARGUMENTS);
                 spec.forked = true;
-                let socket = match waiting {
-                    Some((socket, pid)) => {
-                        spec.waiting = Some(pid);
-                        socket
-                    }
-                    None => parent.fork()?,
-                };
+                spec.waiting = waiting;
                 (Some(socket), Some(parent))
             }
         };
@@ -400,18 +408,6 @@ async fn group(start: &Start<'_>, dir: &RunDir) -> Result<Grouped> {
 pub(super) struct Grouped(pub(super) Option<Group>);
 
 impl Grouped {
-    /// Kills what is in it, and keeps it.
-    async fn emptied(mut self) -> Result<Self> {
-        if let Some(group) = self.0.take() {
-            let killed = tokio::task::spawn_blocking(move || {
-                group.kill();
-                group
-            });
-            self.0 = Some(killed.await.map_err(Error::other)?);
-        }
-        Ok(self)
-    }
-
     /// Kills what is in it, and removes it.
     async fn end(&mut self) {
         if let Some(group) = self.0.take() {

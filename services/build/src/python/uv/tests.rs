@@ -29,6 +29,62 @@ fn unreachable<T: std::fmt::Debug>(outcome: &Result<T>) -> bool {
     !hoistway_testing::need("pypi", false, &format!("the package index cannot be reached: {e}"))
 }
 
+/// Makes a wheel in `dir`, and returns a lock of it.
+const WHEEL: &str = r#"
+import base64, hashlib, json, sys, zipfile
+name, path, files = sys.argv[1], f"{sys.argv[2]}/{sys.argv[1]}-1.0-py3-none-any.whl", json.loads(sys.argv[3])
+files[f"{name}-1.0.dist-info/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+files[f"{name}-1.0.dist-info/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+digest = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+record = [f"{file},sha256={digest(text)},{len(text)}\n" for file, text in files.items()]
+files[f"{name}-1.0.dist-info/RECORD"] = "".join([*record, f"{name}-1.0.dist-info/RECORD,,\n"])
+with zipfile.ZipFile(path, "w") as wheel:
+    for file, text in files.items(): wheel.writestr(file, text)
+with open(path, "rb") as wheel:
+    print(f"{name}==1.0 --hash=sha256:{hashlib.sha256(wheel.read()).hexdigest()}")
+"#;
+
+fn wheel(dir: &Path, name: &str, files: serde_json::Value) -> String {
+    let mut made = std::process::Command::new("python3");
+    let made = made.args(["-c", WHEEL, name]).arg(dir).arg(files.to_string()).output().unwrap();
+    let line = String::from_utf8(made.stdout).unwrap();
+    line.replace(" --hash", " \\\n    --hash")
+}
+
+#[tokio::test]
+async fn wheels_that_cannot_be_taken_from_the_cache_are_left_out_and_can_be_installed() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = wheel(dir.path(), "plain", serde_json::json!({"plain.py": "x = 1\n"}));
+    let tool = wheel(dir.path(), "tool", serde_json::json!({"tool-1.0.data/scripts/tool": "#!/bin/sh\n"}));
+    let file = wheel(dir.path(), "file", serde_json::json!({"shared": "x"}));
+    let package = wheel(dir.path(), "package", serde_json::json!({"shared/__init__.py": "x = 1\n"}));
+    let python = python().await;
+    // It may have to be installed first.
+    let (mut uv, shown) = (driver(dir.path(), &[]), Mutex::new(Vec::new()));
+    let report = |line: &str| shown.lock().unwrap().push(line.to_owned());
+    let found = uv.program(python.interpreter(), &report).await.map(drop);
+    if unreachable(&found) {
+        return;
+    }
+    uv = driver(dir.path(), &[("UV_FIND_LINKS", dir.path().to_str().unwrap()), ("UV_OFFLINE", "true")]);
+    let lock =
+        |entries: &[&String]| Lock::parse(&entries.iter().map(|entry| entry.as_str()).collect::<String>()).unwrap();
+
+    let found = uv.fetch(&lock(&[&plain, &tool]), &dir.path().join("one"), &python, LIMIT).await.unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["plain"], "{found:?}");
+    // Not in one directory: what is missing is installed alone.
+    let found = uv.fetch(&lock(&[&plain, &file, &package]), &dir.path().join("two"), &python, LIMIT).await.unwrap();
+    assert!(!(found.contains_key("file") && found.contains_key("package")), "{found:?}");
+    for (name, directory) in found {
+        assert!(take_stock(&directory, &name).unwrap().is_some(), "{name}");
+    }
+    for (name, entry) in [("tool", &tool), ("file", &file), ("package", &package)] {
+        let alone = dir.path().join(format!("alone-{name}"));
+        uv.install(&lock(&[entry]), &alone, &python, LIMIT, &report).await.unwrap();
+        assert!(take_stock(&alone, name).unwrap().is_some(), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_package_is_locked_and_installed() {
     let dir = tempfile::tempdir().unwrap();

@@ -129,7 +129,7 @@ impl Cgroups {
                 Ok(())
             }
             (Controller::Pids, _) => match limits.processes {
-                // The group contains the agent's launcher too.
+                // The group contains the agent's launcher, or the first process of its namespace, too.
                 Some(count) => set("pids.max", (count + 2).to_string()),
                 None => Ok(()),
             },

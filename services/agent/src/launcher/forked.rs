@@ -77,11 +77,13 @@ impl Agent {
         let (Some(users), Some(forked)) = (fds.pop(), fds.pop()) else {
             return Err(Error::other("the socket to the forked process did not come"));
         };
-        set_socket_timeout(&forked, Timeout::Recv, Some(STEP))?;
         let made = Made::begin(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
         drop(users);
         let moved = match spec.waiting {
-            Some(pid) => Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?,
+            Some(pid) => {
+                set_socket_timeout(&forked, Timeout::Recv, Some(STEP))?;
+                Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?
+            }
             // The root directory is built meanwhile.
             None => into_groups(&forked, &spec.cgroups)?,
         };
@@ -103,14 +105,15 @@ impl Agent {
         let first = pidfd_open(first_pid, PidfdFlags::empty())?;
         let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces };
         let identity = expected.check(first_pid, forked_check::Role::First)?;
+        if !is_in_groups(first_pid, &spec.cgroups)? {
+            return Err(Error::other("the forked process is in other control groups"));
+        }
         let main_pid = step(&forked, b"started")?;
         let main = pidfd_open(main_pid, PidfdFlags::empty())?;
         expected.check(main_pid, forked_check::Role::Main(first_pid))?;
         for (pid, pidfd) in [(first_pid, &first), (main_pid, &main)] {
             hoistway_confine::limit_process(pid, &spec.limits)?;
-            if poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&Timespec::default()))? > 0 {
-                return Err(Error::other("the forked process ended before it was limited"));
-            }
+            check_alive(pidfd)?;
         }
         let described = json!({
             "args": spec.args,
@@ -211,13 +214,36 @@ impl Agent {
     }
 }
 
-/// Waits for a forked process, and moves it into an agent's control groups, where everything that it forks begins. That
-/// takes longer than all else of a start, because the kernel waits for its processors.
+/// Waits for a forked process, and moves it into an agent's control groups, where everything that it forks begins.
 pub(crate) fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
     set_socket_timeout(forked, Timeout::Recv, Some(STEP))?;
     let pid = step(forked, b"forked")?;
+    // Its number is not another process' before it has been waited for, and it has not ended as long as this says so.
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    if !forked_check::is_first_of_namespace(pid)? {
+        return Err(Error::other("it is not the first process of a PID namespace"));
+    }
     groups.iter().try_for_each(|procs| std::fs::write(procs, pid.to_string()))?;
+    check_alive(&process)?;
     Ok(pid)
+}
+
+/// Whether a process has been moved into all of these groups.
+fn is_in_groups(pid: Pid, groups: &[PathBuf]) -> Result<bool> {
+    let number = pid.to_string();
+    for procs in groups {
+        if !std::fs::read_to_string(procs)?.lines().any(|line| line == number) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn check_alive(process: &OwnedFd) -> Result<()> {
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default()))? {
+        0 => Ok(()),
+        _ => Err(Error::other("the forked process has ended")),
+    }
 }
 
 /// What the forked process joins.

@@ -14,6 +14,16 @@ use std::os::unix::fs::MetadataExt;
 /// The filters of a warm parent and the one that an agent adds.
 const FILTERS: u32 = 3;
 
+/// The PID namespaces of an agent that are not that of this process: the warm parent's and its own.
+const NAMESPACES: usize = 2;
+
+/// Whether a process is the first one of a PID namespace in that of a warm parent.
+pub(super) fn is_first_of_namespace(pid: Pid) -> Result<bool> {
+    let (process, own) = (Status::of(&pid.to_string())?, Status::of("self")?);
+    let numbers = process.field("NSpid");
+    Ok(numbers.last() == Some(&"1") && numbers.len() == own.field("NSpid").len() + NAMESPACES)
+}
+
 /// The confinement of an agent.
 pub(super) struct Expected<'a> {
     pub user: Option<RunAs>,
@@ -52,12 +62,12 @@ impl Expected<'_> {
             Role::First => numbers.last() == Some(&"1"),
             Role::Main(first) => pid_namespace(pid)? == pid_namespace(first)?,
         };
-        // The first one has been moved into those of the agent.
+        // That the first one is in the agent's is checked by whoever knows these.
         let has_groups = match role {
             Role::First => true,
             Role::Main(first) => groups(pid)? == groups(first)?,
         };
-        let is_alone = is_first && numbers.len() == own.field("NSpid").len() + 2;
+        let is_alone = is_first && numbers.len() == own.field("NSpid").len() + NAMESPACES;
         let joined = self.namespaces.iter().all(|(name, namespace)| is_in(number, name, namespace));
         // Inherited from the warm parent.
         let oom_score = fs::read_to_string(format!("/proc/{number}/oom_score_adj"))?;

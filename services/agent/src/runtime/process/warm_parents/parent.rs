@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use hoistway_confine::OwnNetwork;
 use hoistway_confine::cgroup::Group;
 use hoistway_model::RevisionId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -85,6 +86,7 @@ pub(in crate::runtime::process) struct WarmParent {
     requests: Mutex<Option<OwnedFd>>,
     /// A process that was forked before an agent needs it.
     waiting: Mutex<Option<WaitingProcess>>,
+    forking_ahead: tokio::sync::Mutex<()>,
     users: Users,
     imports: Imports,
     modules: Vec<String>,
@@ -105,6 +107,14 @@ pub(in crate::runtime::process) struct WaitingProcess {
     pub socket: OwnedFd,
     pub pid: i32,
     pub group: launch::Grouped,
+}
+
+impl WaitingProcess {
+    /// Whether it has not ended while it waited, as when memory ran short.
+    fn is_alive(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
+    }
 }
 
 /// The directory in which a parent's root is built, removed when it is dropped.
@@ -204,6 +214,7 @@ impl WarmParent {
         Ok(Self {
             requests: Mutex::new(Some(requests)),
             waiting: Mutex::default(),
+            forking_ahead: tokio::sync::Mutex::default(),
             users,
             imports,
             modules: modules.to_vec(),
@@ -238,7 +249,7 @@ impl WarmParent {
 
     /// A process that was forked before, if one waits.
     pub fn forked_before(&self) -> Option<WaitingProcess> {
-        let waiting = self.waiting().take();
+        let waiting = self.waiting().take().filter(WaitingProcess::is_alive);
         if waiting.is_some() {
             self.note_use();
         }
@@ -247,6 +258,7 @@ impl WarmParent {
 
     /// Has a process forked that waits for an agent to become, unless one does.
     pub(super) async fn fork_ahead(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
+        let Ok(_one_at_a_time) = self.forking_ahead.try_lock() else { return Ok(()) };
         if self.waiting().is_some() {
             return Ok(());
         }

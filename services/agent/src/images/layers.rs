@@ -48,6 +48,9 @@ pub struct LayerStore {
 struct State {
     /// The number of revisions that use a layer. What is not here may be deleted.
     pins: HashMap<Digest, usize>,
+    /// The layers whose packages are together in a directory. It stays as long as revisions use these, so that an agent
+    /// that was stopped does not wait for thousands of links.
+    sites: HashMap<Digest, Vec<Digest>>,
     /// When layers were made on this machine, ahead of the revisions that use them.
     adopted: HashMap<Digest, Instant>,
     /// Who unpacks a layer: one at a time.
@@ -206,6 +209,7 @@ impl LayerStore {
         layers.iter().for_each(|(digest, _)| key.member(digest.to_string().as_bytes()));
         let key = key.finish();
         let pins = self.pin(&[key]);
+        lock(&self.state).sites.insert(key, layers.iter().map(|(digest, _)| *digest).collect());
         let turn = self.turn(&key);
         let _turn = turn.lock().await;
         let (dir, target) = (Arc::clone(&self.dir), self.dir.join(format!("{SITE}{}", key.hex())));
@@ -249,11 +253,14 @@ impl LayerStore {
             let trash = self.dir.join(format!("{TEMPORARY}gone-{}", digest.hex()));
             {
                 // Whoever wants it from now on pins it first, and then finds it gone.
-                let state = lock(&self.state);
-                let is_used = state.pins.contains_key(&digest) || state.adopted.contains_key(&digest);
+                let mut state = lock(&self.state);
+                let is_pinned = |digest| state.pins.contains_key(digest);
+                let has_layers = state.sites.get(&digest).is_some_and(|layers| layers.iter().all(is_pinned));
+                let is_used = is_pinned(&digest) || has_layers || state.adopted.contains_key(&digest);
                 if is_used || std::fs::rename(&path, &trash).is_err() {
                     continue;
                 }
+                state.sites.remove(&digest);
             }
             delete(&trash);
         }

@@ -2,7 +2,7 @@
 
 use crate::fake_image::{archive, gzip};
 use hoistway_agent::images::{Bounds, Expected, LayerStore, unpack};
-use hoistway_model::{Digest, unpacked_layers::UnpackedLayers};
+use hoistway_model::{Digest, image::RUNNER_PATH, unpacked_layers::UnpackedLayers};
 use std::{
     io::{self, Write},
     os::unix::fs::MetadataExt,
@@ -74,6 +74,33 @@ async fn a_layer_that_is_handed_over_is_the_one_that_would_be_pulled_and_stays_f
     let reopened = self::store(dir.path());
     reopened.sweep().await;
     assert!(!reopened.has(&expected.blob).await);
+}
+
+#[tokio::test]
+async fn packages_that_were_put_together_stay_as_long_as_their_layers_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut layers) = (store(dir.path()), Vec::new());
+    let runner = RUNNER_PATH.trim_start_matches('/');
+    for files in [
+        [(runner, ""), ("app/agent.py", "")],
+        [("opt/hoistway/site-packages/one.py", ""), ("opt/hoistway/site-packages/a/b", "")],
+        [("opt/hoistway/site-packages/two.py", ""), ("opt/hoistway/site-packages/a/c", "")],
+    ] {
+        let archive = archive(&files);
+        let blob = Digest::of(&gzip(&archive));
+        hand_over(&store, &archive, blob, Digest::of(&archive)).unwrap();
+        layers.push(blob);
+    }
+    let used = store.pin(&layers);
+    let (tree, running) = store.tree(&layers).await.unwrap().unwrap();
+    let [site] = &tree.site_dirs[..] else { panic!("{tree:?}") };
+    assert!(["one.py", "two.py", "a/b", "a/c"].iter().all(|file| site.join(file).is_file()));
+    drop(running);
+    store.sweep().await;
+    assert!(site.is_dir(), "an agent that was stopped starts again");
+    drop(used);
+    store.sweep().await;
+    assert!(!site.exists());
 }
 
 #[tokio::test]

@@ -15,7 +15,6 @@ use hoistway_confine::namespaces::{self, Kinds};
 use hoistway_confine::{Namespaces, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
     DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_dumpable_behavior,
@@ -30,7 +29,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The time that each step of the forked process may take, which takes milliseconds.
-const STEP: Duration = Duration::from_secs(3);
+pub(crate) const STEP: Duration = Duration::from_secs(3);
 
 /// Runs the stage to its end: no process of the agent is alive when it returns.
 pub(super) fn run(spec: &LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
@@ -80,10 +79,7 @@ impl Agent {
         let made = Made::begin(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
         drop(users);
         let moved = match spec.waiting {
-            Some(pid) => {
-                set_socket_timeout(&forked, Timeout::Recv, Some(STEP))?;
-                Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?
-            }
+            Some(pid) => Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?,
             // The root directory is built meanwhile.
             None => into_groups(&forked, &spec.cgroups)?,
         };
@@ -103,11 +99,8 @@ impl Agent {
             return Err(Error::other("another process than the forked one is confined"));
         }
         let first = pidfd_open(first_pid, PidfdFlags::empty())?;
-        let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces };
+        let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces, groups: &spec.cgroups };
         let identity = expected.check(first_pid, forked_check::Role::First)?;
-        if !is_in_groups(first_pid, &spec.cgroups)? {
-            return Err(Error::other("the forked process is in other control groups"));
-        }
         let main_pid = step(&forked, b"started")?;
         let main = pidfd_open(main_pid, PidfdFlags::empty())?;
         expected.check(main_pid, forked_check::Role::Main(first_pid))?;
@@ -216,7 +209,6 @@ impl Agent {
 
 /// Waits for a forked process, and moves it into an agent's control groups, where everything that it forks begins.
 pub(crate) fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
-    set_socket_timeout(forked, Timeout::Recv, Some(STEP))?;
     let pid = step(forked, b"forked")?;
     // Its number is not another process' before it has been waited for, and it has not ended as long as this says so.
     let process = pidfd_open(pid, PidfdFlags::empty())?;
@@ -226,17 +218,6 @@ pub(crate) fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
     groups.iter().try_for_each(|procs| std::fs::write(procs, pid.to_string()))?;
     check_alive(&process)?;
     Ok(pid)
-}
-
-/// Whether a process has been moved into all of these groups.
-fn is_in_groups(pid: Pid, groups: &[PathBuf]) -> Result<bool> {
-    let number = pid.to_string();
-    for procs in groups {
-        if !std::fs::read_to_string(procs)?.lines().any(|line| line == number) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 fn check_alive(process: &OwnedFd) -> Result<()> {

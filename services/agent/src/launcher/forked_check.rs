@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{Error, Result};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 /// The filters of a warm parent and the one that an agent adds.
 const FILTERS: u32 = 3;
@@ -20,14 +21,15 @@ const NAMESPACES: usize = 2;
 /// Whether a process is the first one of a PID namespace in that of a warm parent.
 pub(super) fn is_first_of_namespace(pid: Pid) -> Result<bool> {
     let (process, own) = (Status::of(&pid.to_string())?, Status::of("self")?);
-    let numbers = process.field("NSpid");
-    Ok(numbers.last() == Some(&"1") && numbers.len() == own.field("NSpid").len() + NAMESPACES)
+    Ok(process.is_first() && process.is_below(&own))
 }
 
 /// The confinement of an agent.
 pub(super) struct Expected<'a> {
     pub user: Option<RunAs>,
     pub namespaces: &'a [(&'static str, OwnedFd)],
+    /// The `cgroup.procs` files of the agent's control groups.
+    pub groups: &'a [PathBuf],
 }
 
 /// Processes of an agent.
@@ -56,18 +58,11 @@ impl Expected<'_> {
         // Kernels before 5.9 do not count them.
         let filters =
             own.number("Seccomp_filters").is_none_or(|own| process.number("Seccomp_filters") == Some(own + FILTERS));
-        // Its numbers in the namespace of this process, in that of the warm parent, and in its own.
-        let numbers = process.field("NSpid");
-        let is_first = match role {
-            Role::First => numbers.last() == Some(&"1"),
-            Role::Main(first) => pid_namespace(pid)? == pid_namespace(first)?,
+        let (has_namespace, has_groups) = match role {
+            Role::First => (process.is_first(), is_listed(pid, self.groups)?),
+            Role::Main(first) => (pid_namespace(pid)? == pid_namespace(first)?, groups(pid)? == groups(first)?),
         };
-        // That the first one is in the agent's is checked by whoever knows these.
-        let has_groups = match role {
-            Role::First => true,
-            Role::Main(first) => groups(pid)? == groups(first)?,
-        };
-        let is_alone = is_first && numbers.len() == own.field("NSpid").len() + NAMESPACES;
+        let is_alone = has_namespace && process.is_below(&own);
         let joined = self.namespaces.iter().all(|(name, namespace)| is_in(number, name, namespace));
         // Inherited from the warm parent.
         let oom_score = fs::read_to_string(format!("/proc/{number}/oom_score_adj"))?;
@@ -93,6 +88,17 @@ fn pid_namespace(pid: Pid) -> Result<u64> {
     fs::metadata(format!("/proc/{}/ns/pid", Pid::as_raw(Some(pid)))).map(|namespace| namespace.ino())
 }
 
+/// Whether a process is in each of these control groups.
+fn is_listed(pid: Pid, groups: &[PathBuf]) -> Result<bool> {
+    let number = pid.to_string();
+    for procs in groups {
+        if !fs::read_to_string(procs)?.lines().any(|line| line == number) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn groups(pid: Pid) -> Result<String> {
     fs::read_to_string(format!("/proc/{}/cgroup", Pid::as_raw(Some(pid))))
 }
@@ -113,6 +119,17 @@ impl Status {
     fn field(&self, name: &str) -> Vec<&str> {
         let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().split_whitespace().collect()
+    }
+
+    /// Whether it is the first process of its PID namespace. Its numbers are those in the namespace of this process, in
+    /// that of the warm parent, and in its own.
+    fn is_first(&self) -> bool {
+        self.field("NSpid").last() == Some(&"1")
+    }
+
+    /// Whether it is in a PID namespace of its own in that of a warm parent.
+    fn is_below(&self, own: &Self) -> bool {
+        self.field("NSpid").len() == own.field("NSpid").len() + NAMESPACES
     }
 
     fn number(&self, name: &str) -> Option<u32> {

@@ -46,7 +46,7 @@ mod tree;
 mod user_namespace;
 
 pub(crate) use channel::{line, memory_file, receive, send, send_launch};
-pub(crate) use forked::into_groups;
+pub(crate) use forked::{STEP, into_groups};
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 

@@ -16,7 +16,7 @@ use crate::{
     store::{KnownPackage, PackageSet, Store},
 };
 use futures_util::future::{try_join, try_join_all};
-use hoistway_model::{Code, Digest, Error, Result, image::LAYER_HISTORY};
+use hoistway_model::{Digest, Error, Result, image::LAYER_HISTORY};
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet},
@@ -42,41 +42,23 @@ impl Dependencies {
         store: &Store,
         log: &BuildLog,
     ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
-        let made = self.try_to_make(uv, locked, target, store, log).await;
-        if made.as_ref().is_err_and(|e| e.code == Code::InsufficientStorage)
-            && let Err(e) = uv.trim_cache(0).await
-        {
-            // Others need the room that half unpacked wheels take in there.
-            tracing::warn!(cause = e.chain(), "{e}");
-        }
-        made
-    }
-
-    async fn try_to_make(
-        &self,
-        uv: &Uv,
-        locked: &[Locked],
-        target: &Target,
-        store: &Store,
-        log: &BuildLog,
-    ) -> Result<(PackageSet, HashMap<Digest, bool>)> {
         let mut known = store.packages(locked.iter().map(|package| package.key)).await?;
         let staging = Staging::new(&self.work, &self.stages, uv, target, log, &self.quota).await?;
         let packer = Packer::new(self.blobs.clone(), Arc::clone(staging.stage()), self.unpacked.get().cloned());
         // Grouping depends on the sizes of packages, so those that nobody has seen yet come first.
         let unseen: Vec<&Locked> = locked.iter().filter(|package| !known.contains_key(&package.key)).collect();
         announce(log, unseen.len());
+        let are_alone = locked.len() <= MAX_LAYERS;
         // The next ones are fetched while these are compiled.
         let arriving = async {
-            let mut arrived = Vec::new();
-            let mut fetched = Vec::new();
+            let (mut arrived, mut fetched) = (Vec::new(), Vec::new());
             for next in unseen.chunks(fetched_at_once(unseen.len())) {
-                let compiling = arrive(fetched, &staging, &packer, locked.len() <= MAX_LAYERS);
+                let compiling = arrive(fetched, &staging, &packer, are_alone);
                 let (next, done) = try_join(fetch(next, &staging), compiling).await?;
                 fetched = next;
                 arrived.extend(done);
             }
-            arrived.extend(arrive(fetched, &staging, &packer, locked.len() <= MAX_LAYERS).await?);
+            arrived.extend(arrive(fetched, &staging, &packer, are_alone).await?);
             Ok(arrived)
         };
         let arrived = staging.while_there_is_room(arriving).await?;

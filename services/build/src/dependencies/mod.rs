@@ -19,7 +19,7 @@ use crate::{
 use disk_quota::DiskQuota;
 use hoistway_kit::telemetry::{self, within};
 use hoistway_model::{
-    Digest, Error, Name, Result, digest::Hasher, source::Requirements, unpacked_layers::UnpackedLayers,
+    Code, Digest, Error, Name, Result, digest::Hasher, source::Requirements, unpacked_layers::UnpackedLayers,
 };
 use std::{
     collections::HashMap,
@@ -159,8 +159,15 @@ impl Dependencies {
                 made
             }
             _ => {
+                let making = self.make(&uv, &locked, target, store, log).await;
+                if making.as_ref().is_err_and(|e| e.code == Code::InsufficientStorage)
+                    && let Err(e) = uv.trim_cache(0).await
+                {
+                    // Others need the room that half unpacked wheels take in there.
+                    tracing::warn!(cause = e.chain(), "{e}");
+                }
                 let made;
-                (made, installed) = self.make(&uv, &locked, target, store, log).await?;
+                (made, installed) = making?;
                 // Recorded at once, so that a build that waits for the same packages finds them.
                 store.remember_set(set, &made).await?;
                 made

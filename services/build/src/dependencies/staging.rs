@@ -53,8 +53,8 @@ impl Staged {
     }
 }
 
-/// A stage with packages: their wheels in the installer's cache, or directories into which they are installed alone. Work on it that goes on when this is dropped is not
-/// wanted any more.
+/// A stage with packages: their wheels in the installer's cache, or directories into which they are installed alone.
+/// Work on it that goes on when this is dropped is not wanted any more.
 pub struct Staging<'a> {
     uv: &'a Uv,
     target: &'a Target,
@@ -117,14 +117,14 @@ impl<'a> Staging<'a> {
 
     /// Has the wheels of packages fetched together.
     pub async fn fetch(&self, packages: &[&Locked]) -> Result<()> {
-        let Ok(count) = u32::try_from(packages.len()) else { return Ok(()) };
-        if count == 0 {
+        if packages.is_empty() {
             return Ok(());
         }
+        let count = u32::try_from(packages.len()).unwrap_or(u32::MAX);
         let lock = Lock::parse(&packages.iter().map(|package| package.entry.as_str()).collect::<String>())?;
         let directory = self.directory("links", &lock.digest().hex(), Role::Installer).await?;
         // They share the line to the index.
-        let fetching = self.uv.fetch(&lock, &directory, self.target, STEP_LIMIT * count);
+        let fetching = self.uv.fetch(&lock, &directory, self.target, STEP_LIMIT.saturating_mul(count));
         let found = within(info_span!("build.fetch", hoistway.build.packages = count), fetching).await;
         self.wheels().extend(found.inspect_err(|_| self.log.write_line("  they cannot be fetched"))?);
         Ok(())

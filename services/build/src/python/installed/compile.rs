@@ -67,11 +67,9 @@ impl Bytecode {
                 let part = FilePart { path: Arc::clone(&path), offset: offset + 8, size: u64::from_le_bytes(size) };
                 offset = part.offset.checked_add(part.size).filter(|after| *after <= end).ok_or_else(damaged)?;
                 piece.seek(io::SeekFrom::Start(offset))?;
-                let (directory, file) =
-                    name.rsplit_once('/').map_or(("", name.as_str()), |(above, file)| (above, file));
-                let separator = if directory.is_empty() { "" } else { "/" };
+                let (above, file) = name.split_at(name.rfind('/').map_or(0, |slash| slash + 1));
                 let stem = file.strip_suffix(".py").filter(|stem| !stem.is_empty()).unwrap_or("py");
-                let compiled = format!("{directory}{separator}__pycache__/{stem}.cpython-{major}{minor}.pyc");
+                let compiled = format!("{above}__pycache__/{stem}.cpython-{major}{minor}.pyc");
                 found.push((compiled, part));
             }
             if offset != end {

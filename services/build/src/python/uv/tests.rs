@@ -29,7 +29,7 @@ fn unreachable<T: std::fmt::Debug>(outcome: &Result<T>) -> bool {
     !hoistway_testing::need("pypi", false, &format!("the package index cannot be reached: {e}"))
 }
 
-/// Makes a wheel in `dir`, and returns a lock of it.
+/// Makes a wheel, and prints a lock of it.
 const WHEEL: &str = r#"
 import base64, hashlib, json, sys, zipfile
 name, path, files = sys.argv[1], f"{sys.argv[2]}/{sys.argv[1]}-1.0-py3-none-any.whl", json.loads(sys.argv[3])
@@ -44,6 +44,7 @@ with open(path, "rb") as wheel:
     print(f"{name}==1.0 --hash=sha256:{hashlib.sha256(wheel.read()).hexdigest()}")
 "#;
 
+/// Makes a wheel in `dir`, and returns a lock of it.
 fn wheel(dir: &Path, name: &str, files: serde_json::Value) -> String {
     let mut made = std::process::Command::new("python3");
     let made = made.args(["-c", WHEEL, name]).arg(dir).arg(files.to_string()).output().unwrap();
@@ -60,13 +61,10 @@ async fn wheels_that_cannot_be_taken_from_the_cache_are_left_out_and_can_be_inst
     let package = wheel(dir.path(), "package", serde_json::json!({"shared/__init__.py": "x = 1\n"}));
     let python = python().await;
     // It may have to be installed first.
-    let (mut uv, shown) = (driver(dir.path(), &[]), Mutex::new(Vec::new()));
-    let report = |line: &str| shown.lock().unwrap().push(line.to_owned());
-    let found = uv.program(python.interpreter(), &report).await.map(drop);
-    if unreachable(&found) {
+    if unreachable(&driver(dir.path(), &[]).program(python.interpreter(), &|_| ()).await.map(drop)) {
         return;
     }
-    uv = driver(dir.path(), &[("UV_FIND_LINKS", dir.path().to_str().unwrap()), ("UV_OFFLINE", "true")]);
+    let uv = driver(dir.path(), &[("UV_FIND_LINKS", dir.path().to_str().unwrap()), ("UV_OFFLINE", "true")]);
     let lock =
         |entries: &[&String]| Lock::parse(&entries.iter().map(|entry| entry.as_str()).collect::<String>()).unwrap();
 
@@ -80,7 +78,7 @@ async fn wheels_that_cannot_be_taken_from_the_cache_are_left_out_and_can_be_inst
     }
     for (name, entry) in [("tool", &tool), ("file", &file), ("package", &package)] {
         let alone = dir.path().join(format!("alone-{name}"));
-        uv.install(&lock(&[entry]), &alone, &python, LIMIT, &report).await.unwrap();
+        uv.install(&lock(&[entry]), &alone, &python, LIMIT, &|_| ()).await.unwrap();
         assert!(take_stock(&alone, name).unwrap().is_some(), "{name}");
     }
 }

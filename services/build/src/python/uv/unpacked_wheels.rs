@@ -11,9 +11,9 @@ use std::{
 /// The file of metadata that every wheel has.
 const METADATA: &str = "METADATA";
 
-/// The directories in `cache`, a path without links, of the wheels that are installed in `installed`, by the names of their packages. Left out
-/// are wheels that have files for other places than the directory of packages, and names that two wheels claim. What a
-/// directory contains is not checked here. Blocks.
+/// The directories in `cache`, a path without links, of the wheels that are installed in `installed`, by the names of
+/// their packages. Left out are wheels that have files for other places than the directory of packages, and names that
+/// two wheels claim. What a directory contains is not checked here. Blocks.
 pub fn find(installed: &Path, cache: &Path) -> Result<HashMap<String, PathBuf>> {
     let (mut found, mut claimed) = (HashMap::new(), HashSet::new());
     for entry in read_dir(installed)? {

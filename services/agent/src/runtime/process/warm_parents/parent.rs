@@ -5,7 +5,7 @@ use super::comparison::Dependences;
 use super::source::Source;
 use super::user_namespace::Users;
 use crate::launcher::protocol::{LaunchSpec, Report};
-use crate::launcher::{client, into_groups, memory_file, send, send_launch, title};
+use crate::launcher::{STEP, client, into_groups, memory_file, send, send_launch, title};
 use crate::runtime::process::leftovers::Leftovers;
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
@@ -16,7 +16,7 @@ use hoistway_confine::OwnNetwork;
 use hoistway_confine::cgroup::Group;
 use hoistway_model::RevisionId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
@@ -326,8 +326,9 @@ impl WarmParent {
 
     fn request_fork(&self) -> Result<OwnedFd> {
         let (ours, theirs) = seqpacket()?;
-        // The kernel says who sent what, from the first message on.
+        // The kernel says who sent what, from the first message on, and nobody waits for one for long.
         set_socket_passcred(&ours, true)?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(STEP))?;
         match &*self.requests.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(requests) => send(requests, b"fork", &[theirs.as_fd()])?,
             None => return Err(Error::other("the warm parent has been retired")),

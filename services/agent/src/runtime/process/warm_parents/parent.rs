@@ -274,6 +274,7 @@ impl WarmParent {
         // It may have been retired meanwhile.
         if requests.is_some() {
             *self.waiting() = Some(forked);
+            tracing::debug!("a process waits for the next agent");
         }
         Ok(())
     }

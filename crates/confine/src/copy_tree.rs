@@ -40,6 +40,11 @@ pub fn size(dir: &Path) -> Result<Size> {
 /// then no other user can enter. Anything but files, directories and links is left out. Blocks.
 pub fn copy(from: &Path, to: &Path, user: Option<RunAs>) -> Result<()> {
     DirBuilder::new().mode(0o700).create(to)?;
+    fill(from, to, user)
+}
+
+/// The same for a directory `to` that is there, is empty, and that nobody else can reach.
+pub fn fill(from: &Path, to: &Path, user: Option<RunAs>) -> Result<()> {
     let mut todo = vec![PathBuf::new()];
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(from.join(&dir))? {

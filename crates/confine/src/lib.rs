@@ -26,8 +26,10 @@ pub use host_python_masking::OtherPythons;
 pub use kill::{await_death, kill_all};
 pub use remove_tree::remove_tree;
 pub use rlimits::{limit, limit_process};
+pub use rootfs::Detached;
 pub use spec::{Access, Confinement, Exposed, Limits, Namespaces, OwnNetwork, RunAs};
 
+use rootfs::Copies;
 use rustix::thread::CapabilitySet;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +57,7 @@ pub fn enter_as_parent(confinement: &Confinement, user: Option<RunAs>, users: im
 
 fn enter_with(confinement: &Confinement, switch: impl FnOnce() -> Result<()>, user: Option<RunAs>) -> Result<Prepared> {
     if let Some(namespaces) = &confinement.namespaces {
-        rootfs::enter(namespaces, &confinement.exposed, user)?;
+        rootfs::enter(namespaces, &confinement.exposed, user, Copies::Now)?;
     }
     // Its paths are opened while the process still may.
     let landlock = match confinement.landlock {
@@ -91,13 +93,19 @@ fn instructions(program: seccompiler::BpfProgram) -> Vec<Instruction> {
 }
 
 /// Builds the root directory of an agent that is forked, and moves there. This process must be in a mount namespace of
-/// its own. Returns the Landlock ruleset that the agent applies, if there is one.
-pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<Option<OwnedFd>> {
+/// its own. Returns the Landlock ruleset that the agent applies, if there is one, and directories for the parts of which
+/// the agent gets a copy, in their order.
+pub fn build_root(confinement: &Confinement, user: Option<RunAs>) -> Result<(Option<OwnedFd>, Vec<Detached>)> {
     let Some(own) = &confinement.namespaces else { return Err(Error::other("no namespaces are wanted")) };
-    rootfs::enter(own, &confinement.exposed, user)?;
-    let Some(abi) = confinement.landlock else { return Ok(None) };
-    let ruleset: Option<OwnedFd> = landlock::prepare(abi, confinement).map_err(naming("Landlock"))?.into();
-    ruleset.map(Some).ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))
+    let detached = rootfs::enter(own, &confinement.exposed, user, Copies::Later)?;
+    let Some(abi) = confinement.landlock else { return Ok((None, detached)) };
+    let mut confinement = confinement.clone();
+    // A rule is about the directory itself, wherever it is mounted later.
+    let copies = confinement.exposed.iter_mut().filter(|part| part.access == Access::Copy);
+    copies.zip(&detached).for_each(|(part, detached)| part.inside = detached.path());
+    let ruleset: Option<OwnedFd> = landlock::prepare(abi, &confinement).map_err(naming("Landlock"))?.into();
+    let ruleset = ruleset.ok_or_else(|| Error::other("Landlock: the ruleset cannot be handed on"))?;
+    Ok((Some(ruleset), detached))
 }
 
 /// The part that needs no privileges.

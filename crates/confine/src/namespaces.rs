@@ -51,6 +51,11 @@ pub fn join_users(namespace: impl AsFd) -> Result<()> {
     keep_over_exec(KEPT)
 }
 
+/// Joins a namespace of any kind but that of users.
+pub fn join(namespace: impl AsFd) -> Result<()> {
+    Ok(move_into_link_name_space(namespace.as_fd(), None)?)
+}
+
 /// Gives a user namespace its users, which are those of the machine by the same numbers: ranges with their first number
 /// and their length. `pid` is a process in it.
 pub fn map_users_of(pid: u32, ranges: &[(u32, u32)]) -> Result<()> {

@@ -5,14 +5,16 @@ mod etc;
 
 use super::copy_tree;
 use crate::spec::{Access, Exposed, Namespaces, RunAs};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{CWD, Gid, Mode, Uid};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind_recursive,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::pivot_root;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -38,8 +40,49 @@ const SCRATCH_INODES: u32 = 262_144;
 pub(crate) const PROC_FLAGS: MountFlags = QUIET.union(MountFlags::NOEXEC);
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
-/// Builds the root and moves there, with every process of this mount namespace.
-pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>) -> Result<()> {
+/// A directory for a copy in an agent's writable file system, which is mounted nowhere yet: nobody but whoever has this
+/// descriptor can reach it.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
+impl Detached {
+    /// Takes the descriptor of one.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// The path of the directory for this process. It is not that of a link, which would be changed in its place.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/.", self.0.as_raw_fd()).into()
+    }
+
+    /// Mounts it in the present mount namespace, which may be another one than that in which it was made.
+    pub fn mount_at(&self, inside: &Path) -> Result<()> {
+        Ok(move_mount(&self.0, c"", CWD, inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    }
+}
+
+/// When the parts are copied of which the agent gets a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Now,
+    /// By somebody who has the returned directories, and mounts them.
+    Later,
+}
+
+/// Builds the root and moves there, with every process of this mount namespace. Returns directories for the copies that
+/// are made later, in their order.
+pub(crate) fn enter(
+    plan: &Namespaces,
+    exposed: &[Exposed],
+    user: Option<RunAs>,
+    when: Copies,
+) -> Result<Vec<Detached>> {
     let at = |what: &str| {
         let what = what.to_owned();
         move |error: Error| Error::new(error.kind(), format!("{what}: {error}"))
@@ -59,7 +102,7 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
         expose(root, root, part).map_err(at(&part.inside.display().to_string()))?;
     }
     devices(root).map_err(at("/dev"))?;
-    let scratch = scratch(root, plan.disk, user, &copies).map_err(at("what the agent may write"))?;
+    let (scratch, detached) = scratch(root, plan.disk, user, &copies, when).map_err(at("what the agent may write"))?;
     for part in exposed.iter().filter(in_scratch) {
         expose(root, &below(root, Path::new(TMP)), part).map_err(at(&part.inside.display().to_string()))?;
     }
@@ -74,7 +117,8 @@ pub(crate) fn enter(plan: &Namespaces, exposed: &[Exposed], user: Option<RunAs>)
     std::env::set_current_dir(root)?;
     pivot_root(".", ".").map_err(|e| at("changing the root")(e.into()))?;
     unmount(".", UnmountFlags::DETACH).map_err(|e| at("leaving the old root")(e.into()))?;
-    std::env::set_current_dir("/")
+    std::env::set_current_dir("/")?;
+    Ok(detached)
 }
 
 fn memory(at: &Path, options: &str) -> Result<()> {
@@ -140,8 +184,14 @@ fn devices(root: &Path) -> Result<()> {
 }
 
 /// Mounts one file system in memory for all writable directories of the agent, so that there is one limit. Returns its
-/// mounts.
-fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Exposed]) -> Result<Vec<PathBuf>> {
+/// mounts, and the directories for later copies.
+fn scratch(
+    root: &Path,
+    disk: Option<u64>,
+    user: Option<RunAs>,
+    copies: &[&Exposed],
+    when: Copies,
+) -> Result<(Vec<PathBuf>, Vec<Detached>)> {
     let whole = root.join("scratch");
     directory(&whole)?;
     let size = disk.map_or(String::new(), |bytes| format!(",size={bytes}"));
@@ -163,16 +213,26 @@ fn scratch(root: &Path, disk: Option<u64>, user: Option<RunAs>, copies: &[&Expos
         }
         bind(&part, Path::new(inside))?;
     }
+    let mut detached = Vec::new();
     for (number, copied) in copies.iter().enumerate() {
         let part = whole.join(format!("copy-{number}"));
-        copy_tree::copy(&copied.host, &part, user)
-            .and_then(|()| bind(&part, &copied.inside))
-            .map_err(|e| Error::new(e.kind(), format!("{}: {e}", copied.inside.display())))?;
+        let made = match when {
+            Copies::Now => copy_tree::copy(&copied.host, &part, user).and_then(|()| bind(&part, &copied.inside)),
+            Copies::Later => detach(&part, &below(root, &copied.inside)).map(|part| detached.push(part)),
+        };
+        made.map_err(|e| Error::new(e.kind(), format!("{}: {e}", copied.inside.display())))?;
     }
     // The bind mounts keep it alive.
     unmount(&whole, UnmountFlags::DETACH)?;
     fs::remove_dir(whole)?;
-    Ok(mounts)
+    Ok((mounts, detached))
+}
+
+/// Makes a directory, and the one where it will be mounted.
+fn detach(part: &Path, target: &Path) -> Result<Detached> {
+    fs::DirBuilder::new().mode(0o700).create(part)?;
+    directory(target)?;
+    Ok(Detached(open_tree(CWD, part, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?))
 }
 
 /// Makes every mount in the new root read-only but the writable ones, and all of them nosuid and nodev, including

@@ -1,7 +1,7 @@
 //! The sockets between supervisor and launcher, and between the launcher's stages: lines of JSON, with descriptors on
 //! the first byte of the first one.
 
-use super::protocol::{LaunchSpec, Order, Report};
+use super::protocol::{Order, Report};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
@@ -29,9 +29,9 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> R
     Ok(sendmsg(socket, &[IoSlice::new(first)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
-/// Sends a launch order with the descriptors that it is about; returns the rest of it that is to be written.
-pub(crate) fn send_launch(socket: impl AsFd, spec: LaunchSpec, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
-    let mut line = line(&Order::Launch(Box::new(spec)))?;
+/// Sends an order with the descriptors that it is about; returns the rest of it that is to be written.
+pub(crate) fn send_order(socket: impl AsFd, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
+    let mut line = line(order)?;
     let sent = send(socket, &line, fds)?;
     Ok(line.split_off(sent))
 }
@@ -81,8 +81,8 @@ impl Control {
         Ok(Self::new(std::io::stdin().as_fd().try_clone_to_owned()?))
     }
 
-    /// Waits for the launch order and the descriptors that come with it; `None` when the other side went away.
-    pub fn launch(&mut self) -> Result<Option<(Box<LaunchSpec>, Vec<OwnedFd>)>> {
+    /// Waits for an order and the descriptors that come with it; `None` when the other side went away.
+    pub fn order(&mut self) -> Result<Option<(Order, Vec<OwnedFd>)>> {
         let mut fds = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -93,10 +93,8 @@ impl Control {
                 Err(error) => return Err(error.into()),
             };
             self.unread.extend_from_slice(&buffer[..got]);
-            match self.orders()?.into_iter().next() {
-                Some(Order::Launch(spec)) => return Ok(Some((spec, fds))),
-                Some(Order::Stop(_)) => return Ok(None),
-                Some(Order::WriteStack) | None => {}
+            if let Some(order) = self.orders()?.into_iter().next() {
+                return Ok(Some((order, fds)));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Stage 2: sets on itself what the agent's process must have, and becomes it.
 
 use super::OOM_SCORE;
-use super::protocol::LaunchSpec;
+use super::protocol::{CommandLine, LaunchSpec, Restrictions};
 use rustix::fs::Mode;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal, umask};
 use rustix::thread::set_no_new_privs;
@@ -25,16 +25,17 @@ pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE.to_string());
     // The new root has modes of its own.
     umask(Mode::empty());
+    let Restrictions { limits, run_as, confinement, .. } = spec.restrictions;
     let prepared = match users {
-        Some(users) => hoistway_confine::enter_as_parent(&spec.confinement, spec.run_as, users),
-        None => hoistway_confine::enter(&spec.confinement, spec.run_as),
+        Some(users) => hoistway_confine::enter_as_parent(&confinement, run_as, users),
+        None => hoistway_confine::enter(&confinement, run_as),
     };
     let prepared =
         prepared.map_err(|error| Error::new(error.kind(), format!("the sandbox cannot be set up: {error}")))?;
     umask(Mode::RWXG | Mode::RWXO);
     // The agent's own: one opened before would lead out of its root.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    hoistway_confine::limit(&spec.limits)?;
+    hoistway_confine::limit(&limits)?;
     set_no_new_privs(true)?;
     // After the change of user, which clears it. The launcher has one thread, so "the parent's thread ended" is "the
     // launcher ended". It may have ended before this line: then the parent is somebody else by now.
@@ -42,12 +43,13 @@ pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> Result<()> {
     if Pid::as_raw(getppid()) != parent.unwrap_or_default() {
         return Err(Error::other("the launcher is gone"));
     }
-    std::env::set_current_dir(&spec.cwd)
-        .map_err(|error| Error::other(format!("cannot enter {}: {error}", spec.cwd.display())))?;
+    let CommandLine { args, env, cwd, .. } = spec.command;
+    std::env::set_current_dir(&cwd)
+        .map_err(|error| Error::other(format!("cannot enter {}: {error}", cwd.display())))?;
     prepared.restrict()?;
 
     // `exec` returns only to say why it could not. It also empties the signal mask and restores SIGPIPE.
-    let error = Command::new(&spec.program).args(&spec.args).env_clear().envs(spec.env).exec();
+    let error = Command::new(&spec.program).args(args).env_clear().envs(env).exec();
     Err(Error::other(format!("cannot run {}: {error}", spec.program.display())))
 }
 

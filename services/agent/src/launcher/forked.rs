@@ -1,18 +1,19 @@
 //! The launcher of an agent that is forked from a warm parent. What confines the agent is made here, by processes that its
-//! packages have never touched, and handed to the forked process, which is checked before it learns anything.
+//! packages have never touched, and handed to the forked process, which is checked before it learns anything. It may wait
+//! then until there is an agent to become.
 //!
-//! This process and the builder of the root directory are outside of the warm parent's PID namespace: whatever has taken
+//! This process and the builder of the namespaces are outside of the warm parent's PID namespace: whatever has taken
 //! it over can neither see nor stop them. The agent ends with the first process of its PID namespace, which this process
 //! can always kill.
 
 use super::channel::{Control, memory_file, send};
-use super::procfs::{Process, own_namespace};
-use super::protocol::{Exit, LaunchSpec, Order, Report, STACK_SIGNAL};
-use super::root_builder::{Root, RootBuilder};
+use super::namespace_builder::{NamespaceBuilder, Namespaces};
+use super::procfs::Process;
+use super::protocol::{Become, Exit, Order, Report, Restrictions, STACK_SIGNAL};
 use super::signals::{self, ENDING};
 use super::{forked_check, network};
 use hoistway_confine::namespaces::{self, Kinds};
-use hoistway_confine::{Namespaces, privileges};
+use hoistway_confine::{Access, RunAs, copy_tree, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -32,19 +33,164 @@ use std::time::{Duration, Instant};
 pub(crate) const STEP: Duration = Duration::from_secs(3);
 
 /// Runs the stage to its end: no process of the agent is alive when it returns.
-pub(super) fn run(spec: &LaunchSpec, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
+pub(super) fn run(restrictions: &Restrictions, fds: Vec<OwnedFd>, mut control: Control) -> Result<()> {
     let ending = signals::listen(&ENDING)?;
-    let agent = match Agent::start(spec, fds) {
-        Ok(agent) => agent,
+    let failed = |error: Error| Report::Failed(format!("the agent's process cannot be forked: {error}"));
+    let prepared = match Prepared::make(restrictions, fds) {
+        Ok(prepared) => prepared,
         Err(error) => {
-            control.report(&Report::Failed(format!("the agent's process cannot be forked: {error}")));
+            control.report(&failed(error));
             return Ok(());
         }
     };
+    control.report(&Report::Prepared);
+    let Some((order, fds)) = prepared.wait(&mut control, &ending)? else {
+        return prepared.kill();
+    };
+    let grace = Duration::from_millis(order.grace_ms);
+    if let Err(error) = prepared.become_agent(*order, fds) {
+        control.report(&failed(error));
+        return prepared.kill();
+    }
+    let agent = prepared.agent;
     control.report(&Report::Started(Some(agent.identity)));
-    let exit = agent.supervise(&mut control, &ending, Duration::from_millis(spec.grace_ms))?;
+    let exit = agent.supervise(&mut control, &ending, grace)?;
     control.report(&Report::Exited(exit));
     Ok(())
+}
+
+/// A forked process that is confined as an agent is, and its first process.
+struct Prepared {
+    agent: Agent,
+    user: Option<RunAs>,
+    /// The user namespace of the warm parent.
+    users: OwnedFd,
+    namespaces: Namespaces,
+    /// Where the copies are to be that the agent gets.
+    copies_at: Vec<PathBuf>,
+}
+
+impl Prepared {
+    /// The descriptors are those of [`Order::Prepare`].
+    fn make(restrictions: &Restrictions, mut fds: Vec<OwnedFd>) -> Result<Self> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        let Restrictions { limits, run_as: user, confinement, cgroups } = restrictions;
+        let plan = confinement.namespaces.as_ref().ok_or_else(|| Error::other("no namespaces are wanted"))?;
+        let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
+        if user.is_none()
+            && let Some(outer) = fds.pop()
+        {
+            namespaces::join_users(outer)?;
+        }
+        let Ok([forked, users]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(Error::other("the socket to the forked process did not come"));
+        };
+        namespaces::leave(Kinds::NEWPID)?;
+        let builder = NamespaceBuilder::start(confinement, *user, &users)?;
+        // The namespaces are made meanwhile.
+        let moved = into_groups(&forked, cgroups)?;
+        let namespaces = builder.wait()?;
+
+        let filters = if confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
+        let request = json!({
+            "namespaces": namespaces.namespaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "user": user.map(|user| [user.uid, user.gid]),
+            "filters": filters,
+        });
+        let given = namespaces.namespaces.iter().map(|(_, namespace)| namespace).chain(&namespaces.ruleset);
+        send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
+
+        let first_pid = step(&forked, b"confined")?;
+        if first_pid != moved {
+            return Err(Error::other("another process than the forked one is confined"));
+        }
+        let first = pidfd_open(first_pid, PidfdFlags::empty())?;
+        let expected = forked_check::Expected { user: *user, namespaces: &namespaces.namespaces, groups: cgroups };
+        let identity = expected.check(first_pid, forked_check::Role::First)?;
+        let main_pid = step(&forked, b"started")?;
+        let main = pidfd_open(main_pid, PidfdFlags::empty())?;
+        expected.check(main_pid, forked_check::Role::Main(first_pid))?;
+        for (pid, pidfd) in [(first_pid, &first), (main_pid, &main)] {
+            hoistway_confine::limit_process(pid, limits)?;
+            check_alive(pidfd)?;
+        }
+        let copies = confinement.exposed.iter().filter(|part| part.access == Access::Copy);
+        let copies_at = copies.map(|part| part.inside.clone()).collect();
+        let agent = Agent { first, identity, main, forked, supervisor };
+        Ok(Self { agent, user: *user, users, namespaces, copies_at })
+    }
+
+    /// Waits for the agent that it is to become, with the descriptors of that; `None` when there will be none.
+    fn wait(&self, control: &mut Control, ending: &UnixStream) -> Result<Option<(Box<Become>, Vec<OwnedFd>)>> {
+        let ended = loop {
+            let fds = [control.as_fd(), self.agent.first.as_fd(), self.agent.main.as_fd(), ending.as_fd()];
+            let mut polled = fds.each_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
+            match poll(&mut polled, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            break polled.iter().skip(1).any(|fd| !fd.revents().is_empty());
+        };
+        match if ended { None } else { control.order()? } {
+            Some((Order::Become(order), fds)) => Ok(Some((order, fds))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Describes the agent to the process, which has nothing of it before that.
+    fn become_agent(&self, order: Become, mut fds: Vec<OwnedFd>) -> Result<()> {
+        let Become { command, copied, network, .. } = order;
+        if copied.len() != self.copies_at.len() || copied.len() != self.namespaces.copies.len() {
+            return Err(Error::other("it is prepared for other directories"));
+        }
+        // Whoever is in the agent's namespaces sees the copies when they are whole.
+        for (from, copy) in copied.iter().zip(&self.namespaces.copies) {
+            copy_tree::fill(from, &copy.path(), self.user)
+                .map_err(|error| Error::new(error.kind(), format!("{}: {error}", from.display())))?;
+        }
+        let join = |name: &str| -> Result<()> {
+            let namespace = self.namespaces.of(name).ok_or_else(|| Error::other(format!("no {name} namespace")))?;
+            namespaces::join(namespace)
+        };
+        join("mnt")?;
+        for (copy, at) in self.namespaces.copies.iter().zip(&self.copies_at) {
+            copy.mount_at(at).map_err(|error| Error::new(error.kind(), format!("{}: {error}", at.display())))?;
+        }
+        if let Some(network) = &network {
+            let supervisor = self.agent.supervisor.as_ref();
+            join("net")?;
+            network::listen(
+                network,
+                supervisor.ok_or_else(|| Error::other("nobody wants egress' listeners"))?,
+                &mut fds,
+            )?;
+        }
+        // There it has to end processes of the agent's user, and nothing else.
+        namespaces::join_users(&self.users)?;
+        privileges::keep_only(CapabilitySet::KILL)?;
+        check_alive(&self.agent.first)?;
+        check_alive(&self.agent.main)?;
+        let described = json!({
+            "args": command.args,
+            "env": command.env.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "cwd": command.cwd,
+            "fd_options": command.fd_options,
+        });
+        let (out, err) = (std::io::stdout(), std::io::stderr());
+        let given = [out.as_fd(), err.as_fd()].into_iter().chain(fds.iter().map(AsFd::as_fd));
+        send_file(&self.agent.forked, &described, &given.collect::<Vec<_>>())
+    }
+
+    /// Ends the process.
+    fn kill(self) -> Result<()> {
+        let _ = pidfd_send_signal(&self.agent.first, Signal::KILL);
+        let limit = Timespec::try_from(STEP).map_err(Error::other)?;
+        match poll(&mut [PollFd::new(&self.agent.first, PollFlags::IN)], Some(&limit))? {
+            0 => Err(Error::other("the warm parent keeps the process from ending")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A forked agent.
@@ -61,67 +207,6 @@ struct Agent {
 }
 
 impl Agent {
-    /// The descriptors are those of its options, the socket to the forked process, the user namespace of the warm parent,
-    /// and the supervisor's socket, if the agent has a network of its own.
-    fn start(spec: &LaunchSpec, mut fds: Vec<OwnedFd>) -> Result<Self> {
-        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        let plan = spec.confinement.namespaces.as_ref();
-        let plan = plan.ok_or_else(|| Error::other("no namespaces are wanted"))?;
-        let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
-        if spec.run_as.is_none()
-            && let Some(outer) = fds.pop()
-        {
-            namespaces::join_users(outer)?;
-        }
-        let (Some(users), Some(forked)) = (fds.pop(), fds.pop()) else {
-            return Err(Error::other("the socket to the forked process did not come"));
-        };
-        let made = Made::begin(spec, plan, &users, supervisor.as_ref(), &mut fds)?;
-        drop(users);
-        let moved = match spec.waiting {
-            Some(pid) => Pid::from_raw(pid).ok_or_else(|| Error::other("the forked process has no number"))?,
-            // The root directory is built meanwhile.
-            None => into_groups(&forked, &spec.cgroups)?,
-        };
-        let own = made.finish()?;
-
-        let filters = if spec.confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
-        let request = json!({
-            "namespaces": own.namespaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-            "user": spec.run_as.map(|user| [user.uid, user.gid]),
-            "filters": filters,
-        });
-        let given = own.namespaces.iter().map(|(_, namespace)| namespace).chain(&own.ruleset);
-        send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
-
-        let first_pid = step(&forked, b"confined")?;
-        if first_pid != moved {
-            return Err(Error::other("another process than the forked one is confined"));
-        }
-        let first = pidfd_open(first_pid, PidfdFlags::empty())?;
-        let expected = forked_check::Expected { user: spec.run_as, namespaces: &own.namespaces, groups: &spec.cgroups };
-        let identity = expected.check(first_pid, forked_check::Role::First)?;
-        let main_pid = step(&forked, b"started")?;
-        let main = pidfd_open(main_pid, PidfdFlags::empty())?;
-        expected.check(main_pid, forked_check::Role::Main(first_pid))?;
-        for (pid, pidfd) in [(first_pid, &first), (main_pid, &main)] {
-            hoistway_confine::limit_process(pid, &spec.limits)?;
-            check_alive(pidfd)?;
-        }
-        let described = json!({
-            "args": spec.args,
-            "env": spec.env.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-            "cwd": spec.cwd,
-            "fd_options": spec.fd_options,
-        });
-        let (out, err) = (std::io::stdout(), std::io::stderr());
-        let given = [out.as_fd(), err.as_fd()].into_iter().chain(fds.iter().map(AsFd::as_fd));
-        send_file(&forked, &described, &given.collect::<Vec<_>>())?;
-        // It has to end processes of the agent's user.
-        privileges::keep_only(CapabilitySet::KILL)?;
-        Ok(Self { first, identity, main, forked, supervisor })
-    }
-
     /// Waits for the end of the agent, and ends it when that is asked for, or when the supervisor is gone.
     fn supervise(mut self, control: &mut Control, ending: &UnixStream, grace: Duration) -> Result<Exit> {
         let (mut kill_at, mut dead_by): (Option<Instant>, Option<Instant>) = (None, None);
@@ -162,7 +247,7 @@ impl Agent {
                             match order {
                                 Order::Stop(ms) => stop_within = Some(Duration::from_millis(ms)),
                                 Order::WriteStack => self.signal_main(&[STACK_SIGNAL, Signal::CONT]),
-                                Order::Launch(_) => {}
+                                Order::Launch(_) | Order::Prepare(_) | Order::Become(_) => {}
                             }
                         }
                     }
@@ -208,7 +293,7 @@ impl Agent {
 }
 
 /// Waits for a forked process, and moves it into an agent's control groups, where everything that it forks begins.
-pub(crate) fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
+fn into_groups(forked: &OwnedFd, groups: &[PathBuf]) -> Result<Pid> {
     let pid = step(forked, b"forked")?;
     // Its number is not another process' before it has been waited for, and it has not ended as long as this says so.
     let process = pidfd_open(pid, PidfdFlags::empty())?;
@@ -224,51 +309,6 @@ fn check_alive(process: &OwnedFd) -> Result<()> {
     match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec::default()))? {
         0 => Ok(()),
         _ => Err(Error::other("the forked process has ended")),
-    }
-}
-
-/// What the forked process joins.
-struct Joined {
-    /// By their names in `/proc`, in the order in which they are joined. The first ones belong to the user namespace of the
-    /// warm parent; the last is one below that, with the agent's user.
-    namespaces: Vec<(&'static str, OwnedFd)>,
-    ruleset: Option<OwnedFd>,
-}
-
-/// The same while the root directory is being built.
-struct Made {
-    namespaces: Vec<(&'static str, OwnedFd)>,
-    builder: RootBuilder,
-}
-
-impl Made {
-    fn begin(
-        spec: &LaunchSpec,
-        plan: &Namespaces,
-        users: &OwnedFd,
-        supervisor: Option<&OwnedFd>,
-        fds: &mut Vec<OwnedFd>,
-    ) -> Result<Self> {
-        namespaces::leave(Kinds::NEWPID)?;
-        let builder = RootBuilder::start(&spec.confinement, spec.run_as, users)?;
-        // No program is executed from here on, where the warm parent could have a say in how that is done.
-        namespaces::join_users(users)?;
-        namespaces::leave(Kinds::NEWIPC)?;
-        let mut namespaces = vec![("ipc", own_namespace("ipc")?)];
-        if let Some(network) = &plan.network {
-            let supervisor = supervisor.ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
-            namespaces::leave(Kinds::NEWNET)?;
-            network::furnish(network, supervisor, fds)?;
-            namespaces.push(("net", own_namespace("net")?));
-        }
-        Ok(Self { namespaces, builder })
-    }
-
-    fn finish(self) -> Result<Joined> {
-        let Self { mut namespaces, builder } = self;
-        let Root { mounts, users, ruleset } = builder.wait()?;
-        namespaces.extend([("mnt", mounts), ("user", users)]);
-        Ok(Joined { namespaces, ruleset })
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn is_first_of_namespace(pid: Pid) -> Result<bool> {
 /// The confinement of an agent.
 pub(super) struct Expected<'a> {
     pub user: Option<RunAs>,
-    pub namespaces: &'a [(&'static str, OwnedFd)],
+    pub namespaces: &'a [(String, OwnedFd)],
     /// The `cgroup.procs` files of the agent's control groups.
     pub groups: &'a [PathBuf],
 }

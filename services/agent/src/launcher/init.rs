@@ -30,17 +30,16 @@ pub(super) fn run() -> Result<()> {
     // leader, which the supervisor does not make us.
     let _ = setsid();
     let mut control = Control::of_stdin()?;
-    let Some((spec, fds)) = control.launch()? else {
-        return Ok(());
+    let (spec, fds) = match control.order()? {
+        Some((Order::Launch(spec), fds)) => (spec, fds),
+        Some((Order::Prepare(restrictions), fds)) => return forked::run(&restrictions, fds, control),
+        _ => return Ok(()),
     };
-    if spec.forked {
-        return forked::run(&spec, fds, control);
-    }
-    if let Err(error) = join(&spec.cgroups) {
+    if let Err(error) = join(&spec.restrictions.cgroups) {
         control.report(&Report::Failed(format!("the agent's control group cannot be joined: {error}")));
         return Ok(());
     }
-    if spec.confinement.namespaces.is_some() {
+    if spec.restrictions.confinement.namespaces.is_some() {
         return namespace_parent::run(*spec, fds, control);
     }
     // In a PID namespace its first process is that.
@@ -68,7 +67,7 @@ pub(super) fn run_inside() -> Result<()> {
     let _ = setsid();
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut outer = Control::of_stdin()?;
-    let Some((spec, mut fds)) = outer.launch()? else {
+    let Some((Order::Launch(spec), mut fds)) = outer.order()? else {
         return Ok(());
     };
     if fds.is_empty() {
@@ -89,7 +88,7 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
     let ending = signals::listen(&ENDING)?;
     let grace = Duration::from_millis(spec.grace_ms);
     // Agents that were forked from a warm parent are in its namespace.
-    let outlives_agent = spec.confinement.joins_namespaces;
+    let outlives_agent = spec.restrictions.confinement.joins_namespaces;
     let mut agent = match spawn(spec, fds, outer.is_some()) {
         Ok((pid, process)) => {
             control.report(&Report::Started(process));
@@ -120,7 +119,7 @@ fn supervise(mut control: Control, spec: LaunchSpec, fds: Vec<OwnedFd>, outer: O
                         match order {
                             Order::Stop(ms) => agent.stop(Duration::from_millis(ms)),
                             Order::WriteStack => agent.write_stack(),
-                            Order::Launch(_) => {}
+                            Order::Launch(_) | Order::Prepare(_) | Order::Become(_) => {}
                         }
                     }
                 }
@@ -224,13 +223,14 @@ fn wait_for(
 
 /// Starts stage 2 and hands it the specification, with its secrets, through its standard input.
 fn spawn(mut spec: LaunchSpec, mut fds: Vec<OwnedFd>, inside: bool) -> Result<(i32, Option<Process>)> {
-    let users = if spec.confinement.joins_namespaces { fds.pop() } else { None };
-    if fds.len() != spec.fd_options.len() {
-        return Err(Error::other(format!("{} descriptors came for {} options", fds.len(), spec.fd_options.len())));
+    let users = if spec.restrictions.confinement.joins_namespaces { fds.pop() } else { None };
+    let command = &mut spec.command;
+    if fds.len() != command.fd_options.len() {
+        return Err(Error::other(format!("{} descriptors came for {} options", fds.len(), command.fd_options.len())));
     }
-    for (option, fd) in spec.fd_options.drain(..).zip(&fds) {
+    for (option, fd) in command.fd_options.drain(..).zip(&fds) {
         fcntl_setfd(fd, FdFlags::empty())?;
-        spec.args.extend([option, fd.as_raw_fd().to_string()]);
+        command.args.extend([option, fd.as_raw_fd().to_string()]);
     }
     if let Some(users) = &users {
         fcntl_setfd(users, FdFlags::empty())?;

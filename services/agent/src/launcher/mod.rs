@@ -22,12 +22,12 @@
 //! ```
 //!
 //! An agent that is forked from a warm parent, which is started like an agent, has the first stage only, and that one is
-//! outside of the parent's PID namespace. `__agent-root` builds the agent's root directory, and ends.
+//! outside of the parent's PID namespace. `__agent-namespaces` makes the agent's namespaces, and ends.
 //!
 //! ```text
 //! supervisor ─┬─ __agent-init ── __agent-inside ─┬─ the parent ── the forked process
 //!             │                                  └─ the first process of the agent's PID namespace ── the agent
-//!             └─ __agent-init ── __agent-root
+//!             └─ __agent-init ── __agent-namespaces
 //! ```
 
 mod channel;
@@ -36,17 +36,17 @@ mod exec;
 mod forked;
 mod forked_check;
 mod init;
+mod namespace_builder;
 mod namespace_parent;
 mod network;
 pub(crate) mod procfs;
 pub(crate) mod protocol;
-mod root_builder;
 mod signals;
 mod tree;
 mod user_namespace;
 
-pub(crate) use channel::{line, memory_file, receive, send, send_launch};
-pub(crate) use forked::{STEP, into_groups};
+pub(crate) use channel::{line, memory_file, receive, send, send_order};
+pub(crate) use forked::STEP;
 pub use hoistway_confine::{Limits, RunAs};
 pub(crate) use tree::kill_tree_of;
 
@@ -62,8 +62,8 @@ pub(crate) const INIT: &str = "__agent-init";
 pub(crate) const EXEC: &str = "__agent-exec";
 /// The first argument that makes this binary the first process of a PID namespace.
 pub(crate) const INSIDE: &str = "__agent-inside";
-/// The first argument that makes this binary the one that builds the root directory of a forked agent.
-pub(crate) const ROOT: &str = "__agent-root";
+/// The first argument that makes this binary the one that makes the namespaces of a forked agent.
+pub(crate) const NAMESPACES: &str = "__agent-namespaces";
 /// The first argument that makes this binary a process in a user namespace for a warm parent and its agents.
 pub(crate) const USERS: &str = "__agent-users";
 
@@ -87,8 +87,8 @@ pub fn run_if_requested() -> Option<ExitCode> {
         init::run_inside()
     } else if stage == EXEC {
         exec::run(args)
-    } else if stage == ROOT {
-        root_builder::run()
+    } else if stage == NAMESPACES {
+        namespace_builder::run()
     } else if stage == USERS {
         user_namespace::run(args.next().is_some())
     } else {

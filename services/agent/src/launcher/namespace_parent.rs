@@ -1,7 +1,7 @@
 //! The stage outside of an agent's namespaces: it makes them, starts their first process, and waits for its end.
 
 use super::channel::{self, Control};
-use super::protocol::{LaunchSpec, Report};
+use super::protocol::{LaunchSpec, Order, Report};
 use super::signals::{self, ENDING};
 use super::{INSIDE, network};
 use hoistway_confine::namespaces;
@@ -64,10 +64,10 @@ fn start(
     mut fds: Vec<OwnedFd>,
     control: &Control,
 ) -> Result<(Child, UnixStream, Option<OwnedFd>)> {
-    let Some(plan) = &spec.confinement.namespaces else { return Err(Error::other("none are wanted")) };
+    let Some(plan) = &spec.restrictions.confinement.namespaces else { return Err(Error::other("none are wanted")) };
     let supervisor = plan.network.as_ref().and_then(|_| fds.pop());
-    if spec.confinement.joins_namespaces
-        && spec.run_as.is_none()
+    if spec.restrictions.confinement.joins_namespaces
+        && spec.restrictions.run_as.is_none()
         && let Some(outer) = fds.pop()
     {
         namespaces::join_users(outer)?;
@@ -75,7 +75,10 @@ fn start(
     namespaces::unshare(plan)?;
     if let Some(network) = &plan.network {
         let supervisor = supervisor.as_ref().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
-        network::furnish(network, supervisor, &mut fds)?;
+        if !network.listen.is_empty() {
+            namespaces::bring_loopback_up()?;
+        }
+        network::listen(network, supervisor, &mut fds)?;
     }
     let (ours, theirs) = UnixStream::pair()?;
     let child = Command::new("/proc/self/exe")
@@ -84,9 +87,9 @@ fn start(
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
-    spec.cgroups.clear();
+    spec.restrictions.cgroups.clear();
     let sent: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
-    let rest = channel::send_launch(&ours, spec, &sent)?;
+    let rest = channel::send_order(&ours, &Order::Launch(Box::new(spec)), &sent)?;
     channel::write_all(&ours, &rest)?;
     Ok((child, ours, supervisor))
 }

@@ -1,20 +1,17 @@
 //! A network of the agent's own, as seen by the stage that makes it.
 
 use super::channel;
-use hoistway_confine::{OwnNetwork, namespaces};
+use hoistway_confine::OwnNetwork;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use std::io::{Error, Result};
 use std::net::{SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Furnishes the present network, which is new. The agent reaches the listeners of egress in it, which are bound here and
+/// Listens in the present network, which is new. The agent reaches the listeners of egress in it, which are bound here and
 /// served by whoever gets them, the supervisor. Nobody else can connect to them, so they identify the agent. The one for
 /// its callers is the agent's: it becomes the first of its descriptors.
-pub(super) fn furnish(network: &OwnNetwork, supervisor: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<()> {
-    if !network.listen.is_empty() {
-        namespaces::bring_loopback_up()?;
-    }
+pub(super) fn listen(network: &OwnNetwork, supervisor: &OwnedFd, fds: &mut Vec<OwnedFd>) -> Result<()> {
     for address in &network.listen {
         channel::send(supervisor, b"\n", &[bind(*address)?.as_fd()])?;
     }

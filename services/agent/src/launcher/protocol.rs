@@ -1,7 +1,7 @@
 //! The protocol between supervisor and launcher: one JSON document per line over a stream socket. The descriptors
 //! that the agent inherits ride on the first byte of the first line.
 
-use hoistway_confine::{Confinement, Limits, RunAs};
+use hoistway_confine::{Confinement, Limits, OwnNetwork, RunAs};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,8 +11,14 @@ use std::path::PathBuf;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Start the agent. The first order, and the only one of its kind.
+    /// Start the agent. The first order, if it is not the next one.
     Launch(Box<LaunchSpec>),
+    /// Confine a process that is forked from a warm parent. The first order then. Its descriptors are the socket to that
+    /// process, the user namespace to which the agent's namespaces belong, without [`Restrictions::run_as`] the one around
+    /// that, which gives the right to make namespaces, and the socket for those of a network of the agent's own.
+    Prepare(Box<Restrictions>),
+    /// Have the prepared process become the agent. It comes with the descriptors of its options.
+    Become(Box<Become>),
     /// SIGTERM now, SIGKILL for the whole tree after so many milliseconds.
     Stop(u64),
     /// [`STACK_SIGNAL`] to the main process, which writes its stack to its notification pipe, even if it has stopped
@@ -28,6 +34,8 @@ pub(crate) const STACK_SIGNAL: Signal = Signal::STKFLT;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
+    /// A forked process is confined, and waits to become the agent.
+    Prepared,
     /// The agent's main process exists. It has no name out here when it is in a PID namespace of its own.
     Started(Option<super::procfs::Process>),
     /// It could not be started.
@@ -89,7 +97,19 @@ fn signal_name(number: i32) -> Option<&'static str> {
 pub(crate) struct LaunchSpec {
     /// The interpreter, an absolute path.
     pub program: PathBuf,
-    /// Its arguments.
+    /// What it is to run.
+    pub command: CommandLine,
+    /// What it may do. A warm parent, with [`Confinement::joins_namespaces`], comes with further descriptors after those of
+    /// its options: see [`Order::Prepare`].
+    pub restrictions: Restrictions,
+    /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// What a process is to run. It holds secrets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct CommandLine {
+    /// The arguments.
     pub args: Vec<String>,
     /// One option for each descriptor sent along, in order; option and number are appended to `args`.
     pub fd_options: Vec<String>,
@@ -97,24 +117,30 @@ pub(crate) struct LaunchSpec {
     pub env: Vec<(String, String)>,
     /// The working directory.
     pub cwd: PathBuf,
+}
+
+/// What a process may do, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restrictions {
     /// Resource limits.
     pub limits: Limits,
     /// Another user, if the supervisor may choose one.
     pub run_as: Option<RunAs>,
-    /// The isolation of the agent from the rest of the machine.
+    /// The isolation from the rest of the machine.
     pub confinement: Confinement,
-    /// The `cgroup.procs` files of the agent's control groups.
+    /// The `cgroup.procs` files of its control groups.
     pub cgroups: Vec<PathBuf>,
-    /// Whether its process is forked from a warm parent. `program` is of no interest then. After those of
-    /// `fd_options` follow the socket to the forked process and the user namespace to which the agent's namespaces belong.
-    /// For the warm parent itself, with [`Confinement::joins_namespaces`], the socket is not there. Without [`Self::run_as`]
-    /// another user namespace follows: the one around the first, which gives the right to make namespaces.
-    #[serde(default)]
-    pub forked: bool,
-    /// The forked process, where it waits and is in the agent's control groups already.
-    #[serde(default)]
-    pub waiting: Option<i32>,
-    /// The time that a stop may take which somebody else asks for by SIGTERM to the launcher, in milliseconds.
+}
+
+/// The agent that a prepared process becomes. It holds secrets.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Become {
+    pub command: CommandLine,
+    /// The directories of which it gets copies, in the order of those of its confinement.
+    pub copied: Vec<PathBuf>,
+    /// The listeners in its network, if that is its own.
+    pub network: Option<OwnNetwork>,
+    /// As [`LaunchSpec::grace_ms`].
     pub grace_ms: u64,
 }
 

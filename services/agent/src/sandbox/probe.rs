@@ -2,8 +2,8 @@
 //! version number is believed.
 
 use super::{Mode, Network, Parts, Settings, Tier, place};
-use crate::launcher::protocol::{LaunchSpec, Report};
-use crate::launcher::{client, receive, send_launch};
+use crate::launcher::protocol::{CommandLine, LaunchSpec, Order, Report, Restrictions};
+use crate::launcher::{client, receive, send_order};
 use hoistway_confine::exec::landlock_abi;
 use hoistway_confine::landlock::TCP;
 use hoistway_confine::python_paths::PythonPaths;
@@ -257,26 +257,28 @@ impl Probing<'_> {
         let hands_out = placed.confinement.namespaces.as_ref().is_some_and(|n| n.network.is_some());
         let spec = LaunchSpec {
             program: self.python.to_owned(),
-            args: [
-                "-I".into(),
-                "-S".into(),
-                "-c".into(),
-                LOOK.to_owned(),
-                self.dir.display().to_string(),
-                placed.app_dir.display().to_string(),
-            ]
-            .into(),
-            fd_options: Vec::new(),
-            env: [("HOME", &placed.home), ("TMPDIR", &placed.tmp)]
-                .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+            command: CommandLine {
+                args: [
+                    "-I".into(),
+                    "-S".into(),
+                    "-c".into(),
+                    LOOK.to_owned(),
+                    self.dir.display().to_string(),
+                    placed.app_dir.display().to_string(),
+                ]
                 .into(),
-            cwd: placed.app_dir.clone(),
-            limits: Limits { processes: None, ..Limits::default() },
-            run_as: user,
-            confinement: placed.confinement,
-            cgroups: Vec::new(),
-            forked: false,
-            waiting: None,
+                fd_options: Vec::new(),
+                env: [("HOME", &placed.home), ("TMPDIR", &placed.tmp)]
+                    .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+                    .into(),
+                cwd: placed.app_dir.clone(),
+            },
+            restrictions: Restrictions {
+                limits: Limits { processes: None, ..Limits::default() },
+                run_as: user,
+                confinement: placed.confinement,
+                cgroups: Vec::new(),
+            },
             grace_ms: 0,
         };
         let (egress, egress_theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
@@ -285,7 +287,7 @@ impl Probing<'_> {
         });
         let (launcher, ours) = launched.map_err(|e| e.to_string())?;
         let fds: Vec<BorrowedFd<'_>> = if hands_out { vec![egress_theirs.as_fd()] } else { Vec::new() };
-        let rest = send_launch(&ours, spec, &fds).map_err(|e| e.to_string())?;
+        let rest = send_order(&ours, &Order::Launch(Box::new(spec)), &fds).map_err(|e| e.to_string())?;
         drop(egress_theirs);
         // The rest fits in the socket's buffer as well: a probe has no secrets and a short environment.
         std::io::Write::write_all(&mut &ours, &rest).map_err(|e| e.to_string())?;

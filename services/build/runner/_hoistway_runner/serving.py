@@ -46,16 +46,26 @@ def notify(fd, event):
             pipe.write(json.dumps(event) + "\n")
 
 
+def imported_since(earlier):
+    """Returns the names of later modules. Only these are looked at: a look at the others would copy the memory that they
+    share with the process from which this one was forked."""
+    count, names = len(sys.modules) - len(earlier), []
+    for name in reversed(sys.modules):
+        if len(names) >= count:
+            break
+        if name not in earlier:
+            names.append(name)
+    return names[::-1]
+
+
 def imported_packages(app):
     """Returns the modules that others with the same packages may have imported already, in the order in which their
     imports began: all but the agent's own, the runner's, and those of the process from which this one was forked."""
     own = ("__main__", "__mp_main__", __package__)
     parent = sys.modules.get(f"{__package__}.warm_parent")
     names = []
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None) or ""
-        if parent and name in parent.imported:
-            continue
+    for name in imported_since(parent.imported) if parent else list(sys.modules):
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
         if name.partition(".")[0] not in own and name not in sys.builtin_module_names and not file.startswith(app + os.sep):
             names.append(name)
     return names

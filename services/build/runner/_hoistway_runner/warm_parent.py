@@ -96,11 +96,12 @@ def tell(options, event):
 
 
 def preload_runner():
-    """Imports the runner's own modules, and those of the standard library that it uses."""
+    """Imports the runner's own modules, and those of the standard library that it uses, also for its first answer."""
     directory = os.path.dirname(os.path.abspath(__file__))
     for name in sorted(os.listdir(directory)):
         if name.endswith(".py") and name != "__init__.py":
             importlib.import_module(f"{__package__}.{name[:-3]}")
+    importlib.import_module("urllib.parse")
 
 
 def import_all(modules, careful, recording):
@@ -198,7 +199,7 @@ def shared_memory():
 def fork_agent(start, runner, path, changes, recording, in_namespaces):
     """Forks the first process of an agent's PID namespace from this forked process. Its launcher moves it into the agent's
     control groups while it makes the agent's other namespaces. It joins these, and forks the agent once it is confined,
-    while the launcher looks at it. Does not return."""
+    while the launcher looks at it. That waits for what it is to become: there may be no agent yet. Does not return."""
     try:
         if in_namespaces:
             confinement.leave_processes()
@@ -217,6 +218,8 @@ def fork_agent(start, runner, path, changes, recording, in_namespaces):
         confinement.show_memory(True)
         os.setsid()
         start.send(b"started")
+        os.environ.clear()
+        reseed(recording)
         spec, fds = receive(start)
         start.close()
         if spec is None:
@@ -224,7 +227,7 @@ def fork_agent(start, runner, path, changes, recording, in_namespaces):
     except BaseException as error:
         print(f"the agent cannot be forked: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
-    become_agent(spec, fds, runner, path, changes, recording)
+    become_agent(spec, fds, runner, path, changes)
 
 
 def be_first_process(start, agent):
@@ -253,7 +256,7 @@ def receive(start):
         return json.loads(file.read()), fds
 
 
-def become_agent(spec, fds, runner, path, changes, recording):
+def become_agent(spec, fds, runner, path, changes):
     """Turns this confined process into the agent that its launcher describes: standard output and error, one descriptor
     for each option, the command line, the environment and the working directory. Does not return."""
     for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), *fds[:2])):
@@ -262,10 +265,8 @@ def become_agent(spec, fds, runner, path, changes, recording):
     arguments = list(spec["args"])
     for option, fd in zip(spec["fd_options"], fds[2:]):
         arguments += [option, str(fd)]
-    os.environ.clear()
     os.environ.update({**changes, **spec["env"]})
     os.chdir(spec["cwd"])
-    reseed(recording)
     sys.path[:] = path
     sys.argv[:] = [runner, *arguments]
     from .start import main

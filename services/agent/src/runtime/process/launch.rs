@@ -1,37 +1,30 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
-use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec};
+use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec_of};
+use super::launcher_process::LauncherProcess;
+use super::prepared::{PreparedProcess, Purpose};
 use super::rundir::{Processes, RunDir};
-use super::warm_parents::{Layers, WaitingProcess, WarmParent, WarmParents};
-use crate::launcher::procfs::Process;
-use crate::launcher::protocol::{LaunchSpec, Order, Report};
-use crate::launcher::{client, line, send_launch, title};
+use super::warm_parents::{Candidate, Layers, Next, WarmParent, WarmParents};
+use crate::launcher::protocol::{Become, LaunchSpec, Order, Report};
+use crate::runtime::Instance;
 use crate::runtime::logs::Sink;
 use crate::runtime::network::{AgentNetwork, egress_forwarder};
 use crate::runtime::notices::{Notice, Notices};
 use crate::runtime::stack_trace::{Place, Stack};
-use crate::runtime::supervisor::{Ended, Event, Run};
-use futures_util::StreamExt;
+use crate::runtime::supervisor::{Event, Run};
 use hoistway_confine::cgroup::Group;
-use hoistway_model::log::LogStream;
+use hoistway_confine::{Access, Confinement};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The time that a launcher may take to start its agent's process: it takes milliseconds.
-pub(super) const LAUNCH: Duration = Duration::from_secs(30);
 /// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
 /// time.
 const TREE_END: Duration = Duration::from_secs(10);
@@ -43,13 +36,10 @@ const LOG_END: Duration = Duration::from_secs(2);
 
 /// A started agent.
 pub(super) struct Launched {
-    launcher: Child,
+    launcher: LauncherProcess,
     /// The launcher and the agent, or the first process of its PID namespace.
     processes: Processes,
     parent: Option<Forked>,
-    orders: Option<OwnedWriteHalf>,
-    /// The launcher's reports.
-    reports: Reports,
     /// The runner's message.
     notices: Notices<Receiver>,
     places: Vec<Place>,
@@ -61,6 +51,9 @@ pub(super) struct Launched {
     _egress: Option<DropGuard>,
     /// Whoever learns the modules that it reports.
     learner: Option<Learner>,
+    /// The next revision, once this one is ready.
+    next: Option<Next>,
+    _instance: DropGuard,
 }
 
 /// An agent's origin, where it was forked from a warm parent.
@@ -83,47 +76,67 @@ struct Learner {
     warm_parents: Arc<WarmParents>,
     layers: Layers,
     sink: Sink,
+    next: Next,
 }
 
 impl Launched {
     /// Starts the launcher and waits until it has started the agent. Everything is undone by dropping: a launcher
     /// whose socket closes ends its tree.
     pub async fn start(start: Start<'_>, warm_parents: &Arc<WarmParents>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let (mut spec, places) = spec(&start, dir)?;
-        // It gets ready for its order meanwhile.
-        let mut launcher = Waiting::spawn(&start, dir, sink)?;
-        let (layers, source) = warm_parents.layers(&start.instance.program, &spec).await.unzip();
-        let parent = match layers.as_ref().zip(source).filter(|_| start.may_fork) {
-            Some(own) => warm_parents.suitable(own, &start.instance.program, &spec).await,
-            None => None,
-        };
-        let layers = layers.filter(|layers| warm_parents.wants_modules(layers));
-        let learner = layers.map(|layers| Learner { warm_parents: warm_parents.clone(), layers, sink: sink.clone() });
-        if let Some(parent) = parent {
-            match Begun::forked(&start, spec, dir, launcher, &parent, learner.is_some()).await {
-                Ok((begun, group)) => {
-                    warm_parents.count_start(true);
-                    return begun.launched(&start, places, dir, group, warm_parents, learner);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, agent = %start.instance.agent, "not forked, started by itself");
-                    warm_parents.failed(&parent);
-                    (spec, _) = self::spec(&start, dir)?;
-                    launcher = Waiting::spawn(&start, dir, sink)?;
-                }
+        let (spec, places) = spec_of(&start, dir)?;
+        let Instance { agent, program, .. } = start.instance;
+        let instance = CancellationToken::new();
+        let (mut parent, mut learner, mut next) = (None, None, None);
+        if let Some(candidate) = warm_parents.candidate(agent, program, &spec).await {
+            let Candidate { layers, source, purpose } = candidate;
+            let own = Next { purpose, instance: instance.clone() };
+            if start.may_fork {
+                parent = warm_parents.suitable((&layers, source), program, &spec).await;
             }
+            if warm_parents.wants_modules(&layers) {
+                let (warm_parents, sink) = (warm_parents.clone(), sink.clone());
+                learner = Some(Learner { warm_parents, layers, sink, next: own.clone() });
+            }
+            next = Some(own);
         }
-        let group = group(&start, dir).await?;
-        let begun = Begun::start(&start, spec, dir, launcher, &group, None, learner.is_some()).await?;
-        warm_parents.count_start(false);
-        begun.launched(&start, places, dir, group, warm_parents, learner)
+        let reports = learner.is_some();
+        let begun = match parent.zip(next.as_ref()) {
+            None => Begun::executed(&start, spec, dir, sink, reports).await?,
+            Some((parent, next)) => match Begun::forked(&start, spec, sink, &parent, &next.purpose, reports).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    tracing::warn!(%error, %agent, "not forked, started by itself");
+                    warm_parents.failed(&parent);
+                    let (spec, _) = spec_of(&start, dir)?;
+                    Begun::executed(&start, spec, dir, sink, reports).await?
+                }
+            },
+        };
+        warm_parents.count_start(begun.parent.is_some());
+        let (noting, noted) = (dir.clone(), begun.processes.clone());
+        tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
+        let network = begun.network.map(|launcher| join_network(launcher, &start)).transpose()?;
+        let (network, egress) = network.unzip();
+        Ok(Self {
+            launcher: begun.launcher,
+            processes: begun.processes,
+            parent: begun.parent.map(|parent| Forked::new(parent, warm_parents.clone())),
+            notices: Notices::new(Receiver::from_owned_fd(begun.notices)?),
+            places,
+            followers: begun.followers,
+            dir: dir.clone(),
+            group: begun.group,
+            network,
+            _egress: egress,
+            learner,
+            next,
+            _instance: instance.drop_guard(),
+        })
     }
 
     async fn order(&mut self, order: &Order) {
-        if let (Some(orders), Ok(line)) = (&mut self.orders, line(order)) {
-            // If the launcher is gone, that is noticed as the agent's end.
-            let _ = orders.write_all(&line).await;
-        }
+        // If the launcher is gone, that is noticed as the agent's end.
+        let _ = self.launcher.order(order, &[]).await;
     }
 }
 
@@ -142,7 +155,7 @@ impl Run for Launched {
             tokio::select! {
                 biased;
                 notice = self.notices.next(), if awaits_notice => break notice,
-                ended = self.reports.ended() => return Event::Ended(ended),
+                ended = self.launcher.ended() => return Event::Ended(ended),
                 () = sleep_until(doubted_at.unwrap_or_else(Instant::now)), if doubted_at.is_some() => {
                     if let Some(forked) = &mut self.parent {
                         tracing::warn!("an agent that was forked is not ready: no other is forked from its warm parent");
@@ -152,11 +165,11 @@ impl Run for Launched {
                 }
             }
         };
-        if let Some(Forked { parent, of, .. }) = &self.parent {
-            of.fork_ahead(parent);
+        if let (Some(Forked { parent, of, .. }), Some(next)) = (&self.parent, self.next.take()) {
+            of.prepare_next(parent, next);
         }
         if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
-            learner.warm_parents.learned(&learner.layers, modules, &learner.sink);
+            learner.warm_parents.learned(&learner.layers, modules, &learner.sink, &learner.next);
         }
         Event::Notice(notice)
     }
@@ -189,19 +202,19 @@ impl Run for Launched {
 
     async fn finish(mut self) -> Option<Notice> {
         // Half-closing is enough: the launcher reads the end of its orders.
-        self.orders = None;
-        let whole = matches!(timeout(TREE_END, self.launcher.wait()).await, Ok(Ok(status)) if status.success());
+        self.launcher.end_orders();
+        let whole = matches!(timeout(TREE_END, self.launcher.child.wait()).await, Ok(Ok(status)) if status.success());
         if !whole {
             // Somebody killed the launcher. The kernel ended the main process with it, unless that was forked; the rest is
             // up to us.
-            let _ = self.launcher.start_kill();
+            let _ = self.launcher.child.start_kill();
             let (dir, processes) = (self.dir.clone(), self.processes.clone());
             let killed = tokio::task::spawn_blocking(move || {
                 let _ = processes.kill().and_then(|_| dir.evict());
                 !processes.has_agent()
             });
             let is_gone = killed.await.unwrap_or(false);
-            let _ = timeout(LOG_END, self.launcher.wait()).await;
+            let _ = timeout(LOG_END, self.launcher.child.wait()).await;
             if let (Some(Forked { parent, of, .. }), false) = (&self.parent, is_gone) {
                 // One that keeps a process from ending is ended with everything in its namespace.
                 of.failed(parent);
@@ -219,181 +232,104 @@ impl Run for Launched {
     }
 }
 
-/// The longest line of a launcher or a warm parent, in bytes: a package may have taken over either.
-const MAX_LINE: usize = 64 << 10;
-
-/// The lines of a process that is not trusted.
-pub(super) fn lines<R: AsyncRead>(reader: R) -> FramedRead<R, LinesCodec> {
-    FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE))
-}
-
-/// The launcher's reports.
-struct Reports(FramedRead<OwnedReadHalf, LinesCodec>);
-
-impl Reports {
-    async fn next(&mut self) -> Option<Report> {
-        serde_json::from_str(&self.0.next().await?.ok()?).ok()
-    }
-
-    /// Waits for the end of the agent's main process. Cancel safe.
-    async fn ended(&mut self) -> Ended {
-        loop {
-            match self.next().await {
-                Some(Report::Exited(exit)) => return Ended::Exited(exit),
-                Some(_) => {}
-                None => return Ended::Lost("was killed together with its launcher"),
-            }
-        }
-    }
-}
-
-/// A launcher that waits for its order.
-struct Waiting {
-    launcher: Child,
-    socket: StdUnixStream,
-    identity: Process,
-    followers: Vec<JoinHandle<()>>,
-}
-
-impl Waiting {
-    /// It ends when it is dropped.
-    fn spawn(start: &Start<'_>, dir: &RunDir, sink: &Sink) -> Result<Self> {
-        let (mut launcher, socket) = client::spawn(&start.config.launcher, |command| {
-            command.arg0(title(start.instance.agent.as_str())).arg(dir.path());
-        })?;
-        let mut followers = Vec::new();
-        if let Some(out) = launcher.stdout.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stdout, out)));
-        }
-        if let Some(err) = launcher.stderr.take() {
-            followers.push(tokio::spawn(sink.clone().follow(LogStream::Stderr, err)));
-        }
-        let identity = launcher.id().and_then(|pid| Process::now(i32::try_from(pid).ok()?));
-        let identity = identity.ok_or_else(|| Error::other("the launcher ended at once"))?;
-        Ok(Self { launcher, socket, identity, followers })
-    }
-}
-
-/// A process that was forked for an agent.
-struct Origin {
-    parent: Arc<WarmParent>,
-    socket: OwnedFd,
-    /// Its number, if it is in the agent's control groups already.
-    waiting: Option<i32>,
-}
-
 /// A launcher that has started its agent's process.
 struct Begun {
-    launcher: Child,
+    launcher: LauncherProcess,
     processes: Processes,
     parent: Option<Arc<WarmParent>>,
     followers: Vec<JoinHandle<()>>,
-    orders: OwnedWriteHalf,
-    reports: Reports,
     notices: OwnedFd,
+    group: Grouped,
     network: Option<StdUnixStream>,
 }
 
 impl Begun {
-    /// Has a process become the agent that was forked from a warm parent, if one waits, or is forked now.
+    /// Has a process become the agent that was forked from a warm parent: the one that is prepared for it, if there is one.
     async fn forked(
         start: &Start<'_>,
         spec: LaunchSpec,
-        dir: &RunDir,
-        launcher: Waiting,
+        sink: &Sink,
         parent: &Arc<WarmParent>,
+        purpose: &Arc<Purpose>,
         report_modules: bool,
-    ) -> Result<(Self, Grouped)> {
-        let (socket, waiting, mut group) = match parent.forked_before() {
-            Some(WaitingProcess { socket, pid, group }) => (socket, Some(pid), group),
-            None => (parent.fork()?, None, group(start, dir).await?),
+    ) -> Result<Self> {
+        parent.note_use();
+        let prepared = match parent.take_prepared(purpose) {
+            Some(prepared) => prepared,
+            None => PreparedProcess::make(start.config, start.sandbox, parent, purpose.clone()).await?,
         };
-        let origin = Origin { parent: parent.clone(), socket, waiting };
-        match Self::start(start, spec, dir, launcher, &group, Some(origin), report_modules).await {
-            Ok(begun) => Ok((begun, group)),
+        let PreparedProcess { launcher, group, network, .. } = prepared;
+        let LaunchSpec { mut command, restrictions, grace_ms, .. } = spec;
+        command.args.drain(..INTERPRETER_ARGUMENTS);
+        let Confinement { exposed, namespaces, .. } = restrictions.confinement;
+        let copied = exposed.into_iter().filter(|part| part.access == Access::Copy).map(|part| part.host).collect();
+        let listening = namespaces.and_then(|own| own.network);
+        let order = Order::Become(Box::new(Become { command, copied, network: listening, grace_ms }));
+        let ready = Ready { launcher, group, network, theirs: None };
+        let begun = ready.begin(start, sink, &order, report_modules).await?;
+        Ok(Self { parent: Some(parent.clone()), ..begun })
+    }
+
+    /// Has a launcher execute the agent's program.
+    async fn executed(
+        start: &Start<'_>,
+        mut spec: LaunchSpec,
+        dir: &RunDir,
+        sink: &Sink,
+        report_modules: bool,
+    ) -> Result<Self> {
+        let agent = start.instance.agent.as_str();
+        let launcher = LauncherProcess::spawn(&start.config.launcher, agent, dir.path(), |_| {})?;
+        let group = group(start, dir).await?;
+        spec.restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
+        let (network, theirs) = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?.unzip();
+        let ready = Ready { launcher, group, network, theirs };
+        ready.begin(start, sink, &Order::Launch(Box::new(spec)), report_modules).await
+    }
+}
+
+/// A launcher that waits for its agent.
+struct Ready {
+    launcher: LauncherProcess,
+    group: Grouped,
+    /// Where it hands out sockets of the agent's own network.
+    network: Option<StdUnixStream>,
+    /// The other end, if it has not got that yet.
+    theirs: Option<StdUnixStream>,
+}
+
+impl Ready {
+    async fn begin(mut self, start: &Start<'_>, sink: &Sink, order: &Order, report_modules: bool) -> Result<Begun> {
+        let followers = self.launcher.follow(sink);
+        match self.order(start, order, report_modules).await {
+            Ok((processes, notices)) => {
+                let Self { launcher, group, network, .. } = self;
+                Ok(Begun { launcher, processes, parent: None, followers, notices, group, network })
+            }
             Err(error) => {
-                group.end().await;
+                self.group.end().await;
                 Err(error)
             }
         }
     }
 
-    /// Has a launcher execute the agent's program, or have its process forked from a warm parent.
-    async fn start(
-        start: &Start<'_>,
-        mut spec: LaunchSpec,
-        dir: &RunDir,
-        launcher: Waiting,
-        group: &Grouped,
-        origin: Option<Origin>,
-        report_modules: bool,
-    ) -> Result<Self> {
-        let Waiting { launcher, socket: ours, identity, followers } = launcher;
-        spec.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
-        let (forked, parent) = match origin {
-            None => (None, None),
-            Some(Origin { parent, socket, waiting }) => {
-                spec.args.drain(..INTERPRETER_ARGUMENTS);
-                spec.forked = true;
-                spec.waiting = waiting;
-                (Some(socket), Some(parent))
-            }
-        };
-
+    /// Gives the order, and returns the processes and the pipe of the runner's message.
+    async fn order(&mut self, start: &Start<'_>, order: &Order, report_modules: bool) -> Result<(Processes, OwnedFd)> {
         let (notices, notify) = pipe_with(PipeFlags::CLOEXEC)?;
         let secrets = config_file(start, report_modules)?;
-        let network = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
-        let forked = forked.as_ref().zip(parent.as_ref());
-        let forked = forked.into_iter().flat_map(|(socket, parent)| [socket.as_fd()].into_iter().chain(parent.users()));
-        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
+        let theirs = self.theirs.take();
         let fds = start.listener.into_iter().chain([notify.as_fd(), secrets.as_fd()]);
-        let fds: Vec<_> = fds.chain(forked).chain(theirs).collect();
-        let rest = send_launch(&ours, spec, &fds)?;
-        drop(notify);
-        ours.set_nonblocking(true)?;
-        let (reports, mut orders) = UnixStream::from_std(ours)?.into_split();
-        orders.write_all(&rest).await?;
-        let mut reports = Reports(lines(reports));
-        let report = timeout(LAUNCH, reports.next());
-        let agent = match report.await.map_err(|_| Error::other("the launcher does not answer"))? {
+        let fds: Vec<_> = fds.chain(theirs.as_ref().map(AsFd::as_fd)).collect();
+        self.launcher.order(order, &fds).await?;
+        drop((notify, theirs));
+        match self.launcher.report().await? {
             // In a PID namespace of its own it dies with its launcher.
-            Some(Report::Started(agent)) => agent.unwrap_or(identity),
-            Some(Report::Failed(reason)) => return Err(Error::other(reason)),
-            Some(Report::Exited(_)) | None => return Err(Error::other("the launcher ended at once")),
-        };
-        let processes = Processes::new(identity, agent)?;
-        let (noting, noted) = (dir.clone(), processes.clone());
-        tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
-        let network = network.map(|(ours, _)| ours);
-        Ok(Self { launcher, processes, parent, followers, orders, reports, notices, network })
-    }
-
-    fn launched(
-        self,
-        start: &Start<'_>,
-        places: Vec<Place>,
-        dir: &RunDir,
-        group: Grouped,
-        warm_parents: &Arc<WarmParents>,
-        learner: Option<Learner>,
-    ) -> Result<Launched> {
-        let network = self.network.map(|launcher| join_network(launcher, start)).transpose()?;
-        let (network, egress) = network.unzip();
-        Ok(Launched {
-            launcher: self.launcher,
-            processes: self.processes,
-            parent: self.parent.map(|parent| Forked::new(parent, warm_parents.clone())),
-            orders: Some(self.orders),
-            reports: self.reports,
-            notices: Notices::new(Receiver::from_owned_fd(self.notices)?),
-            places,
-            followers: self.followers,
-            dir: dir.clone(),
-            group,
-            network,
-            _egress: egress,
-            learner,
-        })
+            Report::Started(agent) => {
+                let processes = Processes::new(self.launcher.identity, agent.unwrap_or(self.launcher.identity))?;
+                Ok((processes, notices))
+            }
+            _ => Err(Error::other("the launcher starts nothing")),
+        }
     }
 }
 
@@ -409,7 +345,7 @@ pub(super) struct Grouped(pub(super) Option<Group>);
 
 impl Grouped {
     /// Kills what is in it, and removes it.
-    async fn end(&mut self) {
+    pub(super) async fn end(&mut self) {
         if let Some(group) = self.0.take() {
             let ended = tokio::task::spawn_blocking(move || {
                 group.kill();

@@ -2,7 +2,7 @@
 
 use super::rundir::RunDir;
 use super::{Instance, ProcessConfig, Program};
-use crate::launcher::protocol::LaunchSpec;
+use crate::launcher::protocol::{CommandLine, LaunchSpec, Restrictions};
 use crate::launcher::{RunAs, memory_file};
 use crate::runtime::runner_config::{self, Places};
 use crate::runtime::stack_trace::{self, Place};
@@ -88,7 +88,7 @@ pub(super) fn module_directories(app_dir: &Path, entry: &str) -> Vec<PathBuf> {
 }
 
 /// The specification to launch, without control groups, and where the agent's files are.
-pub(super) fn spec(start: &Start<'_>, dir: &RunDir) -> Result<(LaunchSpec, Vec<Place>)> {
+pub(super) fn spec_of(start: &Start<'_>, dir: &RunDir) -> Result<(LaunchSpec, Vec<Place>)> {
     let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program else {
         return Err(Error::other("the image is not unpacked"));
     };
@@ -106,20 +106,19 @@ pub(super) fn spec(start: &Start<'_>, dir: &RunDir) -> Result<(LaunchSpec, Vec<P
     let args = arguments(&placed)?;
     let env = runner_config::environment(start.instance, &interpreter_places(interpreter, &placed)?, start.port);
     let places = stack_trace::places((&placed.app_dir, &placed.site_dirs), (app_dir, site_dirs));
-    let spec = LaunchSpec {
-        program: interpreter.clone(),
+    let command = CommandLine {
         args,
         fd_options: ["--listen-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
         env: env.into_iter().collect(),
         cwd: placed.app_dir,
+    };
+    let restrictions = Restrictions {
         limits: start.sandbox.rlimits(),
         run_as: start.user,
         confinement: placed.confinement,
         cgroups: Vec::new(),
-        forked: false,
-        waiting: None,
-        grace_ms: 5_000,
     };
+    let spec = LaunchSpec { program: interpreter.clone(), command, restrictions, grace_ms: 5_000 };
     Ok((spec, places))
 }
 

@@ -6,7 +6,9 @@
 
 mod launch;
 mod launch_spec;
+mod launcher_process;
 mod leftovers;
+mod prepared;
 mod process_launcher;
 mod rundir;
 mod warm_parents;
@@ -244,6 +246,7 @@ impl Runtime for ProcessRuntime {
 
     async fn forget(&self, agent: &Name) -> Result<()> {
         self.logs.remove(agent).await?;
+        self.warm_parents.forget(agent).await;
         let (sandbox, agent) = (Arc::clone(&self.sandbox), agent.clone());
         let forgotten = tokio::task::spawn_blocking(move || sandbox.forget(&agent)).await;
         forgotten.map_err(|e| Error::internal("forgetting the agent's user", e))?

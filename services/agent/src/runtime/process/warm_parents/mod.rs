@@ -7,15 +7,17 @@ mod parent;
 mod source;
 mod user_namespace;
 
-pub(super) use parent::{WaitingProcess, WarmParent};
+pub(super) use parent::WarmParent;
 
 use super::launch_spec::entry;
 use super::leftovers::Leftovers;
+use super::prepared::Purpose;
 use super::{ProcessConfig, Program};
 use crate::launcher::protocol::LaunchSpec;
 use crate::runtime::logs::Sink;
 use crate::sandbox::Sandbox;
 use hoistway_kit::metrics::Counter;
+use hoistway_model::Name;
 use hoistway_model::metric::Family;
 use memory_pressure::MemoryPressure;
 use parent::Failure;
@@ -37,8 +39,8 @@ const MAX_PARENTS: usize = 16;
 /// end, so it costs little before.
 const IDLE: Duration = Duration::from_secs(3_600);
 
-/// The time after which the next process is forked ahead, so that it takes no processor from the start before.
-const AHEAD_AFTER: Duration = Duration::from_millis(200);
+/// The time after which a process is prepared for the next revision, so that it takes no processor from the start before.
+const PREPARE_AFTER: Duration = Duration::from_millis(200);
 
 /// The variable of an agent by which it refuses to be forked: `false`.
 const OFF_BY: &str = "WARM_PARENTS";
@@ -79,6 +81,21 @@ impl Layers {
         let (interpreter, runner, site_dirs) = (interpreter.clone(), runner.clone(), site_dirs.clone());
         Some((Self { interpreter, runner, site_dirs, packages, unmentioned }, source))
     }
+}
+
+/// An agent that may be forked.
+pub(super) struct Candidate {
+    pub layers: Layers,
+    pub source: Source,
+    pub purpose: Arc<Purpose>,
+}
+
+/// The next revision of an agent, for which a process can be prepared.
+#[derive(Clone)]
+pub(super) struct Next {
+    pub purpose: Arc<Purpose>,
+    /// Cancelled when the instance of now ends.
+    pub instance: CancellationToken,
 }
 
 /// The warm parents of a runtime.
@@ -159,15 +176,18 @@ impl WarmParents {
         self.known().get(layers)?.parent().filter(|parent| !parent.has_ended()).cloned()
     }
 
-    /// What an agent has in common with others that can be forked from one parent, and its source; none if it shall have
-    /// none.
-    pub async fn layers(&self, program: &Program, spec: &LaunchSpec) -> Option<(Layers, Source)> {
-        let is_off = spec.env.iter().any(|(name, value)| name == OFF_BY && is_false(value));
+    /// What decides from which parent an agent can be forked; none if it shall be forked from none.
+    pub async fn candidate(&self, agent: &Name, program: &Program, spec: &LaunchSpec) -> Option<Candidate> {
+        let is_off = spec.command.env.iter().any(|(name, value)| name == OFF_BY && is_false(value));
         if !self.config.warm_parents || !self.sandbox.can_fork() || is_off {
             return None;
         }
-        let program = program.clone();
-        tokio::task::spawn_blocking(move || Layers::of(&program)).await.ok()?
+        let (program, agent, restrictions) = (program.clone(), agent.clone(), spec.restrictions.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let (layers, source) = Layers::of(&program)?;
+            Some(Candidate { layers, source, purpose: Arc::new(Purpose::of(&agent, &restrictions)) })
+        });
+        found.await.ok()?
     }
 
     /// The parent from which an agent can be forked, if there is one.
@@ -179,7 +199,7 @@ impl WarmParents {
     ) -> Option<Arc<WarmParent>> {
         let parent = self.ready(layers)?;
         let Program::Unpacked { app_dir, .. } = program else { return None };
-        let env: BTreeMap<String, String> = spec.env.iter().cloned().collect();
+        let env: BTreeMap<String, String> = spec.command.env.iter().cloned().collect();
         let (asked, app_dir) = (parent.clone(), app_dir.clone());
         let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env), &source));
         match differs.await {
@@ -195,17 +215,29 @@ impl WarmParents {
         }
     }
 
-    /// Has a process forked in a moment, which the next agent needs not wait for.
-    pub fn fork_ahead(&self, parent: &Arc<WarmParent>) {
-        let (parent, sandbox, ended) = (Arc::downgrade(parent), Arc::clone(&self.sandbox), self.ended.clone());
-        tokio::spawn(ended.run_until_cancelled_owned(async move {
-            tokio::time::sleep(AHEAD_AFTER).await;
+    /// Has a process prepared in a moment that becomes the next revision of an agent, unless that instance ends before, or
+    /// others are forked meanwhile.
+    pub fn prepare_next(&self, parent: &Arc<WarmParent>, next: Next) {
+        let (parent, config, sandbox) = (Arc::downgrade(parent), Arc::clone(&self.config), Arc::clone(&self.sandbox));
+        let (ended, asked) = (self.ended.clone(), Instant::now());
+        let preparing = async move {
+            tokio::time::sleep(PREPARE_AFTER).await;
             if let Some(parent) = parent.upgrade()
-                && let Err(error) = parent.fork_ahead(&sandbox).await
+                && parent.used() <= asked
+                && let Err(error) = parent.prepare(&config, &sandbox, next.purpose).await
             {
-                tracing::debug!(%error, "no process is forked ahead");
+                tracing::debug!(%error, "no process is prepared");
             }
-        }));
+        };
+        tokio::spawn(async move { ended.run_until_cancelled(next.instance.run_until_cancelled(preparing)).await });
+    }
+
+    /// Ends what is prepared for an agent that is deleted.
+    pub async fn forget(&self, agent: &Name) {
+        let parents: Vec<_> = self.known().values().filter_map(Known::parent).cloned().collect();
+        for prepared in parents.iter().filter_map(|parent| parent.take_prepared_for(agent)) {
+            prepared.end().await;
+        }
     }
 
     /// Gives up a parent from which an agent could not be forked: it might hang, and hold up every other one.
@@ -228,8 +260,8 @@ impl WarmParents {
     }
 
     /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
-    /// `sink` is the log of the agent that imported them.
-    pub fn learned(self: &Arc<Self>, layers: &Layers, mut modules: Vec<String>, sink: &Sink) {
+    /// `sink` is the log of the agent that imported them, and `next` its next revision.
+    pub fn learned(self: &Arc<Self>, layers: &Layers, mut modules: Vec<String>, sink: &Sink, next: &Next) {
         modules.retain(|name| layers.may_import(name));
         let mut known = self.known();
         let before = match known.get(layers) {
@@ -252,11 +284,11 @@ impl WarmParents {
         known.insert(layers.clone(), Known::Starting(before.clone()));
         make_room(&mut known);
         drop(known);
-        let (own, layers, sink) = (self.clone(), layers.clone(), sink.clone());
+        let (own, layers, sink, next) = (self.clone(), layers.clone(), sink.clone(), next.clone());
         tokio::spawn(async move {
             match own.ended.run_until_cancelled(own.start(&layers, &modules)).await {
                 None => {}
-                Some(Ok(parent)) => own.replace(layers, parent, &sink).await,
+                Some(Ok(parent)) => own.replace(layers, parent, &sink, next).await,
                 Some(Err(error)) => {
                     let text = "no agents can be forked from a process with their packages: each imports them itself";
                     tracing::warn!(%error, "{text}");
@@ -269,7 +301,7 @@ impl WarmParents {
     }
 
     /// Makes a parent the one of its layers until nobody has used it for a while, and retires the one before.
-    async fn replace(self: &Arc<Self>, layers: Layers, parent: WarmParent, sink: &Sink) {
+    async fn replace(self: &Arc<Self>, layers: Layers, parent: WarmParent, sink: &Sink, next: Next) {
         let parent = Arc::new(parent);
         for (name, reason) in parent.left_out() {
             sink.remark(&format!("{name} is imported at each start: it {reason}")).await;
@@ -278,7 +310,7 @@ impl WarmParents {
             before.parent().inspect(|parent| parent.retire());
         }
         self.parents.inc(&["ready"]);
-        self.fork_ahead(&parent);
+        self.prepare_next(&parent, next);
         tokio::spawn(retire_idle(Arc::downgrade(self), layers, Arc::downgrade(&parent), parent.ended()));
     }
 

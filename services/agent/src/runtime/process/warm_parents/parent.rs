@@ -4,9 +4,11 @@ use super::Layers;
 use super::comparison::Dependences;
 use super::source::Source;
 use super::user_namespace::Users;
-use crate::launcher::protocol::{LaunchSpec, Report};
-use crate::launcher::{STEP, client, into_groups, memory_file, send, send_launch, title};
+use crate::launcher::protocol::{CommandLine, LaunchSpec, Order, Restrictions};
+use crate::launcher::{STEP, memory_file, send};
+use crate::runtime::process::launcher_process::{LauncherProcess, lines};
 use crate::runtime::process::leftovers::Leftovers;
+use crate::runtime::process::prepared::{PreparedProcess, Purpose};
 use crate::runtime::process::rundir::RunDir;
 use crate::runtime::process::{ProcessConfig, launch, launch_spec};
 use crate::runtime::runner_config;
@@ -14,25 +16,21 @@ use crate::sandbox::{Parts, Sandbox};
 use futures_util::StreamExt;
 use hoistway_confine::OwnNetwork;
 use hoistway_confine::cgroup::Group;
-use hoistway_model::RevisionId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use hoistway_model::{Name, RevisionId};
 use rustix::net::sockopt::{Timeout, set_socket_passcred, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -84,9 +82,9 @@ struct Imports {
 pub(in crate::runtime::process) struct WarmParent {
     /// Its socket, until it is retired.
     requests: Mutex<Option<OwnedFd>>,
-    /// A process that was forked before an agent needs it.
-    waiting: Mutex<Option<WaitingProcess>>,
-    forking_ahead: tokio::sync::Mutex<()>,
+    /// A process that waits for its next agent.
+    prepared: Mutex<Option<PreparedProcess>>,
+    preparing: tokio::sync::Mutex<()>,
     users: Users,
     imports: Imports,
     modules: Vec<String>,
@@ -96,25 +94,8 @@ pub(in crate::runtime::process) struct WarmParent {
     ended: CancellationToken,
     /// The launcher ends the namespace when this closes.
     orders: Mutex<Option<OwnedWriteHalf>>,
-    _launcher: Child,
     _group: launch::Grouped,
-    _dir: OwnDir,
-}
-
-/// A forked process that waits in a control group of its own to become an agent.
-pub(in crate::runtime::process) struct WaitingProcess {
-    /// Its socket. It ends when that closes.
-    pub socket: OwnedFd,
-    pub pid: i32,
-    pub group: launch::Grouped,
-}
-
-impl WaitingProcess {
-    /// Whether it has not ended while it waited, as when memory ran short.
-    fn is_alive(&self) -> bool {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
-        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready == 0)
-    }
+    own_dir: OwnDir,
 }
 
 /// The directory in which a parent's root is built, removed when it is dropped.
@@ -151,11 +132,11 @@ impl WarmParent {
         let own_dir = OwnDir { dir: dir.clone(), leftovers: leftovers.clone() };
         let users = Users::make(&config.launcher, sandbox.forked_users()).await?;
 
-        let (mut launcher, control) = client::spawn(&config.launcher, |command| {
-            command.arg0(title("warm parent")).arg(dir.path()).kill_on_drop(true);
+        let mut launcher = LauncherProcess::spawn(&config.launcher, "warm parent", dir.path(), |command| {
+            command.kill_on_drop(true);
         })?;
-        launcher.stdout.take().map(|out| tokio::spawn(log(out)));
-        let words = launcher.stderr.take().map(|err| tokio::spawn(log(err)));
+        launcher.child.stdout.take().map(|out| tokio::spawn(log(out)));
+        let words = launcher.child.stderr.take().map(|err| tokio::spawn(log(err)));
         let (requests, theirs) = seqpacket()?;
         // Requests are short and are read at once.
         rustix::io::ioctl_fionbio(&requests, true).map_err(Error::from)?;
@@ -170,19 +151,9 @@ impl WarmParent {
             .chain(users.fds())
             .chain(network)
             .collect();
-        let rest = send_launch(&control, spec, &fds)?;
+        launcher.order(&Order::Launch(Box::new(spec)), &fds).await?;
         drop((theirs, notify));
-        control.set_nonblocking(true)?;
-        let (reports, mut writer) = UnixStream::from_std(control)?.into_split();
-        writer.write_all(&rest).await?;
-        let mut reports = launch::lines(reports);
-        let report = timeout(launch::LAUNCH, reports.next()).await.map_err(Error::other)?;
-        let report = report.transpose().map_err(Error::other)?;
-        match report.as_deref().map(serde_json::from_str) {
-            Some(Ok(Report::Started(_))) => {}
-            Some(Ok(Report::Failed(reason))) => return Err(Error::other(reason).into()),
-            _ => return Err(Error::other("its launcher ended at once").into()),
-        }
+        launcher.report().await?;
 
         let (mut said, mut notices) = (Vec::new(), Receiver::from_owned_fd(notices)?.take(MAX_REPORT));
         let imports = match timeout(IMPORTS, notices.read_to_end(&mut said)).await {
@@ -190,7 +161,7 @@ impl WarmParent {
                 Ok(Said::Ready(imports)) => imports,
                 Ok(Said::Unsuitable { unsuitable }) => return Err(Failure::Unsuitable(unsuitable)),
                 Err(_) => {
-                    drop((launcher, requests, writer));
+                    drop((launcher, requests));
                     let last = match words {
                         Some(words) => words.await.unwrap_or_default(),
                         None => String::new(),
@@ -202,29 +173,24 @@ impl WarmParent {
             Err(_) => return Err(Error::other("its imports take too long").into()),
         };
         let ended = CancellationToken::new();
-        let until = ended.clone();
+        let (until, orders) = (ended.clone(), launcher.take_orders());
         tokio::spawn(async move {
-            while let Some(Ok(line)) = reports.next().await {
-                if matches!(serde_json::from_str(&line), Ok(Report::Exited(_) | Report::Failed(_))) {
-                    break;
-                }
-            }
+            launcher.ended().await;
             until.cancel();
         });
         Ok(Self {
             requests: Mutex::new(Some(requests)),
-            waiting: Mutex::default(),
-            forking_ahead: tokio::sync::Mutex::default(),
+            prepared: Mutex::default(),
+            preparing: tokio::sync::Mutex::default(),
             users,
             imports,
             modules: modules.to_vec(),
             env,
             used: Mutex::new(Instant::now()),
             ended,
-            orders: Mutex::new(Some(writer)),
-            _launcher: launcher,
+            orders: Mutex::new(orders),
             _group: group,
-            _dir: own_dir,
+            own_dir,
         })
     }
 
@@ -240,43 +206,54 @@ impl WarmParent {
     /// Ends the parent; agents that were forked from it go on.
     pub(super) fn retire(&self) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.waiting().take();
+        self.prepared().take();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<WaitingProcess>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn prepared(&self) -> MutexGuard<'_, Option<PreparedProcess>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A process that was forked before, if one waits.
-    pub fn forked_before(&self) -> Option<WaitingProcess> {
-        let waiting = self.waiting().take().filter(WaitingProcess::is_alive);
-        if waiting.is_some() {
-            self.note_use();
-        }
-        waiting
+    /// A process that is prepared for this agent, if one waits.
+    pub fn take_prepared(&self, purpose: &Purpose) -> Option<PreparedProcess> {
+        let prepared = self.prepared().take_if(|prepared| *prepared.purpose == *purpose)?;
+        self.note_use();
+        prepared.is_alive().then_some(prepared)
     }
 
-    /// Has a process forked that waits for an agent to become, unless one does.
-    pub(super) async fn fork_ahead(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
-        let Ok(_one_at_a_time) = self.forking_ahead.try_lock() else { return Ok(()) };
-        if self.waiting().is_some() {
+    /// The process that is prepared for this agent, if one waits for any revision of it.
+    pub(super) fn take_prepared_for(&self, agent: &Name) -> Option<PreparedProcess> {
+        self.prepared().take_if(|prepared| prepared.purpose.is_for(agent))
+    }
+
+    /// Has a process forked that waits for its agent's next revision, unless one does.
+    pub(super) async fn prepare(
+        &self,
+        config: &ProcessConfig,
+        sandbox: &Arc<Sandbox>,
+        purpose: Arc<Purpose>,
+    ) -> Result<()> {
+        let Ok(_one_at_a_time) = self.preparing.try_lock() else { return Ok(()) };
+        if self.prepared().as_ref().is_some_and(|waits| waits.purpose == purpose && waits.is_alive()) {
             return Ok(());
         }
-        let (socket, sandbox) = (self.request_fork()?, Arc::clone(sandbox));
-        let forking = tokio::task::spawn_blocking(move || {
-            let group = launch::Grouped(sandbox.group(&format!("forked-{}", RevisionId::mint()))?);
-            let groups = group.0.as_ref().map(Group::procs).unwrap_or_default();
-            let pid = Pid::as_raw(Some(into_groups(&socket, &groups)?));
-            Ok::<_, Error>(WaitingProcess { socket, pid, group })
-        });
-        let forked = forking.await.map_err(Error::other)??;
+        let prepared = PreparedProcess::make(config, sandbox, self, purpose).await?;
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have been retired meanwhile.
         if requests.is_some() {
-            *self.waiting() = Some(forked);
+            *self.prepared() = Some(prepared);
             tracing::debug!("a process waits for the next agent");
         }
         Ok(())
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.own_dir.dir.path()
+    }
+
+    /// An empty directory in which the roots of its agents are built, each in a mount namespace of its own.
+    pub fn root(&self) -> PathBuf {
+        self.own_dir.dir.root()
     }
 
     /// The descriptors of its user namespaces, for the launcher of an agent.
@@ -315,17 +292,13 @@ impl WarmParent {
         self.ended.clone()
     }
 
-    /// Has a process forked, and returns its socket, which is for the agent's launcher. The process ends when that closes.
-    pub fn fork(&self) -> Result<OwnedFd> {
-        self.note_use();
-        self.request_fork()
-    }
-
-    fn note_use(&self) {
+    /// Notes that an agent is forked.
+    pub fn note_use(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn request_fork(&self) -> Result<OwnedFd> {
+    /// Has a process forked, and returns its socket, which is for the agent's launcher. The process ends when that closes.
+    pub fn fork(&self) -> Result<OwnedFd> {
         let (ours, theirs) = seqpacket()?;
         // The kernel says who sent what, from the first message on, and nobody waits for one for long.
         set_socket_passcred(&ours, true)?;
@@ -344,7 +317,7 @@ fn seqpacket() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Logs what packages print when they are imported, which is of use to a developer only, and returns the last line.
 async fn log(output: impl AsyncRead + Unpin) -> String {
-    let (mut lines, mut last) = (launch::lines(output), String::new());
+    let (mut lines, mut last) = (lines(output), String::new());
     while let Some(line) = lines.next().await {
         // The rest of one that is too long is skipped.
         let Ok(line) = line else { continue };
@@ -384,16 +357,18 @@ fn spec(
     Ok((
         LaunchSpec {
             program: layers.interpreter.clone(),
-            args,
-            fd_options: ["--parent-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
-            env: env.clone().into_iter().collect(),
-            cwd: "/".into(),
-            limits: sandbox.rlimits(),
-            run_as: sandbox.warm_parents_user(),
-            confinement,
-            cgroups: group.map(Group::procs).unwrap_or_default(),
-            forked: false,
-            waiting: None,
+            command: CommandLine {
+                args,
+                fd_options: ["--parent-fd", "--notify-fd", "--config-fd"].map(str::to_owned).into(),
+                env: env.clone().into_iter().collect(),
+                cwd: "/".into(),
+            },
+            restrictions: Restrictions {
+                limits: sandbox.rlimits(),
+                run_as: sandbox.warm_parents_user(),
+                confinement,
+                cgroups: group.map(Group::procs).unwrap_or_default(),
+            },
             grace_ms: 0,
         },
         env,

@@ -1,0 +1,106 @@
+//! Processes that are forked from a warm parent and confined before there is an agent for them to become.
+
+use super::ProcessConfig;
+use super::launch::Grouped;
+use super::launcher_process::LauncherProcess;
+use super::warm_parents::WarmParent;
+use crate::launcher::protocol::{Order, Report, Restrictions};
+use crate::sandbox::Sandbox;
+use hoistway_confine::Access;
+use hoistway_confine::cgroup::Group;
+use hoistway_model::{Name, RevisionId};
+use std::io::{Error, Result};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a process is prepared for: an agent, and all of its confinement but its source and what it listens on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Purpose {
+    agent: Name,
+    restrictions: Restrictions,
+    /// The files that it sees, as device and number: another one may have come at the same path.
+    files: Vec<Option<(u64, u64)>>,
+}
+
+impl Purpose {
+    /// That of an agent's process with these restrictions. Blocks.
+    pub fn of(agent: &Name, restrictions: &Restrictions) -> Self {
+        let mut restrictions = restrictions.clone();
+        restrictions.cgroups.clear();
+        if let Some(own) = &mut restrictions.confinement.namespaces {
+            own.root = PathBuf::new();
+            if let Some(network) = &mut own.network {
+                network.listen.clear();
+                network.callers = None;
+            }
+        }
+        let exposed = &mut restrictions.confinement.exposed;
+        exposed.iter_mut().filter(|part| part.access == Access::Copy).for_each(|part| part.host = PathBuf::new());
+        let number = |path: &PathBuf| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let files = exposed.iter().map(|part| number(&part.host)).collect();
+        Self { agent: agent.clone(), restrictions, files }
+    }
+
+    /// Whether it is for this agent.
+    pub fn is_for(&self, agent: &Name) -> bool {
+        self.agent == *agent
+    }
+}
+
+/// A confined process that waits. It ends when this is dropped.
+pub(super) struct PreparedProcess {
+    pub purpose: Arc<Purpose>,
+    pub launcher: LauncherProcess,
+    pub group: Grouped,
+    /// Where the launcher hands out sockets of the agent's own network.
+    pub network: Option<StdUnixStream>,
+}
+
+impl PreparedProcess {
+    pub async fn make(
+        config: &ProcessConfig,
+        sandbox: &Arc<Sandbox>,
+        parent: &WarmParent,
+        purpose: Arc<Purpose>,
+    ) -> Result<Self> {
+        let forked = parent.fork()?;
+        let mut launcher = LauncherProcess::spawn(&config.launcher, purpose.agent.as_str(), parent.dir(), |_| {})?;
+        let making = Arc::clone(sandbox);
+        let group = tokio::task::spawn_blocking(move || making.group(&format!("forked-{}", RevisionId::mint()))).await;
+        let mut group = Grouped(group.map_err(Error::other)??);
+        let mut restrictions = purpose.restrictions.clone();
+        restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
+        if let Some(own) = &mut restrictions.confinement.namespaces {
+            own.root = parent.root();
+        }
+        let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
+        let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
+        let fds: Vec<BorrowedFd<'_>> = [forked.as_fd()].into_iter().chain(parent.users()).chain(theirs).collect();
+        let prepared = match launcher.order(&Order::Prepare(Box::new(restrictions)), &fds).await {
+            Ok(()) => launcher.report().await,
+            Err(error) => Err(error),
+        };
+        match prepared {
+            Ok(Report::Prepared) => Ok(Self { purpose, launcher, group, network: network.map(|(ours, _)| ours) }),
+            other => {
+                group.end().await;
+                Err(other.err().unwrap_or_else(|| Error::other("the launcher prepares nothing")))
+            }
+        }
+    }
+
+    /// Whether it has not ended while it waited, as when memory ran short.
+    pub fn is_alive(&self) -> bool {
+        self.launcher.is_quiet()
+    }
+
+    /// Ends it and waits for that.
+    pub async fn end(mut self) {
+        self.launcher.end_orders();
+        self.group.end().await;
+        let _ = self.launcher.child.wait().await;
+    }
+}

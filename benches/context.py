@@ -80,10 +80,7 @@ class Context:
         """A directory with packages, for the floor."""
         place = self.path(f"site-{name}")
         if not os.path.exists(place):
-            environment = {**os.environ, "UV_CACHE_DIR": self.path("uv/cache")}
-            packages = requirements.split()
-            tools.run([os.path.join(self.uv_directory, "uv"), "pip", "install", "--quiet", "--python", self.python,
-                       "--compile-bytecode", "--target", place, *packages], env=environment)
+            self.uv.install(place, requirements)
         return place
 
     def containers(self, work):

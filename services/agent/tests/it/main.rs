@@ -15,6 +15,7 @@ mod history;
 mod hostile;
 mod idle_agents;
 mod lifecycle;
+mod prepared_processes;
 mod registry_answers;
 mod reopen;
 mod revisions;

@@ -4,7 +4,7 @@ use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec_of};
 use super::launcher_process::LauncherProcess;
 use super::prepared::{PreparedProcess, Purpose};
 use super::rundir::{Processes, RunDir};
-use super::warm_parents::{Candidate, Layers, Next, WarmParent, WarmParents};
+use super::warm_parents::{Candidate, Layers, Next, WarmParent, WarmParents, Way};
 use crate::launcher::protocol::{Become, LaunchSpec, Order, Report};
 use crate::runtime::Instance;
 use crate::runtime::logs::Sink;
@@ -112,7 +112,7 @@ impl Launched {
                 }
             },
         };
-        warm_parents.count_start(begun.parent.is_some());
+        warm_parents.count_start(begun.way);
         let (noting, noted) = (dir.clone(), begun.processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
         let network = begun.network.map(|launcher| join_network(launcher, &start)).transpose()?;
@@ -234,6 +234,7 @@ impl Run for Launched {
 
 /// A launcher that has started its agent's process.
 struct Begun {
+    way: Way,
     launcher: LauncherProcess,
     processes: Processes,
     parent: Option<Arc<WarmParent>>,
@@ -254,9 +255,12 @@ impl Begun {
         report_modules: bool,
     ) -> Result<Self> {
         parent.note_use();
-        let prepared = match parent.take_prepared(purpose) {
-            Some(prepared) => prepared,
-            None => PreparedProcess::make(start.config, start.sandbox, parent, purpose.clone()).await?,
+        let (way, prepared) = match parent.take_prepared(purpose) {
+            Some(prepared) => (Way::Prepared, prepared),
+            None => {
+                let made = PreparedProcess::make(start.config, start.sandbox, parent, purpose.clone());
+                (Way::Forked, made.await?)
+            }
         };
         let PreparedProcess { launcher, group, network, .. } = prepared;
         let LaunchSpec { mut command, restrictions, grace_ms, .. } = spec;
@@ -267,7 +271,7 @@ impl Begun {
         let order = Order::Become(Box::new(Become { command, copied, network: listening, grace_ms }));
         let ready = Ready { launcher, group, network, theirs: None };
         let begun = ready.begin(start, sink, &order, report_modules).await?;
-        Ok(Self { parent: Some(parent.clone()), ..begun })
+        Ok(Self { way, parent: Some(parent.clone()), ..begun })
     }
 
     /// Has a launcher execute the agent's program.
@@ -304,7 +308,8 @@ impl Ready {
         match self.order(start, order, report_modules).await {
             Ok((processes, notices)) => {
                 let Self { launcher, group, network, .. } = self;
-                Ok(Begun { launcher, processes, parent: None, followers, notices, group, network })
+                let way = Way::Executed;
+                Ok(Begun { way, launcher, processes, parent: None, followers, notices, group, network })
             }
             Err(error) => {
                 self.group.end().await;

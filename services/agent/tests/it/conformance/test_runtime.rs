@@ -8,15 +8,17 @@ use hoistway_agent::runtime::{
     DockerConfig, DockerRuntime, Instance, LogLimits, ProcessConfig, ProcessRuntime, Program, RestartDelays, Runtime,
     StartSettings, Started,
 };
+use hoistway_agent::sandbox;
 use hoistway_kit::{
     registry_logins::RegistryLogins,
     tls::{ServiceAddress, ServiceTls},
 };
 use hoistway_model::log::{LogPiece, LogQuery};
+use hoistway_model::metric::Sample;
 use hoistway_model::{Name, RevisionId, Secret};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -41,6 +43,7 @@ pub struct Settings {
     pub logs: LogLimits,
     pub egress: String,
     pub socket: String,
+    pub readable: Vec<PathBuf>,
 }
 
 impl Default for Settings {
@@ -54,6 +57,7 @@ impl Default for Settings {
             logs: LogLimits::default(),
             egress: "127.0.0.1:9".into(),
             socket: "/var/run/docker.sock".into(),
+            readable: Vec::new(),
         }
     }
 }
@@ -87,12 +91,14 @@ impl TestRuntime {
         test
     }
 
-    /// Has a warm parent started, and checks that agents are forked from it.
+    /// Has a warm parent started, and a process prepared: the first agent of a test becomes that one, and others that are
+    /// started soon after are forked.
     async fn warm_up(&self) {
         let (first, _) = self.ready("def handler(message): return message").await;
         until_warm(&*self.runtime).await;
         let (second, _) = self.ready("def handler(message): return message").await;
-        assert_eq!(counted(&*self.runtime, "hoistway_agent_starts_total", "forked"), 1.0);
+        assert_eq!(counted(&*self.runtime, "hoistway_agent_starts_total", "executed"), 1.0);
+        until_prepared(&*self.runtime, 1.0).await;
         for instance in [first, second] {
             self.runtime.remove(&instance.revision, Duration::ZERO).await.unwrap();
         }
@@ -171,17 +177,31 @@ pub async fn until_warm(runtime: &dyn Runtime) {
     tokio::time::timeout(LIMIT, ready).await.unwrap();
 }
 
+/// Waits until so many processes wait for the next revision of an agent.
+pub async fn until_prepared(runtime: &dyn Runtime, count: f64) {
+    let waiting = async {
+        while sum(runtime, "hoistway_prepared_processes", |_| true) != count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.unwrap();
+}
+
 /// The sum of a metric's samples with this label.
 pub fn counted(runtime: &dyn Runtime, name: &str, label: &str) -> f64 {
+    sum(runtime, name, |sample| sample.labels.iter().any(|(_, value)| value == label))
+}
+
+fn sum(runtime: &dyn Runtime, name: &str, is_counted: impl Fn(&Sample) -> bool) -> f64 {
     let families = runtime.metrics();
     let samples = families.into_iter().filter(|family| family.name == name).flat_map(|family| family.samples);
-    let labelled = samples.filter(|sample| sample.labels.iter().any(|(_, value)| value == label));
-    labelled.map(|sample| sample.value).sum()
+    samples.filter(is_counted).map(|sample| sample.value).sum()
 }
 
 async fn process(dir: &Path, settings: Settings, warm_parents: bool) -> ProcessRuntime {
-    let Settings { starts, limits, logs, egress, .. } = settings;
+    let Settings { starts, limits, logs, egress, readable, .. } = settings;
     let config = ProcessConfig {
+        sandbox: sandbox::Settings { readable, ..sandbox::Settings::default() },
         launcher: env!("CARGO_BIN_EXE_hoistway-agent").into(),
         starts,
         limits,
@@ -198,7 +218,7 @@ pub async fn docker(dir: &Path, settings: Settings) -> DockerRuntime {
 }
 
 pub async fn try_docker(dir: &Path, settings: Settings) -> Result<DockerRuntime, hoistway_model::Error> {
-    let Settings { starts, limits, logs, egress, socket } = settings;
+    let Settings { starts, limits, logs, egress, socket, .. } = settings;
     let config = DockerConfig {
         socket,
         dir: dir.join("sockets"),

@@ -155,7 +155,8 @@ impl Trial {
         }
         let Stage { runtime, dir } = stage;
         let trial = Self::with(Arc::new(runtime), dir, other, hostile, setuid, Vec::new(), forked).await;
-        assert!(!forked || counted(&*trial.runtime, "hoistway_agent_starts_total", "forked") == 2.0);
+        let starts = |way: &str| counted(&*trial.runtime, "hoistway_agent_starts_total", way);
+        assert!(!forked || starts("forked") + starts("prepared") == 2.0);
         Some(trial)
     }
 

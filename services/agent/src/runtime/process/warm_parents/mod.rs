@@ -16,9 +16,9 @@ use super::{ProcessConfig, Program};
 use crate::launcher::protocol::LaunchSpec;
 use crate::runtime::logs::Sink;
 use crate::sandbox::Sandbox;
-use hoistway_kit::metrics::Counter;
+use hoistway_kit::metrics::{self, Counter};
 use hoistway_model::Name;
-use hoistway_model::metric::Family;
+use hoistway_model::metric::{Family, Kind};
 use memory_pressure::MemoryPressure;
 use parent::Failure;
 use source::Source;
@@ -83,6 +83,26 @@ impl Layers {
     }
 }
 
+/// How an agent's process is started.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// It became one that was prepared for it.
+    Prepared,
+    /// It was forked from a warm parent.
+    Forked,
+    Executed,
+}
+
+impl Way {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Forked => "forked",
+            Self::Executed => "executed",
+        }
+    }
+}
+
 /// An agent that may be forked.
 pub(super) struct Candidate {
     pub layers: Layers,
@@ -130,7 +150,8 @@ impl WarmParents {
     pub fn new(config: Arc<ProcessConfig>, sandbox: Arc<Sandbox>, leftovers: Leftovers) -> Self {
         let parents =
             "Processes that have imported packages, from which agents are forked, by the outcome of their start.";
-        let starts = "Starts of agents' processes: forked from a warm parent, or executed by themselves.";
+        let starts =
+            "Starts of agents' processes: prepared ahead, forked from a warm parent, or executed by themselves.";
         let known = Arc::default();
         let ended = CancellationToken::new();
         if config.warm_parents {
@@ -157,14 +178,20 @@ impl WarmParents {
     }
 
     /// Counts a start of an agent's process.
-    pub fn count_start(&self, is_forked: bool) {
-        self.starts.inc(&[if is_forked { "forked" } else { "executed" }]);
+    pub fn count_start(&self, way: Way) {
+        self.starts.inc(&[way.label()]);
+    }
+
+    fn waiting(&self) -> Family {
+        let waiting = self.known().values().filter_map(Known::parent).filter(|parent| parent.has_prepared()).count();
+        let help = "Confined processes that wait for the next revision of an agent.";
+        metrics::family(Kind::Gauge, "hoistway_prepared_processes", help, [([], waiting as f64)])
     }
 
     /// The measurements.
     pub fn metrics(&self) -> Vec<Family> {
-        let parents = self.config.warm_parents.then(|| self.parents.family());
-        parents.into_iter().chain([self.starts.family()]).collect()
+        let own = self.config.warm_parents.then(|| [self.parents.family(), self.waiting()]);
+        own.into_iter().flatten().chain([self.starts.family()]).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Layers, Known>> {

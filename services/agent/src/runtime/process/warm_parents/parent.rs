@@ -213,6 +213,11 @@ impl WarmParent {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a process waits.
+    pub(super) fn has_prepared(&self) -> bool {
+        self.prepared().as_ref().is_some_and(PreparedProcess::is_alive)
+    }
+
     /// A process that is prepared for this agent, if one waits.
     pub fn take_prepared(&self, purpose: &Purpose) -> Option<PreparedProcess> {
         let prepared = self.prepared().take_if(|prepared| *prepared.purpose == *purpose)?;

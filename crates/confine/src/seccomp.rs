@@ -306,6 +306,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    /// The copy of the source is mounted where the kernel does not lock it.
+    #[test]
+    fn a_process_that_agents_are_forked_from_changes_no_mounts() {
+        let confinement = Confinement { joins_namespaces: true, seccomp: true, ..Confinement::default() };
+        let rules = refused(&confinement).unwrap();
+        for call in [libc::SYS_umount2, libc::SYS_move_mount, libc::SYS_mount_setattr, libc::SYS_open_tree] {
+            assert_eq!(rules[&call], [], "{call} is refused whatever its arguments are");
+        }
+        assert_eq!(rules[&libc::SYS_mount].len(), 1, "only the flags of /proc are allowed");
+    }
+
     #[test]
     fn every_combination_compiles() {
         for landlock in [None, Some(1), Some(3), Some(7), Some(9)] {

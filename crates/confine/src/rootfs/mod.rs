@@ -14,7 +14,7 @@ use rustix::process::pivot_root;
 use std::ffi::CString;
 use std::fs;
 use std::io::{Error, ErrorKind, Result};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -61,9 +61,12 @@ impl Detached {
         format!("/proc/self/fd/{}/.", self.0.as_raw_fd()).into()
     }
 
-    /// Mounts it in the present mount namespace, which may be another one than that in which it was made.
-    pub fn mount_at(&self, inside: &Path) -> Result<()> {
-        Ok(move_mount(&self.0, c"", CWD, inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    /// Mounts it on a directory of the present mount namespace, which may be another one than that in which it was made. No
+    /// path is resolved there. The kernel locks neither this mount nor its flags: a process with rights over the namespace
+    /// could change them.
+    pub fn mount_on(&self, directory: impl AsFd) -> Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(&self.0, c"", directory, c"", flags)?)
     }
 }
 

@@ -13,7 +13,7 @@ use super::protocol::{Become, Exit, Order, Report, Restrictions, STACK_SIGNAL};
 use super::signals::{self, ENDING};
 use super::{forked_check, network};
 use hoistway_confine::namespaces::{self, Kinds};
-use hoistway_confine::{Access, RunAs, copy_tree, privileges};
+use hoistway_confine::{RunAs, copy_tree, privileges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -66,8 +66,6 @@ struct Prepared {
     /// The user namespace of the warm parent.
     users: OwnedFd,
     namespaces: Namespaces,
-    /// Where the copies are to be that the agent gets.
-    copies_at: Vec<PathBuf>,
 }
 
 impl Prepared {
@@ -114,10 +112,8 @@ impl Prepared {
             hoistway_confine::limit_process(pid, limits)?;
             check_alive(pidfd)?;
         }
-        let copies = confinement.exposed.iter().filter(|part| part.access == Access::Copy);
-        let copies_at = copies.map(|part| part.inside.clone()).collect();
         let agent = Agent { first, identity, main, forked, supervisor };
-        Ok(Self { agent, user: *user, users, namespaces, copies_at })
+        Ok(Self { agent, user: *user, users, namespaces })
     }
 
     /// Waits for the agent that it is to become, with the descriptors of that; `None` when there will be none.
@@ -141,11 +137,11 @@ impl Prepared {
     /// Describes the agent to the process, which has nothing of it before that.
     fn become_agent(&self, order: Become, mut fds: Vec<OwnedFd>) -> Result<()> {
         let Become { command, copied, network, .. } = order;
-        if copied.len() != self.copies_at.len() || copied.len() != self.namespaces.copies.len() {
+        if copied.len() != self.namespaces.copies.len() {
             return Err(Error::other("it is prepared for other directories"));
         }
         // Whoever is in the agent's namespaces sees the copies when they are whole.
-        for (from, copy) in copied.iter().zip(&self.namespaces.copies) {
+        for (from, (copy, _)) in copied.iter().zip(&self.namespaces.copies) {
             copy_tree::fill(from, &copy.path(), self.user)
                 .map_err(|error| Error::new(error.kind(), format!("{}: {error}", from.display())))?;
         }
@@ -154,9 +150,7 @@ impl Prepared {
             namespaces::join(namespace)
         };
         join("mnt")?;
-        for (copy, at) in self.namespaces.copies.iter().zip(&self.copies_at) {
-            copy.mount_at(at).map_err(|error| Error::new(error.kind(), format!("{}: {error}", at.display())))?;
-        }
+        self.namespaces.copies.iter().try_for_each(|(copy, at)| copy.mount_on(at))?;
         if let Some(network) = &network {
             let supervisor = self.agent.supervisor.as_ref();
             join("net")?;

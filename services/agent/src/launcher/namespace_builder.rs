@@ -5,8 +5,8 @@
 use super::channel::{memory_file, receive, send};
 use super::procfs::own_namespace;
 use hoistway_confine::namespaces::{self, Kinds};
-use hoistway_confine::{Confinement, Detached, RunAs};
-use rustix::fs::Mode;
+use hoistway_confine::{Access, Confinement, Detached, RunAs};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use serde::{Deserialize, Serialize};
@@ -17,12 +17,12 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-/// The longest reason for a failure, in bytes.
-const MAX_REASON: usize = 4096;
+/// The longest answer, in bytes.
+const MAX_ANSWER: usize = 4096;
 
-/// The order, which has no secrets.
+/// What is asked of it, which has no secrets.
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct Request {
     confinement: Confinement,
     user: Option<RunAs>,
 }
@@ -41,8 +41,8 @@ pub(super) struct Namespaces {
     pub namespaces: Vec<(String, OwnedFd)>,
     /// The Landlock ruleset that the agent applies, if there is one.
     pub ruleset: Option<OwnedFd>,
-    /// The directories for the copies that it gets.
-    pub copies: Vec<Detached>,
+    /// The directories for the copies that it gets, and those where they are to be mounted.
+    pub copies: Vec<(Detached, OwnedFd)>,
 }
 
 impl Namespaces {
@@ -69,7 +69,7 @@ impl NamespaceBuilder {
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
-        let order = memory_file(&Order { confinement: confinement.clone(), user })?;
+        let order = memory_file(&Request { confinement: confinement.clone(), user })?;
         send(&ours, b"\n", &[order.as_fd(), users.as_fd()])?;
         Ok(Self { process, socket: ours })
     }
@@ -86,7 +86,11 @@ impl NamespaceBuilder {
         let mut fds = fds.into_iter();
         let namespaces: Vec<_> = parts.namespaces.into_iter().zip(fds.by_ref()).collect();
         let ruleset = if parts.ruleset { fds.next() } else { None };
-        Ok(Namespaces { namespaces, ruleset, copies: fds.map(Detached::from_fd).collect() })
+        let mut copies = Vec::new();
+        while let (Some(copy), Some(at)) = (fds.next(), fds.next()) {
+            copies.push((Detached::from_fd(copy), at));
+        }
+        Ok(Namespaces { namespaces, ruleset, copies })
     }
 }
 
@@ -98,7 +102,7 @@ pub(super) fn run() -> Result<()> {
         Ok(Namespaces { namespaces, ruleset, copies }) => {
             let (names, namespaces): (Vec<String>, Vec<OwnedFd>) = namespaces.into_iter().unzip();
             let parts = Parts { namespaces: names, ruleset: ruleset.is_some() };
-            let copies: Vec<OwnedFd> = copies.into_iter().map(Detached::into_fd).collect();
+            let copies: Vec<OwnedFd> = copies.into_iter().flat_map(|(copy, at)| [copy.into_fd(), at]).collect();
             let fds: Vec<BorrowedFd<'_>> = namespaces.iter().chain(&ruleset).chain(&copies).map(AsFd::as_fd).collect();
             send(&socket, &serde_json::to_vec(&parts)?, &fds).map(drop)
         }
@@ -110,7 +114,7 @@ fn build(fds: Vec<OwnedFd>) -> Result<Namespaces> {
     let [order, users] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Error::other("the order did not come"))?;
     let mut json = Vec::new();
     File::from(order).read_to_end(&mut json)?;
-    let Order { confinement, user } = serde_json::from_slice(&json)?;
+    let Request { confinement, user } = serde_json::from_slice(&json)?;
     let has_network = confinement.namespaces.as_ref().is_some_and(|own| own.network.is_some());
     namespaces::leave(Kinds::NEWNS)?;
     // The new root has modes of its own.
@@ -123,6 +127,10 @@ fn build(fds: Vec<OwnedFd>) -> Result<Namespaces> {
     if has_network {
         namespaces::bring_loopback_up()?;
     }
+    let places = confinement.exposed.iter().filter(|part| part.access == Access::Copy).map(|part| &part.inside);
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let places: Vec<OwnedFd> =
+        places.map(|path| rustix::fs::open(path, directory, Mode::empty())).collect::<std::result::Result<_, _>>()?;
     let own = |name: &str| own_namespace(name).map(|namespace| (name.to_owned(), namespace));
     let mut made = vec![own("ipc")?];
     if has_network {
@@ -138,11 +146,11 @@ fn build(fds: Vec<OwnedFd>) -> Result<Namespaces> {
         }
     }
     made.push(own("user")?);
-    Ok(Namespaces { namespaces: made, ruleset, copies })
+    Ok(Namespaces { namespaces: made, ruleset, copies: copies.into_iter().zip(places).collect() })
 }
 
 fn message(socket: impl AsFd) -> Result<(String, Vec<OwnedFd>)> {
-    let (mut buffer, mut fds) = ([0; MAX_REASON], Vec::new());
+    let (mut buffer, mut fds) = ([0; MAX_ANSWER], Vec::new());
     loop {
         match receive(&socket, &mut buffer, &mut fds) {
             Ok(got) => return Ok((String::from_utf8_lossy(&buffer[..got]).trim().to_owned(), fds)),

@@ -4,7 +4,8 @@ use crate::conformance::test_runtime::{Kind, TestRuntime, ask, counted, until_pr
 use crate::runtime::LIMIT;
 use hoistway_agent::runtime::{Instance, Started};
 use hoistway_model::Name;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,6 +62,38 @@ async fn it_ends_when_its_agent_is_deleted() {
     test.runtime.forget(&Name::parse("name", "test-agent").unwrap()).await.unwrap();
     until_prepared(&*test.runtime, 0.0).await;
     assert!(launchers(&test, "test-agent").is_empty());
+}
+
+/// The first child of the first process of a warm parent's namespace.
+fn warm_parent(test: &TestRuntime) -> i32 {
+    let launcher = launchers(test, "warm parent")[0];
+    let child = |of: i32| {
+        let children = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()).min().unwrap()
+    };
+    child(child(launcher))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_outlive_the_process_that_they_were_forked_from() {
+    let test = TestRuntime::new(Kind::Forked).await;
+    let counts = "count = 0\ndef handler(message):\n    global count\n    count += 1\n    return str(count)";
+    let (_, agent) = test.ready(counts).await;
+    assert_eq!(started(&test, "executed"), 1.0);
+    assert_eq!(ask(&agent, "x").await, "1");
+    let parent = Pid::from_raw(warm_parent(&test)).unwrap();
+    let ended = pidfd_open(parent, PidfdFlags::empty()).unwrap();
+    kill_process(parent, Signal::KILL).unwrap();
+    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+    // The next one is started by itself, once the end is noticed.
+    let executed = async {
+        while started(&test, "executed") == 1.0 {
+            let (instance, _) = test.ready(SOURCE).await;
+            test.runtime.remove(&instance.revision, Duration::ZERO).await.unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, executed).await.unwrap();
+    assert_eq!(ask(&agent, "x").await, "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,15 +47,18 @@ def notify(fd, event):
 
 
 def imported_since(earlier):
-    """Returns the names of later modules. Only these are looked at: a look at the others would copy the memory that they
-    share with the process from which this one was forked."""
+    """Returns the names of later modules, which come last. A look at the others would copy the memory that they share with
+    the process from which this one was forked."""
     count, names = len(sys.modules) - len(earlier), []
-    for name in reversed(sys.modules):
-        if len(names) >= count:
-            break
-        if name not in earlier:
-            names.append(name)
-    return names[::-1]
+    try:
+        for name in reversed(sys.modules):
+            if len(names) >= count:
+                return names[::-1]
+            if name not in earlier:
+                names.append(name)
+    except RuntimeError:  # a thread of the agent imports meanwhile
+        pass
+    return [name for name in list(sys.modules) if name not in earlier]
 
 
 def imported_packages(app):

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
+from _hoistway_runner import serving
 from test_runner import RUNNER, WAIT, Agent, write_files
 
 CONFINED = {"namespaces": [], "user": None, "filters": []}
@@ -106,6 +108,29 @@ class Parent:
         self.control.close()
         self.process.wait()
         self.dir.cleanup()
+
+
+class LaterModules(unittest.TestCase):
+    """The modules that a forked process has imported by itself."""
+
+    def later(self, earlier, *modules):
+        with unittest.mock.patch.object(sys, "modules", dict.fromkeys(modules)):
+            return serving.imported_since(frozenset(earlier))
+
+    def test_they_are_in_the_order_of_their_imports(self):
+        self.assertEqual(self.later("ab", "a", "b", "d", "c"), ["d", "c"])
+        self.assertEqual(self.later("ab", "a", "b"), [])
+
+    def test_one_that_is_imported_again_is_no_later_one(self):
+        self.assertEqual(self.later("ab", "b", "c", "a", "d"), ["c", "d"])
+
+    def test_an_import_meanwhile_is_no_failure(self):
+        class Changing(dict):
+            def __reversed__(self):
+                raise RuntimeError("dictionary changed size during iteration")
+
+        with unittest.mock.patch.object(sys, "modules", Changing.fromkeys("abcd")):
+            self.assertEqual(serving.imported_since(frozenset("ab")), ["c", "d"])
 
 
 class WarmParentTest(unittest.TestCase):

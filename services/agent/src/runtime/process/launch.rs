@@ -27,7 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
 /// time.
-const TREE_END: Duration = Duration::from_secs(10);
+pub(super) const TREE_END: Duration = Duration::from_secs(10);
 /// The time in which a forked agent is usually ready. The parent of one that takes longer might be what keeps it from
 /// that, and is used for no other agent.
 const READY: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub(super) struct Launched {
     _egress: Option<DropGuard>,
     /// Whoever learns the modules that it reports.
     learner: Option<Learner>,
-    /// The next revision, once this one is ready.
+    /// The next revision, until this one has said how its start went.
     next: Option<Next>,
     _instance: DropGuard,
 }
@@ -255,23 +255,21 @@ impl Begun {
         report_modules: bool,
     ) -> Result<Self> {
         parent.note_use();
-        let (way, prepared) = match parent.take_prepared(purpose) {
-            Some(prepared) => (Way::Prepared, prepared),
-            None => {
-                let made = PreparedProcess::make(start.config, start.sandbox, parent, purpose.clone());
-                (Way::Forked, made.await?)
-            }
-        };
-        let PreparedProcess { launcher, group, network, .. } = prepared;
         let LaunchSpec { mut command, restrictions, grace_ms, .. } = spec;
         command.args.drain(..INTERPRETER_ARGUMENTS);
         let Confinement { exposed, namespaces, .. } = restrictions.confinement;
         let copied = exposed.into_iter().filter(|part| part.access == Access::Copy).map(|part| part.host).collect();
-        let listening = namespaces.and_then(|own| own.network);
-        let order = Order::Become(Box::new(Become { command, copied, network: listening, grace_ms }));
-        let ready = Ready { launcher, group, network, theirs: None };
-        let begun = ready.begin(start, sink, &order, report_modules).await?;
-        Ok(Self { way, parent: Some(parent.clone()), ..begun })
+        let network = namespaces.and_then(|own| own.network);
+        let order = Order::Become(Box::new(Become { command, copied, network, grace_ms }));
+        if let Some(prepared) = parent.take_prepared(purpose) {
+            match Ready::of(prepared).begin(start, sink, &order, report_modules).await {
+                Ok(begun) => return Ok(Self { way: Way::Prepared, parent: Some(parent.clone()), ..begun }),
+                Err(error) => tracing::info!(%error, "a prepared process cannot become the agent: another is forked"),
+            }
+        }
+        let made = PreparedProcess::make(start.config, start.sandbox, parent, purpose).await?;
+        let begun = Ready::of(made).begin(start, sink, &order, report_modules).await?;
+        Ok(Self { way: Way::Forked, parent: Some(parent.clone()), ..begun })
     }
 
     /// Has a launcher execute the agent's program.
@@ -303,6 +301,11 @@ struct Ready {
 }
 
 impl Ready {
+    fn of(prepared: PreparedProcess) -> Self {
+        let PreparedProcess { launcher, group, network, .. } = prepared;
+        Self { launcher, group, network, theirs: None }
+    }
+
     async fn begin(mut self, start: &Start<'_>, sink: &Sink, order: &Order, report_modules: bool) -> Result<Begun> {
         let followers = self.launcher.follow(sink);
         match self.order(start, order, report_modules).await {
@@ -340,9 +343,8 @@ impl Ready {
 
 async fn group(start: &Start<'_>, dir: &RunDir) -> Result<Grouped> {
     let (sandbox, name) = (Arc::clone(start.sandbox), dir.name());
-    let group = tokio::task::spawn_blocking(move || sandbox.group(&name)).await.map_err(Error::other)??;
     // Removed with the rest, should the start fail.
-    Ok(Grouped(group))
+    tokio::task::spawn_blocking(move || sandbox.group(&name).map(Grouped)).await.map_err(Error::other)?
 }
 
 /// An instance's control group, removed when it is dropped.

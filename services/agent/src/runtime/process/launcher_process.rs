@@ -69,9 +69,9 @@ impl LauncherProcess {
         self.orders = None;
     }
 
-    /// The way to say so while its reports are awaited elsewhere: it is said when this is dropped.
-    pub fn take_orders(&mut self) -> Option<OwnedWriteHalf> {
-        self.orders.take()
+    /// The process, its orders, which end when they are dropped, and its reports.
+    pub fn into_parts(self) -> (Child, Option<OwnedWriteHalf>, Reports) {
+        (self.child, self.orders, self.reports)
     }
 
     /// What it reports of the order before.
@@ -86,13 +86,7 @@ impl LauncherProcess {
 
     /// Waits for the end of the main process. Cancel safe.
     pub async fn ended(&mut self) -> Ended {
-        loop {
-            match self.reports.next().await {
-                Some(Report::Exited(exit)) => return Ended::Exited(exit),
-                Some(_) => {}
-                None => return Ended::Lost("was killed together with its launcher"),
-            }
-        }
+        self.reports.ended().await
     }
 
     /// Whether it has nothing to report, not even its end.
@@ -110,9 +104,20 @@ pub(super) fn lines<R: AsyncRead>(reader: R) -> FramedRead<R, LinesCodec> {
 }
 
 /// The reports.
-struct Reports(FramedRead<OwnedReadHalf, LinesCodec>);
+pub(super) struct Reports(FramedRead<OwnedReadHalf, LinesCodec>);
 
 impl Reports {
+    /// As [`LauncherProcess::ended`].
+    pub async fn ended(&mut self) -> Ended {
+        loop {
+            match self.next().await {
+                Some(Report::Exited(exit)) => return Ended::Exited(exit),
+                Some(_) => {}
+                None => return Ended::Lost("was killed together with its launcher"),
+            }
+        }
+    }
+
     async fn next(&mut self) -> Option<Report> {
         serde_json::from_str(&self.0.next().await?.ok()?).ok()
     }

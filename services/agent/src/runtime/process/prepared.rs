@@ -1,7 +1,7 @@
 //! Processes that are forked from a warm parent and confined before there is an agent for them to become.
 
 use super::ProcessConfig;
-use super::launch::Grouped;
+use super::launch::{Grouped, TREE_END};
 use super::launcher_process::LauncherProcess;
 use super::warm_parents::WarmParent;
 use crate::launcher::protocol::{Order, Report, Restrictions};
@@ -15,11 +15,12 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::time::timeout;
 
 /// What a process is prepared for: an agent, and all of its confinement but its source and what it listens on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Purpose {
-    agent: Name,
+    pub agent: Name,
     restrictions: Restrictions,
     /// The files that it sees, as device and number: another one may have come at the same path.
     files: Vec<Option<(u64, u64)>>,
@@ -43,11 +44,6 @@ impl Purpose {
         let files = exposed.iter().map(|part| number(&part.host)).collect();
         Self { agent: agent.clone(), restrictions, files }
     }
-
-    /// Whether it is for this agent.
-    pub fn is_for(&self, agent: &Name) -> bool {
-        self.agent == *agent
-    }
 }
 
 /// A confined process that waits. It ends when this is dropped.
@@ -64,13 +60,17 @@ impl PreparedProcess {
         config: &ProcessConfig,
         sandbox: &Arc<Sandbox>,
         parent: &WarmParent,
-        purpose: Arc<Purpose>,
+        purpose: &Arc<Purpose>,
     ) -> Result<Self> {
         let forked = parent.fork()?;
         let mut launcher = LauncherProcess::spawn(&config.launcher, purpose.agent.as_str(), parent.dir(), |_| {})?;
-        let making = Arc::clone(sandbox);
-        let group = tokio::task::spawn_blocking(move || making.group(&format!("forked-{}", RevisionId::mint()))).await;
-        let mut group = Grouped(group.map_err(Error::other)??);
+        let (making, before) = (Arc::clone(sandbox), Arc::clone(purpose));
+        let made = tokio::task::spawn_blocking(move || {
+            let group = making.group(&format!("forked-{}", RevisionId::mint()))?;
+            // With the files that are there now.
+            Ok::<_, Error>((Grouped(group), Purpose::of(&before.agent, &before.restrictions)))
+        });
+        let (mut group, purpose) = made.await.map_err(Error::other)??;
         let mut restrictions = purpose.restrictions.clone();
         restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         if let Some(own) = &mut restrictions.confinement.namespaces {
@@ -84,7 +84,9 @@ impl PreparedProcess {
             Err(error) => Err(error),
         };
         match prepared {
-            Ok(Report::Prepared) => Ok(Self { purpose, launcher, group, network: network.map(|(ours, _)| ours) }),
+            Ok(Report::Prepared) => {
+                Ok(Self { purpose: Arc::new(purpose), launcher, group, network: network.map(|(ours, _)| ours) })
+            }
             other => {
                 group.end().await;
                 Err(other.err().unwrap_or_else(|| Error::other("the launcher prepares nothing")))
@@ -97,10 +99,11 @@ impl PreparedProcess {
         self.launcher.is_quiet()
     }
 
-    /// Ends it and waits for that.
-    pub async fn end(mut self) {
+    /// Ends it, and says whether nothing is left of it.
+    pub async fn end(mut self) -> bool {
         self.launcher.end_orders();
+        let ended = timeout(TREE_END, self.launcher.child.wait()).await;
         self.group.end().await;
-        let _ = self.launcher.child.wait().await;
+        matches!(ended, Ok(Ok(status)) if status.success())
     }
 }

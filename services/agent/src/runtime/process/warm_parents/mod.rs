@@ -11,7 +11,7 @@ pub(super) use parent::WarmParent;
 
 use super::launch_spec::entry;
 use super::leftovers::Leftovers;
-use super::prepared::Purpose;
+use super::prepared::{PreparedProcess, Purpose};
 use super::{ProcessConfig, Program};
 use crate::launcher::protocol::LaunchSpec;
 use crate::runtime::logs::Sink;
@@ -244,26 +244,54 @@ impl WarmParents {
 
     /// Has a process prepared in a moment that becomes the next revision of an agent, unless that instance ends before, or
     /// others are forked meanwhile.
-    pub fn prepare_next(&self, parent: &Arc<WarmParent>, next: Next) {
+    pub fn prepare_next(self: &Arc<Self>, parent: &Arc<WarmParent>, next: Next) {
         let (parent, config, sandbox) = (Arc::downgrade(parent), Arc::clone(&self.config), Arc::clone(&self.sandbox));
         let (ended, asked) = (self.ended.clone(), Instant::now());
+        let (instance, agent) = (next.instance.clone(), next.purpose.agent.clone());
         let preparing = async move {
             tokio::time::sleep(PREPARE_AFTER).await;
-            if let Some(parent) = parent.upgrade()
-                && parent.used() <= asked
-                && let Err(error) = parent.prepare(&config, &sandbox, next.purpose).await
-            {
-                tracing::debug!(%error, "no process is prepared");
+            let parent = parent.upgrade().filter(|parent| parent.used() <= asked)?;
+            match parent.prepare(&config, &sandbox, &next).await {
+                Ok(before) => Some((parent, before)),
+                Err(error) => {
+                    tracing::debug!(%error, "no process is prepared");
+                    None
+                }
             }
         };
-        tokio::spawn(async move { ended.run_until_cancelled(next.instance.run_until_cancelled(preparing)).await });
+        let own = Arc::clone(self);
+        tokio::spawn(async move {
+            let prepared = ended.run_until_cancelled(instance.run_until_cancelled(preparing)).await.flatten().flatten();
+            let Some((parent, before)) = prepared else { return };
+            if let Some(before) = before {
+                own.discard(&parent, before).await;
+            }
+            // An agent with other packages than before needs none of the parent that it had.
+            own.discard_all_for(&agent, Some(&parent)).await;
+        });
     }
 
     /// Ends what is prepared for an agent that is deleted.
     pub async fn forget(&self, agent: &Name) {
-        let parents: Vec<_> = self.known().values().filter_map(Known::parent).cloned().collect();
-        for prepared in parents.iter().filter_map(|parent| parent.take_prepared_for(agent)) {
-            prepared.end().await;
+        self.discard_all_for(agent, None).await;
+    }
+
+    async fn discard_all_for(&self, agent: &Name, except: Option<&Arc<WarmParent>>) {
+        let mut parents: Vec<_> = self.known().values().filter_map(Known::parent).cloned().collect();
+        parents.retain(|parent| except.is_none_or(|except| !Arc::ptr_eq(parent, except)));
+        for parent in parents {
+            if let Some(prepared) = parent.take_prepared_for(agent) {
+                self.discard(&parent, prepared).await;
+            }
+        }
+    }
+
+    /// Ends a process that is not needed, or with its parent if that keeps it from ending.
+    async fn discard(&self, parent: &Arc<WarmParent>, prepared: PreparedProcess) {
+        if !prepared.end().await {
+            tracing::warn!("a process that was forked does not end: its warm parent is ended with all agents on it");
+            self.failed(parent);
+            parent.end();
         }
     }
 

@@ -1,9 +1,9 @@
 //! One warm parent: its processes, and what it says of itself.
 
-use super::Layers;
 use super::comparison::Dependences;
 use super::source::Source;
 use super::user_namespace::Users;
+use super::{Layers, Next};
 use crate::launcher::protocol::{CommandLine, LaunchSpec, Order, Restrictions};
 use crate::launcher::{STEP, memory_file, send};
 use crate::runtime::process::launcher_process::{LauncherProcess, lines};
@@ -31,6 +31,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::unix::pipe::Receiver;
+use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +95,7 @@ pub(in crate::runtime::process) struct WarmParent {
     ended: CancellationToken,
     /// The launcher ends the namespace when this closes.
     orders: Mutex<Option<OwnedWriteHalf>>,
+    _launcher: Child,
     _group: launch::Grouped,
     own_dir: OwnDir,
 }
@@ -173,9 +175,11 @@ impl WarmParent {
             Err(_) => return Err(Error::other("its imports take too long").into()),
         };
         let ended = CancellationToken::new();
-        let (until, orders) = (ended.clone(), launcher.take_orders());
+        let until = ended.clone();
+        // The process outlives the parent: it is the namespace's, in which the agents are.
+        let (launcher, orders, mut reports) = launcher.into_parts();
         tokio::spawn(async move {
-            launcher.ended().await;
+            reports.ended().await;
             until.cancel();
         });
         Ok(Self {
@@ -189,6 +193,7 @@ impl WarmParent {
             used: Mutex::new(Instant::now()),
             ended,
             orders: Mutex::new(orders),
+            _launcher: launcher,
             _group: group,
             own_dir,
         })
@@ -227,28 +232,29 @@ impl WarmParent {
 
     /// The process that is prepared for this agent, if one waits for any revision of it.
     pub(super) fn take_prepared_for(&self, agent: &Name) -> Option<PreparedProcess> {
-        self.prepared().take_if(|prepared| prepared.purpose.is_for(agent))
+        self.prepared().take_if(|prepared| prepared.purpose.agent == *agent)
     }
 
-    /// Has a process forked that waits for its agent's next revision, unless one does.
+    /// Has a process forked that waits for its agent's next revision, unless one does. Returns the one that waited before.
     pub(super) async fn prepare(
         &self,
         config: &ProcessConfig,
         sandbox: &Arc<Sandbox>,
-        purpose: Arc<Purpose>,
-    ) -> Result<()> {
-        let Ok(_one_at_a_time) = self.preparing.try_lock() else { return Ok(()) };
-        if self.prepared().as_ref().is_some_and(|waits| waits.purpose == purpose && waits.is_alive()) {
-            return Ok(());
+        next: &Next,
+    ) -> Result<Option<PreparedProcess>> {
+        let Ok(_one_at_a_time) = self.preparing.try_lock() else { return Ok(None) };
+        if self.prepared().as_ref().is_some_and(|waits| *waits.purpose == *next.purpose && waits.is_alive()) {
+            return Ok(None);
         }
-        let prepared = PreparedProcess::make(config, sandbox, self, purpose).await?;
+        let prepared = PreparedProcess::make(config, sandbox, self, &next.purpose).await?;
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have been retired meanwhile.
-        if requests.is_some() {
-            *self.prepared() = Some(prepared);
-            tracing::debug!("a process waits for the next agent");
+        let mut waiting = self.prepared();
+        // It may have been retired meanwhile, and the agent deleted.
+        if requests.is_none() || next.instance.is_cancelled() {
+            return Ok(Some(prepared));
         }
-        Ok(())
+        tracing::debug!("a process waits for the next agent");
+        Ok(waiting.replace(prepared))
     }
 
     /// Its directory.

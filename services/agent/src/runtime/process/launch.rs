@@ -1,7 +1,8 @@
 //! One start of an agent: its launcher, and what is heard from launcher and agent.
 
+use super::grouped::Grouped;
 use super::launch_spec::{INTERPRETER_ARGUMENTS, Start, config_file, spec_of};
-use super::launcher_process::LauncherProcess;
+use super::launcher_process::{LauncherProcess, TREE_END};
 use super::prepared::{PreparedProcess, Purpose};
 use super::rundir::{Processes, RunDir};
 use super::warm_parents::{Candidate, Layers, Next, WarmParent, WarmParents, Way};
@@ -25,9 +26,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
-/// time.
-pub(super) const TREE_END: Duration = Duration::from_secs(10);
 /// The time in which a forked agent is usually ready. The parent of one that takes longer might be what keeps it from
 /// that, and is used for no other agent.
 const READY: Duration = Duration::from_secs(10);
@@ -267,7 +265,7 @@ impl Begun {
                 Err(error) => tracing::info!(%error, "a prepared process cannot become the agent: another is forked"),
             }
         }
-        let made = PreparedProcess::make(start.config, start.sandbox, parent, purpose).await?;
+        let made = parent.fork_for(start.config, start.sandbox, purpose).await?;
         let begun = Ready::of(made).begin(start, sink, &order, report_modules).await?;
         Ok(Self { way: Way::Forked, parent: Some(parent.clone()), ..begun })
     }
@@ -282,7 +280,7 @@ impl Begun {
     ) -> Result<Self> {
         let agent = start.instance.agent.as_str();
         let launcher = LauncherProcess::spawn(&start.config.launcher, agent, dir.path(), |_| {})?;
-        let group = group(start, dir).await?;
+        let group = Grouped::make(start.sandbox, dir.name()).await?;
         spec.restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         let (network, theirs) = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?.unzip();
         let ready = Ready { launcher, group, network, theirs };
@@ -337,40 +335,6 @@ impl Ready {
                 Ok((processes, notices))
             }
             _ => Err(Error::other("the launcher starts nothing")),
-        }
-    }
-}
-
-async fn group(start: &Start<'_>, dir: &RunDir) -> Result<Grouped> {
-    let (sandbox, name) = (Arc::clone(start.sandbox), dir.name());
-    // Removed with the rest, should the start fail.
-    tokio::task::spawn_blocking(move || sandbox.group(&name).map(Grouped)).await.map_err(Error::other)?
-}
-
-/// An instance's control group, removed when it is dropped.
-pub(super) struct Grouped(pub(super) Option<Group>);
-
-impl Grouped {
-    /// Kills what is in it, and removes it.
-    pub(super) async fn end(&mut self) {
-        if let Some(group) = self.0.take() {
-            let ended = tokio::task::spawn_blocking(move || {
-                group.kill();
-                group.remove();
-            });
-            let _ = ended.await;
-        }
-    }
-}
-
-impl Drop for Grouped {
-    fn drop(&mut self) {
-        if let Some(group) = self.0.take() {
-            // Nobody waits for it: a runtime that ends leaves an empty group behind, which the next one removes.
-            std::thread::spawn(move || {
-                group.kill();
-                group.remove();
-            });
         }
     }
 }

@@ -22,6 +22,9 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 /// The time that a launcher may take to start its agent's process: it takes milliseconds.
 const LAUNCH: Duration = Duration::from_secs(30);
+/// The time that a launcher may take to end what is left of its tree; only a process stuck in the kernel takes any
+/// time.
+pub(super) const TREE_END: Duration = Duration::from_secs(10);
 /// The longest line of a launcher or a warm parent, in bytes: a package may have taken over either.
 const MAX_LINE: usize = 64 << 10;
 

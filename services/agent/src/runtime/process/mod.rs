@@ -4,6 +4,7 @@
 //! crash does not lose the port, and connections wait while the agent starts again), its private directories, and one
 //! launcher process for each start.
 
+mod grouped;
 mod launch;
 mod launch_spec;
 mod launcher_process;

@@ -1,19 +1,18 @@
 //! Processes that are forked from a warm parent and confined before there is an agent for them to become.
 
 use super::ProcessConfig;
-use super::launch::{Grouped, TREE_END};
-use super::launcher_process::LauncherProcess;
-use super::warm_parents::WarmParent;
+use super::grouped::Grouped;
+use super::launcher_process::{LauncherProcess, TREE_END};
 use crate::launcher::protocol::{Order, Report, Restrictions};
 use crate::sandbox::Sandbox;
 use hoistway_confine::Access;
 use hoistway_confine::cgroup::Group;
 use hoistway_model::{Name, RevisionId};
 use std::io::{Error, Result};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::time::timeout;
 
@@ -46,6 +45,18 @@ impl Purpose {
     }
 }
 
+/// What a warm parent gives to a process that is forked from it.
+pub(super) struct Origin<'a> {
+    /// The socket to the process.
+    pub forked: OwnedFd,
+    /// The user namespaces of the parent.
+    pub users: Vec<BorrowedFd<'a>>,
+    /// The directory of the parent.
+    pub dir: &'a Path,
+    /// An empty directory in which the roots of its agents are built, each in a mount namespace of its own.
+    pub root: PathBuf,
+}
+
 /// A confined process that waits. It ends when this is dropped.
 pub(super) struct PreparedProcess {
     pub purpose: Arc<Purpose>,
@@ -59,26 +70,24 @@ impl PreparedProcess {
     pub async fn make(
         config: &ProcessConfig,
         sandbox: &Arc<Sandbox>,
-        parent: &WarmParent,
+        origin: Origin<'_>,
         purpose: &Arc<Purpose>,
     ) -> Result<Self> {
-        let forked = parent.fork()?;
-        let mut launcher = LauncherProcess::spawn(&config.launcher, purpose.agent.as_str(), parent.dir(), |_| {})?;
-        let (making, before) = (Arc::clone(sandbox), Arc::clone(purpose));
-        let made = tokio::task::spawn_blocking(move || {
-            let group = making.group(&format!("forked-{}", RevisionId::mint()))?;
-            // With the files that are there now.
-            Ok::<_, Error>((Grouped(group), Purpose::of(&before.agent, &before.restrictions)))
-        });
-        let (mut group, purpose) = made.await.map_err(Error::other)??;
+        let Origin { forked, users, dir, root } = origin;
+        let mut launcher = LauncherProcess::spawn(&config.launcher, purpose.agent.as_str(), dir, |_| {})?;
+        let mut group = Grouped::make(sandbox, format!("forked-{}", RevisionId::mint())).await?;
+        let before = Arc::clone(purpose);
+        // With the files that are there now.
+        let looking = tokio::task::spawn_blocking(move || Purpose::of(&before.agent, &before.restrictions));
+        let purpose = looking.await.map_err(Error::other)?;
         let mut restrictions = purpose.restrictions.clone();
         restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         if let Some(own) = &mut restrictions.confinement.namespaces {
-            own.root = parent.root();
+            own.root = root;
         }
         let network = sandbox.has_own_network().then(StdUnixStream::pair).transpose()?;
         let theirs = network.iter().map(|(_, theirs)| theirs.as_fd());
-        let fds: Vec<BorrowedFd<'_>> = [forked.as_fd()].into_iter().chain(parent.users()).chain(theirs).collect();
+        let fds: Vec<BorrowedFd<'_>> = [forked.as_fd()].into_iter().chain(users).chain(theirs).collect();
         let prepared = match launcher.order(&Order::Prepare(Box::new(restrictions)), &fds).await {
             Ok(()) => launcher.report().await,
             Err(error) => Err(error),

@@ -6,11 +6,12 @@ use super::user_namespace::Users;
 use super::{Layers, Next};
 use crate::launcher::protocol::{CommandLine, LaunchSpec, Order, Restrictions};
 use crate::launcher::{STEP, memory_file, send};
+use crate::runtime::process::grouped::Grouped;
 use crate::runtime::process::launcher_process::{LauncherProcess, lines};
 use crate::runtime::process::leftovers::Leftovers;
-use crate::runtime::process::prepared::{PreparedProcess, Purpose};
+use crate::runtime::process::prepared::{Origin, PreparedProcess, Purpose};
 use crate::runtime::process::rundir::RunDir;
-use crate::runtime::process::{ProcessConfig, launch, launch_spec};
+use crate::runtime::process::{ProcessConfig, launch_spec};
 use crate::runtime::runner_config;
 use crate::sandbox::{Parts, Sandbox};
 use futures_util::StreamExt;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -96,7 +97,7 @@ pub(in crate::runtime::process) struct WarmParent {
     /// The launcher ends the namespace when this closes.
     orders: Mutex<Option<OwnedWriteHalf>>,
     _launcher: Child,
-    _group: launch::Grouped,
+    _group: Grouped,
     own_dir: OwnDir,
 }
 
@@ -130,7 +131,7 @@ impl WarmParent {
             std::fs::create_dir(made.app())?;
             making.group(&made.name())
         });
-        let group = launch::Grouped(group.await.map_err(Error::other)??);
+        let group = Grouped(group.await.map_err(Error::other)??);
         let own_dir = OwnDir { dir: dir.clone(), leftovers: leftovers.clone() };
         let users = Users::make(&config.launcher, sandbox.forked_users()).await?;
 
@@ -246,7 +247,7 @@ impl WarmParent {
         if self.prepared().as_ref().is_some_and(|waits| *waits.purpose == *next.purpose && waits.is_alive()) {
             return Ok(None);
         }
-        let prepared = PreparedProcess::make(config, sandbox, self, &next.purpose).await?;
+        let prepared = self.fork_for(config, sandbox, &next.purpose).await?;
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.prepared();
         // It may have been retired meanwhile, and the agent deleted.
@@ -257,19 +258,17 @@ impl WarmParent {
         Ok(waiting.replace(prepared))
     }
 
-    /// Its directory.
-    pub fn dir(&self) -> &Path {
-        self.own_dir.dir.path()
-    }
-
-    /// An empty directory in which the roots of its agents are built, each in a mount namespace of its own.
-    pub fn root(&self) -> PathBuf {
-        self.own_dir.dir.root()
-    }
-
-    /// The descriptors of its user namespaces, for the launcher of an agent.
-    pub fn users(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.users.fds()
+    /// Has a process forked and confined for an agent.
+    pub async fn fork_for(
+        &self,
+        config: &ProcessConfig,
+        sandbox: &Arc<Sandbox>,
+        purpose: &Arc<Purpose>,
+    ) -> Result<PreparedProcess> {
+        let dir = &self.own_dir.dir;
+        let (forked, users) = (self.fork()?, self.users.fds().collect());
+        PreparedProcess::make(config, sandbox, Origin { forked, users, dir: dir.path(), root: dir.root() }, purpose)
+            .await
     }
 
     /// Ends the parent with its PID namespace, in which its agents are.
@@ -309,7 +308,7 @@ impl WarmParent {
     }
 
     /// Has a process forked, and returns its socket, which is for the agent's launcher. The process ends when that closes.
-    pub fn fork(&self) -> Result<OwnedFd> {
+    fn fork(&self) -> Result<OwnedFd> {
         let (ours, theirs) = seqpacket()?;
         // The kernel says who sent what, from the first message on, and nobody waits for one for long.
         set_socket_passcred(&ours, true)?;

@@ -119,15 +119,16 @@ class Docker:
     def image(self, name):
         return f"{self.address}/{name}"
 
-    def push(self, name, installer, agent, version, requirements="", cold=False):
-        """Builds and pushes a version of an agent. With `cold` nothing of earlier builds is used."""
+    def push(self, name, installer, agent, version, requirements="", cold=False, anew=False):
+        """Builds and pushes a version of an agent. With `cold` nothing of earlier builds is used, and with `anew` only
+        what installers have cached."""
         context = os.path.join(self.directory, "contexts", name)
         agents.write(context, agent, version, requirements)
         cache = f"{MARK}-{uuid.uuid4() if cold else 'kept'}"
         with open(os.path.join(context, "Dockerfile"), "w") as file:
             file.write(DOCKERFILE.format(base=OWN_BASE, install=INSTALL[installer].format(cache=cache)))
         secret = f"id=settings,src={self.settings}"
-        options = ["--no-cache"] if cold else []
+        options = ["--no-cache"] if cold or anew else []
         self.run("build", *options, "--network", "host", "--secret", secret, "--tag", self.image(name), context)
         with self.lock:
             self.made.add(self.image(name))
@@ -143,12 +144,12 @@ class Docker:
         port = int(self.run("port", container, "8080").split(":")[-1])
         first_answer(port, expected)
 
-    def time_to_answer(self, name, installer, agent, version, requirements, cold=False):
+    def time_to_answer(self, name, installer, agent, version, requirements, **options):
         """The milliseconds from the source to the first answer of its container, which is removed after that."""
         started = []
 
         def work():
-            self.push(name, installer, agent, version, requirements, cold)
+            self.push(name, installer, agent, version, requirements, **options)
             started.append(self.start(name, f"{version} "))
 
         try:

@@ -19,6 +19,7 @@ ALL = [
     Workload("pushed", source_changed.pushed, 40, 7),
     Workload("answers", source_changed.answers, 60, 7),
     Workload("cold", packages.cold, 90, 3),
+    Workload("cached", packages.wheels_cached, 60, 3),
     Workload("requirement", packages.requirement_added, 90, 4),
     Workload("langgraph", packages.langgraph, 180, 2),
     Workload("unchanged", source_changed.unchanged, 20, 7),

@@ -50,6 +50,29 @@ def langgraph(context, rounds, seconds):
     return first_deploys(context, "langgraph", title, "langgraph", agents.LANGGRAPH, imports, rounds, seconds)
 
 
+def wheels_cached(context, rounds, seconds):
+    """Nothing is downloaded by those who cache wheels: pip does not, in an image."""
+    stack = context.packages_stack
+
+    def deploy(number):
+        name, version = f"another-{number}", context.version()
+        stack.deploy(name, agents.source("packages", version), agents.PACKAGES)
+        stack.invoke(name, f"{version} ")
+
+    def build(docker, installer, number):
+        return docker.time_to_answer(
+            f"changed-{installer}", installer, "packages", context.version(), agents.PACKAGES, anew=True)
+
+    def by_hand(number):
+        return timed_by_hand(context.uv, "packages", context.version(), agents.PACKAGES)
+
+    bare = floors.bare_import(context.python, IMPORTS, lambda: context.site("packages", agents.PACKAGES))
+    contestants = [Contestant("Hoistway", lambda n: milliseconds(deploy, n)), *context.containers(build),
+                   Contestant("uv run by hand", by_hand), bare]
+    title = "first deploy of another agent, wheels cached → agent answers"
+    return [Table("cached", title, "ms", alternate(contestants, rounds, seconds, warm_up=1))]
+
+
 def requirement_added(context, rounds, seconds):
     stack = context.packages_stack
 

@@ -64,6 +64,20 @@ async fn it_ends_when_its_agent_is_deleted() {
     assert!(launchers(&test, "test-agent").is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn others_on_its_parent_go_on_when_one_that_was_killed_is_discarded() {
+    let test = TestRuntime::new(Kind::Forked).await;
+    let counts = "count = 0\ndef handler(message):\n    global count\n    count += 1\n    return str(count)";
+    let other = Instance { agent: Name::parse("name", "another").unwrap(), ..test.instance(counts).await };
+    let other = ready(&test, other).await;
+    assert_eq!(ask(&other, "x").await, "1");
+    for launcher in launchers(&test, "test-agent") {
+        kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
+    }
+    test.runtime.forget(&Name::parse("name", "test-agent").unwrap()).await.unwrap();
+    assert_eq!(ask(&other, "x").await, "2");
+}
+
 /// The first child of the first process of a warm parent's namespace.
 fn warm_parent(test: &TestRuntime) -> i32 {
     let launcher = launchers(test, "warm parent")[0];

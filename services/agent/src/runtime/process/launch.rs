@@ -243,7 +243,7 @@ struct Begun {
 }
 
 impl Begun {
-    /// Has a process become the agent that was forked from a warm parent: the one that is prepared for it, if there is one.
+    /// Has a process that is forked from a warm parent become the agent: the one that is prepared for it, or a new one.
     async fn forked(
         start: &Start<'_>,
         spec: LaunchSpec,
@@ -313,6 +313,8 @@ impl Ready {
                 Ok(Begun { way, launcher, processes, parent: None, followers, notices, group, network })
             }
             Err(error) => {
+                // One that does not answer might not end either.
+                tokio::spawn(self.launcher.end());
                 self.group.end().await;
                 Err(error)
             }

@@ -10,6 +10,7 @@ use hoistway_model::log::LogStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Error, Result};
 use std::os::fd::BorrowedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWriteExt};
@@ -28,7 +29,7 @@ pub(super) const TREE_END: Duration = Duration::from_secs(10);
 /// The longest line of a launcher or a warm parent, in bytes: a package may have taken over either.
 const MAX_LINE: usize = 64 << 10;
 
-/// A launcher. It ends, with everything that it has started, when this is dropped.
+/// A launcher. Unless it hangs it ends, with everything that it has started, when this is dropped.
 pub(super) struct LauncherProcess {
     pub child: Child,
     pub identity: Process,
@@ -70,6 +71,19 @@ impl LauncherProcess {
     /// Says that there are no more orders, at which it ends its tree.
     pub fn end_orders(&mut self) {
         self.orders = None;
+    }
+
+    /// Ends it with what it has started, and returns whether it could end that. Of one that was killed nothing is left: its
+    /// processes end with its socket. One that does not end is killed.
+    pub async fn end(mut self) -> bool {
+        self.end_orders();
+        match timeout(TREE_END, self.child.wait()).await {
+            Ok(Ok(status)) => status.success() || status.signal().is_some(),
+            _ => {
+                let _ = self.child.kill().await;
+                false
+            }
+        }
     }
 
     /// The process, its orders, which end when they are dropped, and its reports.

@@ -2,7 +2,7 @@
 
 use super::ProcessConfig;
 use super::grouped::Grouped;
-use super::launcher_process::{LauncherProcess, TREE_END};
+use super::launcher_process::LauncherProcess;
 use crate::launcher::protocol::{Order, Report, Restrictions};
 use crate::sandbox::Sandbox;
 use hoistway_confine::Access;
@@ -14,7 +14,6 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::time::timeout;
 
 /// What a process is prepared for: an agent, and all of its confinement but its source and what it listens on.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,11 +107,10 @@ impl PreparedProcess {
         self.launcher.is_quiet()
     }
 
-    /// Ends it, and says whether nothing is left of it.
+    /// Ends it, and returns whether it could be ended.
     pub async fn end(mut self) -> bool {
-        self.launcher.end_orders();
-        let ended = timeout(TREE_END, self.launcher.child.wait()).await;
+        let ended = self.launcher.end().await;
         self.group.end().await;
-        matches!(ended, Ok(Ok(status)) if status.success())
+        ended
     }
 }

@@ -348,7 +348,13 @@ impl WarmParents {
                     let text = "no agents can be forked from a process with their packages: each imports them itself";
                     tracing::warn!(%error, "{text}");
                     sink.remark(&format!("{text}: {error}")).await;
-                    own.known().insert(layers, before.map_or(Known::Impossible(Instant::now()), Known::Ready));
+                    let mut known = own.known();
+                    // It may have been given up meanwhile.
+                    if let Some(Known::Starting(before)) = known.get_mut(&layers) {
+                        let before = before.take().filter(|before| !before.has_ended());
+                        known.insert(layers, before.map_or(Known::Impossible(Instant::now()), Known::Ready));
+                    }
+                    drop(known);
                     own.parents.inc(&["failed"]);
                 }
             }
@@ -389,11 +395,17 @@ async fn retire_idle(of: Weak<WarmParents>, layers: Layers, parent: Weak<WarmPar
     {}
     let Some(of) = of.upgrade() else { return };
     let mut known = of.known();
-    let is_it = |known: &Known| known.parent().is_some_and(|known| Arc::as_ptr(known) == parent.as_ptr());
-    if known.get(&layers).is_some_and(is_it)
-        && let Some(Known::Ready(parent)) = known.remove(&layers)
-    {
-        parent.retire();
+    let is_it = |known: &Arc<WarmParent>| Arc::as_ptr(known) == parent.as_ptr();
+    match known.get_mut(&layers) {
+        Some(Known::Ready(parent)) if is_it(parent) => {
+            parent.retire();
+            known.remove(&layers);
+        }
+        // The one that replaces it is still being started.
+        Some(Known::Starting(before)) => {
+            before.take_if(|parent| is_it(parent)).inspect(|parent| parent.retire());
+        }
+        _ => {}
     }
 }
 

@@ -250,7 +250,7 @@ impl WarmParent {
         let prepared = self.fork_for(config, sandbox, &next.purpose).await?;
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.prepared();
-        // It may have been retired meanwhile, and the agent deleted.
+        // It may have been retired meanwhile, and the instance may have ended.
         if requests.is_none() || next.instance.is_cancelled() {
             return Ok(Some(prepared));
         }

@@ -268,9 +268,19 @@ impl AgentService for Agents {
             let Page { items: records, more } = Page::of(found, limit as usize);
             query.after = records.last().map(|record| record.name.clone());
             let mut shown = self.0.store.shown_revisions(&records).await?;
-            // One without a revision was deleted, or replaced, between the queries.
-            let shown = records.into_iter().filter_map(|record| shown.remove(&record.name).map(|of| (record, of)));
-            let items: Vec<_> = shown.map(|(record, revision)| self.0.render(record, revision)).collect();
+            let mut items = Vec::with_capacity(records.len());
+            for record in records {
+                let agent = match shown.remove(&record.name) {
+                    Some(revision) => Ok(self.0.render(record, revision)),
+                    // Replaced between the queries, or deleted.
+                    None => self.0.view(record).await,
+                };
+                match agent {
+                    Ok(agent) => items.push(agent),
+                    Err(error) if error.code == Code::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
             // Where others follow there is always one to go on from.
             if !more || !items.is_empty() {
                 return Ok(Page { items, more });

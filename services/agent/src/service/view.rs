@@ -18,10 +18,19 @@ const UNFINISHED: &str = "the agent's first deploy is not finished yet";
 
 impl Service {
     /// An agent as the API shows it.
-    pub(super) async fn view(&self, record: AgentRecord) -> Result<Agent> {
-        let shown = self.store.shown_revision(&record).await?;
-        let shown = shown.ok_or_else(|| Error::not_found("agent", &record.name))?;
-        Ok(self.render(record, shown))
+    pub(super) async fn view(&self, mut record: AgentRecord) -> Result<Agent> {
+        loop {
+            if let Some(shown) = self.store.shown_revision(&record).await? {
+                return Ok(self.render(record, shown));
+            }
+            // Another instance may have taken the place of its own between the two reads.
+            let not_found = || Error::not_found("agent", &record.name);
+            let now = self.store.agent(&record.name).await?.ok_or_else(not_found)?;
+            if now.desired == record.desired {
+                return Err(not_found());
+            }
+            record = now;
+        }
     }
 
     pub(super) fn render(&self, record: AgentRecord, shown: Revision) -> Agent {

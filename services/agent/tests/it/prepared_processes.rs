@@ -10,6 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 const SOURCE: &str = "def handler(message): return message";
+/// Says how often it was invoked.
+const COUNTS: &str = "count = 0\ndef handler(message):\n    global count\n    count += 1\n    return str(count)";
+
+fn name(agent: &str) -> Name {
+    Name::parse("name", agent).unwrap()
+}
 
 fn started(test: &TestRuntime, way: &str) -> f64 {
     counted(&*test.runtime, "hoistway_agent_starts_total", way)
@@ -50,7 +56,7 @@ async fn the_next_revision_becomes_the_process_that_is_prepared_for_it() {
 async fn no_other_agent_becomes_it() {
     let test = TestRuntime::new(Kind::Forked).await;
     let (forked, prepared) = (started(&test, "forked"), started(&test, "prepared"));
-    let other = Instance { agent: Name::parse("name", "another").unwrap(), ..test.instance(SOURCE).await };
+    let other = Instance { agent: name("another"), ..test.instance(SOURCE).await };
     ready(&test, other).await;
     assert_eq!((started(&test, "forked"), started(&test, "prepared")), (forked + 1.0, prepared));
 }
@@ -59,7 +65,7 @@ async fn no_other_agent_becomes_it() {
 async fn it_ends_when_its_agent_is_deleted() {
     let test = TestRuntime::new(Kind::Forked).await;
     assert_eq!(launchers(&test, "test-agent").len(), 1);
-    test.runtime.forget(&Name::parse("name", "test-agent").unwrap()).await.unwrap();
+    test.runtime.forget(&name("test-agent")).await.unwrap();
     until_prepared(&*test.runtime, 0.0).await;
     assert!(launchers(&test, "test-agent").is_empty());
 }
@@ -67,14 +73,13 @@ async fn it_ends_when_its_agent_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn others_on_its_parent_go_on_when_one_that_was_killed_is_discarded() {
     let test = TestRuntime::new(Kind::Forked).await;
-    let counts = "count = 0\ndef handler(message):\n    global count\n    count += 1\n    return str(count)";
-    let other = Instance { agent: Name::parse("name", "another").unwrap(), ..test.instance(counts).await };
+    let other = Instance { agent: name("another"), ..test.instance(COUNTS).await };
     let other = ready(&test, other).await;
     assert_eq!(ask(&other, "x").await, "1");
     for launcher in launchers(&test, "test-agent") {
         kill_process(Pid::from_raw(launcher).unwrap(), Signal::KILL).unwrap();
     }
-    test.runtime.forget(&Name::parse("name", "test-agent").unwrap()).await.unwrap();
+    test.runtime.forget(&name("test-agent")).await.unwrap();
     assert_eq!(ask(&other, "x").await, "2");
 }
 
@@ -91,8 +96,7 @@ fn warm_parent(test: &TestRuntime) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_outlive_the_process_that_they_were_forked_from() {
     let test = TestRuntime::new(Kind::Forked).await;
-    let counts = "count = 0\ndef handler(message):\n    global count\n    count += 1\n    return str(count)";
-    let (_, agent) = test.ready(counts).await;
+    let (_, agent) = test.ready(COUNTS).await;
     assert_eq!(started(&test, "executed"), 1.0);
     assert_eq!(ask(&agent, "x").await, "1");
     let parent = Pid::from_raw(warm_parent(&test)).unwrap();

@@ -19,11 +19,7 @@ impl Grouped {
     /// Kills what is in it, and removes it.
     pub(super) async fn end(&mut self) {
         if let Some(group) = self.0.take() {
-            let ended = tokio::task::spawn_blocking(move || {
-                group.kill();
-                group.remove();
-            });
-            let _ = ended.await;
+            let _ = tokio::task::spawn_blocking(move || end(&group)).await;
         }
     }
 }
@@ -32,10 +28,12 @@ impl Drop for Grouped {
     fn drop(&mut self) {
         if let Some(group) = self.0.take() {
             // Nobody waits for it: a runtime that ends leaves an empty group behind, which the next one removes.
-            std::thread::spawn(move || {
-                group.kill();
-                group.remove();
-            });
+            std::thread::spawn(move || end(&group));
         }
     }
+}
+
+fn end(group: &Group) {
+    group.kill();
+    group.remove();
 }

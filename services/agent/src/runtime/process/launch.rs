@@ -265,7 +265,7 @@ impl Begun {
                 Err(error) => tracing::info!(%error, "a prepared process cannot become the agent: another is forked"),
             }
         }
-        let made = parent.fork_for(start.config, start.sandbox, purpose).await?;
+        let made = parent.fork_for(start.config, start.sandbox, purpose.clone()).await?;
         let begun = Ready::of(made).begin(start, sink, &order, report_modules).await?;
         Ok(Self { way: Way::Forked, parent: Some(parent.clone()), ..begun })
     }

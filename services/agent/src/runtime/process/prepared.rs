@@ -42,6 +42,13 @@ impl Purpose {
         let files = exposed.iter().map(|part| number(&part.host)).collect();
         Self { agent: agent.clone(), restrictions, files }
     }
+
+    /// The same with the files that are there now.
+    pub async fn renewed(self: &Arc<Self>) -> Result<Arc<Self>> {
+        let before = Arc::clone(self);
+        let looking = tokio::task::spawn_blocking(move || Self::of(&before.agent, &before.restrictions));
+        looking.await.map(Arc::new).map_err(Error::other)
+    }
 }
 
 /// What a warm parent gives to a process that is forked from it.
@@ -70,15 +77,11 @@ impl PreparedProcess {
         config: &ProcessConfig,
         sandbox: &Arc<Sandbox>,
         origin: Origin<'_>,
-        purpose: &Arc<Purpose>,
+        purpose: Arc<Purpose>,
     ) -> Result<Self> {
         let Origin { forked, users, dir, root } = origin;
         let mut launcher = LauncherProcess::spawn(&config.launcher, purpose.agent.as_str(), dir, |_| {})?;
         let mut group = Grouped::make(sandbox, format!("forked-{}", RevisionId::mint())).await?;
-        let before = Arc::clone(purpose);
-        // With the files that are there now.
-        let looking = tokio::task::spawn_blocking(move || Purpose::of(&before.agent, &before.restrictions));
-        let purpose = looking.await.map_err(Error::other)?;
         let mut restrictions = purpose.restrictions.clone();
         restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         if let Some(own) = &mut restrictions.confinement.namespaces {
@@ -92,9 +95,7 @@ impl PreparedProcess {
             Err(error) => Err(error),
         };
         match prepared {
-            Ok(Report::Prepared) => {
-                Ok(Self { purpose: Arc::new(purpose), launcher, group, network: network.map(|(ours, _)| ours) })
-            }
+            Ok(Report::Prepared) => Ok(Self { purpose, launcher, group, network: network.map(|(ours, _)| ours) }),
             other => {
                 group.end().await;
                 Err(other.err().unwrap_or_else(|| Error::other("the launcher prepares nothing")))

@@ -227,7 +227,6 @@ impl WarmParent {
     /// A process that is prepared for this agent, if one waits.
     pub fn take_prepared(&self, purpose: &Purpose) -> Option<PreparedProcess> {
         let prepared = self.prepared().take_if(|prepared| *prepared.purpose == *purpose)?;
-        self.note_use();
         prepared.is_alive().then_some(prepared)
     }
 
@@ -247,7 +246,7 @@ impl WarmParent {
         if self.prepared().as_ref().is_some_and(|waits| *waits.purpose == *next.purpose && waits.is_alive()) {
             return Ok(None);
         }
-        let prepared = self.fork_for(config, sandbox, &next.purpose).await?;
+        let prepared = self.fork_for(config, sandbox, next.purpose.renewed().await?).await?;
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut waiting = self.prepared();
         // It may have been retired meanwhile, and the instance may have ended.
@@ -263,7 +262,7 @@ impl WarmParent {
         &self,
         config: &ProcessConfig,
         sandbox: &Arc<Sandbox>,
-        purpose: &Arc<Purpose>,
+        purpose: Arc<Purpose>,
     ) -> Result<PreparedProcess> {
         let dir = &self.own_dir.dir;
         let (forked, users) = (self.fork()?, self.users.fds().collect());

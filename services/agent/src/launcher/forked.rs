@@ -91,11 +91,11 @@ impl Prepared {
 
         let filters = if confinement.seccomp { vec![hoistway_confine::forked_filter()?] } else { Vec::new() };
         let request = json!({
-            "namespaces": namespaces.namespaces.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+            "namespaces": namespaces.joined.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "user": user.map(|user| [user.uid, user.gid]),
             "filters": filters,
         });
-        let given = namespaces.namespaces.iter().map(|(_, namespace)| namespace).chain(&namespaces.ruleset);
+        let given = namespaces.joined.iter().map(|(_, namespace)| namespace).chain(&namespaces.ruleset);
         send_file(&forked, &request, &given.map(AsFd::as_fd).collect::<Vec<_>>())?;
 
         let first_pid = step(&forked, b"confined")?;
@@ -103,7 +103,7 @@ impl Prepared {
             return Err(Error::other("another process than the forked one is confined"));
         }
         let first = pidfd_open(first_pid, PidfdFlags::empty())?;
-        let expected = forked_check::Expected { user: *user, namespaces: &namespaces.namespaces, groups: cgroups };
+        let expected = forked_check::Expected { user: *user, namespaces: &namespaces.joined, groups: cgroups };
         let identity = expected.check(first_pid, forked_check::Role::First)?;
         let main_pid = step(&forked, b"started")?;
         let main = pidfd_open(main_pid, PidfdFlags::empty())?;

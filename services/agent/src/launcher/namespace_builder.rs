@@ -38,7 +38,7 @@ struct Parts {
 pub(super) struct Namespaces {
     /// By their names in `/proc`, in the order in which they are joined. The first ones belong to the user namespace of the
     /// warm parent; the last is one below that, in which there is the agent's user alone.
-    pub namespaces: Vec<(String, OwnedFd)>,
+    pub joined: Vec<(String, OwnedFd)>,
     /// The Landlock ruleset that the agent applies, if there is one.
     pub ruleset: Option<OwnedFd>,
     /// The directories for the copies that it gets, and those where they are to be mounted.
@@ -48,7 +48,7 @@ pub(super) struct Namespaces {
 impl Namespaces {
     /// One of them.
     pub fn of(&self, wanted: &str) -> Option<&OwnedFd> {
-        self.namespaces.iter().find(|(name, _)| name == wanted).map(|(_, namespace)| namespace)
+        self.joined.iter().find(|(name, _)| name == wanted).map(|(_, namespace)| namespace)
     }
 }
 
@@ -84,13 +84,13 @@ impl NamespaceBuilder {
         }
         let parts: Parts = serde_json::from_str(&text)?;
         let mut fds = fds.into_iter();
-        let namespaces: Vec<_> = parts.namespaces.into_iter().zip(fds.by_ref()).collect();
+        let joined: Vec<_> = parts.namespaces.into_iter().zip(fds.by_ref()).collect();
         let ruleset = if parts.ruleset { fds.next() } else { None };
         let mut copies = Vec::new();
         while let (Some(copy), Some(at)) = (fds.next(), fds.next()) {
             copies.push((Detached::from_fd(copy), at));
         }
-        Ok(Namespaces { namespaces, ruleset, copies })
+        Ok(Namespaces { joined, ruleset, copies })
     }
 }
 
@@ -99,8 +99,8 @@ pub(super) fn run() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let socket = std::io::stdin();
     match build(message(&socket)?.1) {
-        Ok(Namespaces { namespaces, ruleset, copies }) => {
-            let (names, namespaces): (Vec<String>, Vec<OwnedFd>) = namespaces.into_iter().unzip();
+        Ok(Namespaces { joined, ruleset, copies }) => {
+            let (names, namespaces): (Vec<String>, Vec<OwnedFd>) = joined.into_iter().unzip();
             let parts = Parts { namespaces: names, ruleset: ruleset.is_some() };
             let copies: Vec<OwnedFd> = copies.into_iter().flat_map(|(copy, at)| [copy.into_fd(), at]).collect();
             let fds: Vec<BorrowedFd<'_>> = namespaces.iter().chain(&ruleset).chain(&copies).map(AsFd::as_fd).collect();
@@ -146,7 +146,7 @@ fn build(fds: Vec<OwnedFd>) -> Result<Namespaces> {
         }
     }
     made.push(own("user")?);
-    Ok(Namespaces { namespaces: made, ruleset, copies: copies.into_iter().zip(places).collect() })
+    Ok(Namespaces { joined: made, ruleset, copies: copies.into_iter().zip(places).collect() })
 }
 
 fn message(socket: impl AsFd) -> Result<(String, Vec<OwnedFd>)> {

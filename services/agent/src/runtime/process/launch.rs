@@ -110,7 +110,7 @@ impl Launched {
                 }
             },
         };
-        warm_parents.count_start(begun.way);
+        warm_parents.count_start(&begun.way);
         let (noting, noted) = (dir.clone(), begun.processes.clone());
         tokio::task::spawn_blocking(move || noting.note(&noted)).await.map_err(Error::other)??;
         let network = begun.network.map(|launcher| join_network(launcher, &start)).transpose()?;
@@ -118,7 +118,7 @@ impl Launched {
         Ok(Self {
             launcher: begun.launcher,
             processes: begun.processes,
-            parent: begun.parent.map(|parent| Forked::new(parent, warm_parents.clone())),
+            parent: begun.way.parent().map(|parent| Forked::new(parent.clone(), warm_parents.clone())),
             notices: Notices::new(Receiver::from_owned_fd(begun.notices)?),
             places,
             followers: begun.followers,
@@ -235,7 +235,6 @@ struct Begun {
     way: Way,
     launcher: LauncherProcess,
     processes: Processes,
-    parent: Option<Arc<WarmParent>>,
     followers: Vec<JoinHandle<()>>,
     notices: OwnedFd,
     group: Grouped,
@@ -260,14 +259,14 @@ impl Begun {
         let network = namespaces.and_then(|own| own.network);
         let order = Order::Become(Box::new(Become { command, copied, network, grace_ms }));
         if let Some(prepared) = parent.take_prepared(purpose) {
-            match Ready::of(prepared).begin(start, sink, &order, report_modules).await {
-                Ok(begun) => return Ok(Self { way: Way::Prepared, parent: Some(parent.clone()), ..begun }),
+            let way = Way::Prepared(parent.clone());
+            match Ready::of(prepared).begin(start, sink, &order, report_modules, way).await {
+                Ok(begun) => return Ok(begun),
                 Err(error) => tracing::info!(%error, "a prepared process cannot become the agent: another is forked"),
             }
         }
         let made = parent.fork_for(start.config, start.sandbox, purpose.clone()).await?;
-        let begun = Ready::of(made).begin(start, sink, &order, report_modules).await?;
-        Ok(Self { way: Way::Forked, parent: Some(parent.clone()), ..begun })
+        Ready::of(made).begin(start, sink, &order, report_modules, Way::Forked(parent.clone())).await
     }
 
     /// Has a launcher execute the agent's program.
@@ -284,7 +283,7 @@ impl Begun {
         spec.restrictions.cgroups = group.0.as_ref().map(Group::procs).unwrap_or_default();
         let (network, theirs) = start.sandbox.has_own_network().then(StdUnixStream::pair).transpose()?.unzip();
         let ready = Ready { launcher, group, network, theirs };
-        ready.begin(start, sink, &Order::Launch(Box::new(spec)), report_modules).await
+        ready.begin(start, sink, &Order::Launch(Box::new(spec)), report_modules, Way::Executed).await
     }
 }
 
@@ -304,13 +303,19 @@ impl Ready {
         Self { launcher, group, network, theirs: None }
     }
 
-    async fn begin(mut self, start: &Start<'_>, sink: &Sink, order: &Order, report_modules: bool) -> Result<Begun> {
+    async fn begin(
+        mut self,
+        start: &Start<'_>,
+        sink: &Sink,
+        order: &Order,
+        report_modules: bool,
+        way: Way,
+    ) -> Result<Begun> {
         let followers = self.launcher.follow(sink);
         match self.order(start, order, report_modules).await {
             Ok((processes, notices)) => {
                 let Self { launcher, group, network, .. } = self;
-                let way = Way::Executed;
-                Ok(Begun { way, launcher, processes, parent: None, followers, notices, group, network })
+                Ok(Begun { way, launcher, processes, followers, notices, group, network })
             }
             Err(error) => {
                 // One that does not answer might not end either.

@@ -2,11 +2,14 @@
 //! from which their processes are forked. The modules are learned from the starts of these agents.
 
 mod comparison;
+mod layers;
 mod memory_pressure;
 mod parent;
+mod retirement;
 mod source;
 mod user_namespace;
 
+pub(super) use layers::Layers;
 pub(super) use parent::WarmParent;
 
 use super::launch_spec::entry;
@@ -22,9 +25,9 @@ use hoistway_model::metric::{Family, Kind};
 use memory_pressure::MemoryPressure;
 use parent::Failure;
 use source::Source;
+use retirement::{make_room, retire_idle, retire_under};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,72 +35,34 @@ use tokio_util::sync::CancellationToken;
 /// The time for which a parent that could not be started is not tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// The number of parents, each of which keeps its packages in memory.
-const MAX_PARENTS: usize = 16;
-
-/// The time after which a parent is retired from which no agent was forked. Its agents share memory with it until they
-/// end, so it costs little before.
-const IDLE: Duration = Duration::from_secs(3_600);
-
 /// The time after which a process is prepared for the next revision, so that it takes no processor from the start before.
-const PREPARE_AFTER: Duration = Duration::from_millis(200);
+const PREPARE_AFTER: Duration = Duration::from_millis(50);
 
 /// The variable of an agent by which it refuses to be forked: `false`.
 const OFF_BY: &str = "WARM_PARENTS";
 
-/// What agents must have in common to be forked from one parent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Layers {
-    pub interpreter: PathBuf,
-    pub runner: PathBuf,
-    pub site_dirs: Vec<PathBuf>,
-    /// The packages in there that their source mentions: others are not to be imported by it.
-    packages: BTreeSet<String>,
-    /// The others.
-    unmentioned: BTreeSet<String>,
-}
-
-/// Modules of the standard library that do something when they are imported, and parts of others that are programs.
-const PROGRAMS: [&str; 6] = ["antigravity", "idlelib", "test", "tests", "this", "turtledemo"];
-
-impl Layers {
-    /// Whether a parent may import a module because an agent says that it has: that one must not decide for others what
-    /// happens in their processes. Packages that their source does not mention come with those that import them.
-    fn may_import(&self, module: &str) -> bool {
-        let is_program = |part: &str| part.starts_with("__") || PROGRAMS.contains(&part);
-        let package = module.split('.').next().unwrap_or(module);
-        !module.split('.').any(is_program) && !self.unmentioned.contains(package)
-    }
-
-    /// Those of a program, and its source; none for an image that is run as it is, or with a source that is too large to
-    /// be searched. Blocks.
-    fn of(program: &Program) -> Option<(Self, Source)> {
-        let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = program else { return None };
-        let source = Source::read(app_dir)?;
-        let entries = site_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let names = names.map(|name| name.split(['.', '-']).next().unwrap_or_default().to_owned());
-        let (packages, unmentioned) = names.partition(|name| source.mentions(name));
-        let (interpreter, runner, site_dirs) = (interpreter.clone(), runner.clone(), site_dirs.clone());
-        Some((Self { interpreter, runner, site_dirs, packages, unmentioned }, source))
-    }
-}
-
-/// How an agent's process is started.
-#[derive(Debug, Clone, Copy)]
+/// How an agent's process was started.
 pub(super) enum Way {
-    /// It became one that was prepared for it.
-    Prepared,
-    /// It was forked from a warm parent.
-    Forked,
+    /// It became one that was prepared for it, forked from this parent.
+    Prepared(Arc<WarmParent>),
+    /// It was forked from this parent.
+    Forked(Arc<WarmParent>),
     Executed,
 }
 
 impl Way {
-    fn label(self) -> &'static str {
+    /// The parent from which it was forked.
+    pub fn parent(&self) -> Option<&Arc<WarmParent>> {
         match self {
-            Self::Prepared => "prepared",
-            Self::Forked => "forked",
+            Self::Prepared(parent) | Self::Forked(parent) => Some(parent),
+            Self::Executed => None,
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Prepared(_) => "prepared",
+            Self::Forked(_) => "forked",
             Self::Executed => "executed",
         }
     }
@@ -178,7 +143,7 @@ impl WarmParents {
     }
 
     /// Counts a start of an agent's process.
-    pub fn count_start(&self, way: Way) {
+    pub fn count_start(&self, way: &Way) {
         self.starts.inc(&[way.label()]);
     }
 
@@ -383,63 +348,6 @@ impl WarmParents {
                 start(true).await.map_err(Failure::into)
             }
             other => other.map_err(Failure::into),
-        }
-    }
-}
-
-/// Retires a parent once no agent was forked from it for a while, and forgets one that has ended.
-async fn retire_idle(of: Weak<WarmParents>, layers: Layers, parent: Weak<WarmParent>, ended: CancellationToken) {
-    while let Some(until) = parent.upgrade().map(|parent| parent.used() + IDLE)
-        && until > Instant::now()
-        && ended.run_until_cancelled(tokio::time::sleep_until(until)).await.is_some()
-    {}
-    let Some(of) = of.upgrade() else { return };
-    let mut known = of.known();
-    let is_it = |known: &Arc<WarmParent>| Arc::as_ptr(known) == parent.as_ptr();
-    match known.get_mut(&layers) {
-        Some(Known::Ready(parent)) if is_it(parent) => {
-            parent.retire();
-            known.remove(&layers);
-        }
-        // The one that replaces it is still being started.
-        Some(Known::Starting(before)) => {
-            before.take_if(|parent| is_it(parent)).inspect(|parent| parent.retire());
-        }
-        _ => {}
-    }
-}
-
-/// Retires a parent, the one that was not used for the longest time, at each notice until `ended`.
-async fn retire_under(pressure: MemoryPressure, known: Arc<Mutex<HashMap<Layers, Known>>>, ended: CancellationToken) {
-    while let Some(Ok(())) = ended.run_until_cancelled(pressure.rises()).await {
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = known.values().filter(|known| matches!(known, Known::Ready(_))).count();
-        if ready > 0 {
-            tracing::info!("memory runs short: a process from which agents are forked is ended");
-            retire_until(&mut known, ready - 1);
-        }
-    }
-}
-
-/// Retires the parents that were not used for the longest time, if there are more than there may be.
-fn make_room(known: &mut HashMap<Layers, Known>) {
-    known.retain(|_, known| !matches!(known, Known::Impossible(since) if since.elapsed() > AGAIN_AFTER));
-    let starting = known.values().filter(|known| matches!(known, Known::Starting(_))).count();
-    retire_until(known, MAX_PARENTS.saturating_sub(starting));
-}
-
-/// Retires those that were not used for the longest time, until so many are ready.
-fn retire_until(known: &mut HashMap<Layers, Known>, left: usize) {
-    let used = known.iter().filter_map(|(layers, known)| match known {
-        Known::Ready(parent) => Some((parent.used(), layers.clone())),
-        Known::Starting(_) | Known::Impossible(_) => None,
-    });
-    let mut used: Vec<_> = used.collect();
-    used.sort_by_key(|(used, _)| *used);
-    let surplus = used.len().saturating_sub(left);
-    for (_, layers) in used.into_iter().take(surplus) {
-        if let Some(Known::Ready(parent)) = known.remove(&layers) {
-            parent.retire();
         }
     }
 }

@@ -1,0 +1,44 @@
+//! What agents must have in common to be forked from one parent.
+
+use super::source::Source;
+use crate::runtime::Program;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Modules of the standard library that do something when they are imported, and parts of others that are programs.
+const PROGRAMS: [&str; 6] = ["antigravity", "idlelib", "test", "tests", "this", "turtledemo"];
+
+/// What agents must have in common to be forked from one parent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::runtime::process) struct Layers {
+    pub interpreter: PathBuf,
+    pub runner: PathBuf,
+    pub site_dirs: Vec<PathBuf>,
+    /// The packages in there that their source mentions: others are not to be imported by it.
+    packages: BTreeSet<String>,
+    /// The others.
+    unmentioned: BTreeSet<String>,
+}
+
+impl Layers {
+    /// Whether a parent may import a module because an agent says that it has: that one must not decide for others what
+    /// happens in their processes. Packages that their source does not mention come with those that import them.
+    pub fn may_import(&self, module: &str) -> bool {
+        let is_program = |part: &str| part.starts_with("__") || PROGRAMS.contains(&part);
+        let package = module.split('.').next().unwrap_or(module);
+        !module.split('.').any(is_program) && !self.unmentioned.contains(package)
+    }
+
+    /// Those of a program, and its source; none for an image that is run as it is, or with a source that is too large to
+    /// be searched. Blocks.
+    pub fn of(program: &Program) -> Option<(Self, Source)> {
+        let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = program else { return None };
+        let source = Source::read(app_dir)?;
+        let entries = site_dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let names = names.map(|name| name.split(['.', '-']).next().unwrap_or_default().to_owned());
+        let (packages, unmentioned) = names.partition(|name| source.mentions(name));
+        let (interpreter, runner, site_dirs) = (interpreter.clone(), runner.clone(), site_dirs.clone());
+        Some((Self { interpreter, runner, site_dirs, packages, unmentioned }, source))
+    }
+}

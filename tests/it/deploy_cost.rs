@@ -107,7 +107,7 @@ fn a_redeploy_stays_within_its_cost_limits() {
     assert_eq!(stack.answer("counted", "x"), "two");
 }
 
-/// Only the new package is downloaded, hashed, unpacked and imported.
+/// Only the new package is downloaded, hashed and unpacked; the agent is forked from the parent that has the others.
 #[test]
 fn an_added_requirement_stays_within_its_cost_limits() {
     if hoistway_testing::uses_postgres() || !prerequisites::strace() {
@@ -123,4 +123,5 @@ fn an_added_requirement_stays_within_its_cost_limits() {
     let added = cost(&stack, &deploy("requests==2.32.5\nsix==1.17.0"));
     assert!(added.hashed <= 1 << 20 && added.written <= 4 << 20, "{added:?}");
     assert!(added.flushes <= 20 && added.statements <= 70 && added.processes <= 12, "{added:?}");
+    assert_eq!(added.imported, Some(0));
 }

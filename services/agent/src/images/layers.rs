@@ -64,6 +64,8 @@ pub struct Tree {
     pub app_dir: PathBuf,
     /// Dependencies, in the order of search: one directory, or none.
     pub site_dirs: Vec<PathBuf>,
+    /// The directories of the layers whose packages these are, topmost first.
+    pub site_layers: Vec<PathBuf>,
     /// The runner.
     pub runner: PathBuf,
 }
@@ -192,14 +194,15 @@ impl LayerStore {
         let Some((app_dir, runner, sites)) = found.await.map_err(|e| Error::internal(DOING, e))? else {
             return Ok(None);
         };
+        let site_layers: Vec<PathBuf> = sites.iter().map(|(_, path)| path.clone()).collect();
         let (site_dirs, pins) = match &sites[..] {
-            [] | [_] => (sites.into_iter().map(|(_, path)| path).collect(), self.pin(&[])),
+            [] | [_] => (site_layers.clone(), self.pin(&[])),
             _ => {
                 let (site, pins) = self.site(sites).await?;
                 (vec![site], pins)
             }
         };
-        Ok(Some((Tree { app_dir, site_dirs, runner }, pins)))
+        Ok(Some((Tree { app_dir, site_dirs, site_layers, runner }, pins)))
     }
 
     /// The packages of several layers, topmost first, in one directory.

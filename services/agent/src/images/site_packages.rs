@@ -4,53 +4,106 @@
 //! layers.
 
 use std::{
+    collections::BTreeMap,
+    ffi::OsString,
     fs::{self, DirBuilder},
     io::{self, ErrorKind},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    slice,
+    sync::{Mutex, PoisonError},
+    thread::{available_parallelism, scope},
 };
+
+/// The most threads that put one directory together.
+const MAX_THREADS: usize = 4;
+
+/// The depth down to which the directories of one layer are divided among threads: packages with thousands of files have
+/// most of them in a few directories.
+const DIVIDED: usize = 3;
 
 /// Fills the empty directory `into` with what `layers`, topmost first, show when they lie on each other. Everything in
 /// it is read-only but for `into` itself. Blocks.
 pub fn merge(layers: &[PathBuf], into: &Path) -> io::Result<()> {
-    for layer in layers {
-        add(layer, into)?;
+    let mut parts = Vec::new();
+    divide(layers, into, DIVIDED, &mut parts)?;
+    let (parts, workers) = (Mutex::new(parts), available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
+    let work = || {
+        loop {
+            let part = parts.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(Part { sources, target }) = part else { return Ok(()) };
+            sources.iter().try_for_each(|(source, is_directory)| add(source, *is_directory, &target))?;
+        }
+    };
+    scope(|scope| {
+        let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        let ended = others.into_iter().map(|other| other.join().map_err(|_| io::Error::other("a thread panicked"))?);
+        ended.fold(own, io::Result::and)
+    })
+}
+
+/// A file or directory, and what is in its place in the layers that have it, topmost first; each with whether it is a
+/// directory.
+struct Part {
+    sources: Vec<(PathBuf, bool)>,
+    target: PathBuf,
+}
+
+/// Divides directories, topmost first, into parts that are independent of each other.
+fn divide(directories: &[PathBuf], into: &Path, depth: usize, parts: &mut Vec<Part>) -> io::Result<()> {
+    let mut named: BTreeMap<OsString, Vec<(PathBuf, bool)>> = BTreeMap::new();
+    for directory in directories {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            named.entry(entry.file_name()).or_default().push((entry.path(), entry.file_type()?.is_dir()));
+        }
+    }
+    for (name, sources) in named {
+        let target = into.join(name);
+        match &sources[..] {
+            [(only, true)] if depth > 1 => {
+                make_directory(&target)?;
+                divide(slice::from_ref(only), &target, depth - 1, parts)?;
+            }
+            _ => parts.push(Part { sources, target }),
+        }
     }
     Ok(())
 }
 
-/// A file that exists already is from a higher layer: a file hides everything below it, a directory is filled up.
-fn add(from: &Path, into: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), into.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            match DirBuilder::new().mode(0o700).create(&target) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                    if !fs::symlink_metadata(&target)?.is_dir() {
-                        continue;
-                    }
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Adds a file or directory. A file that exists already is from a higher layer: a file hides everything below it, a
+/// directory is filled up.
+fn add(source: &Path, is_directory: bool, target: &Path) -> io::Result<()> {
+    if is_directory {
+        match make_directory(target) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                if !fs::symlink_metadata(target)?.is_dir() {
+                    return Ok(());
                 }
-                made => made?,
             }
-            add(&source, &target)?;
-        } else {
-            match fs::hard_link(&source, &target) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                // A file system without links, or one file with too many of them.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::Unsupported | ErrorKind::PermissionDenied | ErrorKind::TooManyLinks
-                    ) =>
-                {
-                    copy(&source, &target)?;
-                }
-                linked => linked?,
-            }
+            made => made?,
         }
+        for entry in fs::read_dir(source)? {
+            let entry = entry?;
+            add(&entry.path(), entry.file_type()?.is_dir(), &target.join(entry.file_name()))?;
+        }
+        return Ok(());
     }
-    Ok(())
+    match fs::hard_link(source, target) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        // A file system without links, or one file with too many of them.
+        Err(e)
+            if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied | ErrorKind::TooManyLinks) =>
+        {
+            copy(source, target)
+        }
+        linked => linked,
+    }
 }
 
 fn copy(source: &Path, target: &Path) -> io::Result<()> {
@@ -110,6 +163,26 @@ mod tests {
             fs::metadata(low.join("same/a")).unwrap().ino(),
             "linked, not copied"
         );
+    }
+
+    #[test]
+    fn large_packages_are_put_together_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<String> =
+            (0..400).map(|n| format!("large/{}/{}/deep/deeper/{n}", n % 5, n % 7)).chain(["one".into()]).collect();
+        let files: Vec<(&str, &str)> = paths.iter().map(|path| (path.as_str(), path.as_str())).collect();
+        let (large, other) = (layer(dir.path(), "large", &files), layer(dir.path(), "other", &[("large/0/x", "top")]));
+        let into = dir.path().join("site");
+        fs::create_dir(&into).unwrap();
+        merge(&[other, large], &into).unwrap();
+        for path in &paths {
+            assert_eq!(fs::read_to_string(into.join(path)).unwrap(), *path);
+        }
+        assert_eq!(fs::read_to_string(into.join("large/0/x")).unwrap(), "top");
+        let alone = dir.path().join("alone");
+        fs::create_dir(&alone).unwrap();
+        merge(&[dir.path().join("large")], &alone).unwrap();
+        assert!(paths.iter().all(|path| alone.join(path).is_file()));
     }
 
     #[test]

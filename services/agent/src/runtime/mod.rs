@@ -156,6 +156,8 @@ pub enum Program {
         app_dir: PathBuf,
         /// Dependencies, in the order of search.
         site_dirs: Vec<PathBuf>,
+        /// The directories of the layers whose packages these are, topmost first. Their paths say what is in them.
+        site_layers: Vec<PathBuf>,
         /// `hoistway_runner.py`.
         runner: PathBuf,
         /// The real interpreter, an absolute path, never a shim.

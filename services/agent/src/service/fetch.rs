@@ -136,6 +136,7 @@ impl Service {
         Program::Unpacked {
             app_dir: tree.app_dir,
             site_dirs: tree.site_dirs,
+            site_layers: tree.site_layers,
             runner: tree.runner,
             interpreter: self.interpreter.path.clone(),
         }

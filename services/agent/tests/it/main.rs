@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod added_packages;
 mod arriving_layers;
 mod conformance;
 mod egress_identities;

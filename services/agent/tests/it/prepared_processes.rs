@@ -1,12 +1,11 @@
 //! Processes that are forked and confined before there is a revision for them to become.
 
-use crate::conformance::test_runtime::{Kind, TestRuntime, ask, counted, until_prepared};
+use crate::conformance::test_runtime::{Kind, TestRuntime, ask, counted, open_to_all, until_prepared};
 use crate::runtime::LIMIT;
 use hoistway_agent::runtime::{Instance, Started};
 use hoistway_model::Name;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use std::path::Path;
 use std::time::Duration;
 
 const SOURCE: &str = "def handler(message): return message";
@@ -144,9 +143,4 @@ async fn an_agent_sees_the_directory_that_is_there_when_it_is_deployed() {
     let source = format!("def handler(message): return open('{}/text').read()", data.display());
     let (_, agent) = test.ready(&source).await;
     assert_eq!(ask(&agent, "x").await, "new");
-}
-
-fn open_to_all(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -6,6 +6,7 @@ import builtins
 import io
 import os
 import random
+import re
 import socket
 import sys
 import weakref
@@ -13,14 +14,15 @@ import weakref
 
 class Recording:
     """While it is entered, it notes what Python code reads: variables of the environment, files below the working
-    directory, modules that do not exist, and the network."""
+    directory, modules and distributions that do not exist, what there is beside them in `sites`, and the network."""
 
     current = None
 
-    def __init__(self, directory):
-        self.directory = os.path.join(directory, "")
+    def __init__(self, directory, sites=()):
+        self.directory, self.sites = os.path.join(directory, ""), sites
         self.variables, self.reads_all_variables = set(), False
-        self.files, self.missing = set(), set()
+        self.files, self.missing, self.missing_distributions = set(), set(), set()
+        self.entries, self.lists_packages = set(), False  # what is looked for in the sites, by the names there
         self.connects = False
         self.unseeded = []  # weak references to generators of random numbers that the system has seeded
 
@@ -30,13 +32,15 @@ class Recording:
         for environ in (os.environ, os.environb):
             environ.__class__ = RecordingEnviron
             self.undo.append((environ, "__class__", RecordingEnviron.__base__))
-        for holder, name in ((os, "stat"), (os, "open"), (os, "listdir"), (os, "scandir"), (io, "open"), (builtins, "open")):
+        for holder, name in ((os, "stat"), (os, "open"), (io, "open"), (builtins, "open")):
             self.replace(holder, name, Noting(getattr(holder, name), self.note_path))
+        for name in ("listdir", "scandir"):
+            self.replace(os, name, Noting(getattr(os, name), self.note_listing))
         self.replace(socket, "getaddrinfo", Noting(socket.getaddrinfo, self.note_network))
         for name in ("connect", "connect_ex"):
             self.replace(socket.socket, name, noting_method(getattr(socket.socket, name)))
         self.replace(random.Random, "seed", noting_seed(random.Random.seed))
-        self.finder = MissingModules(self.missing)
+        self.finder = Missing(self.missing, self.missing_distributions)
         sys.meta_path.append(self.finder)
         return self
 
@@ -59,6 +63,23 @@ class Recording:
             path = os.path.abspath(os.fsdecode(path))
             if path.startswith(self.directory):
                 self.files.add(path.removeprefix(self.directory))
+            for site in self.sites:
+                if path.startswith(os.path.join(site, "")):
+                    self.entries.add(os.path.relpath(path, site).partition(os.sep)[0])
+
+    def note_listing(self, path=".", *_, **__):
+        self.note_path(path)
+        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)) in self.sites:
+            caller = sys._getframe(2).f_globals.get("__name__", "")
+            # Metadata is looked up by name, which the finder below notes, or for entry points.
+            if caller.partition(".")[0] not in ("importlib", "importlib_metadata"):
+                self.lists_packages = True
+
+    def forget_paths(self):
+        """What was looked at until now was not for a package."""
+        self.files.clear()
+        self.entries.clear()
+        self.lists_packages = False
 
     def note_network(self, *_, **__):
         self.connects = True
@@ -118,12 +139,17 @@ def noting_seed(method):
     return seed
 
 
-class MissingModules:
-    """A finder that comes after all others, and finds nothing."""
+class Missing:
+    """A finder that comes after all others, and finds neither modules nor distributions."""
 
-    def __init__(self, names):
-        self.names = names
+    def __init__(self, modules, distributions):
+        self.modules, self.distributions = modules, distributions
 
     def find_spec(self, name, path=None, target=None):
         if path is None:
-            self.names.add(name)
+            self.modules.add(name)
+
+    def find_distributions(self, context):
+        if name := getattr(context, "name", None):
+            self.distributions.add(re.sub(r"[-_.]+", "-", name).lower())
+        return ()

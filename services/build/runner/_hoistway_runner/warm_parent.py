@@ -6,6 +6,7 @@ confines the agent and then says what it is.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -27,6 +28,7 @@ PATCHERS = ("gevent", "eventlet")  # they change the standard library, before an
 
 
 imported = frozenset()  # the modules that forked processes have from the beginning
+known_sites = {}  # where they come from: directories with packages, and which ones these were
 
 
 class Unsuitable(Exception):
@@ -43,13 +45,14 @@ def serve(runner, options, sites):
     app = (options["--app"] or [os.path.join(os.sep, "app")])[-1]
     if os.path.isdir(app):
         os.chdir(app)
+    known_sites.update((site, identity(site)) for site in sites)
     preload_runner()
     capture.install(line_buffering=True)  # packages may keep the standard output when they are imported
-    recording = Recording(app)
+    recording = Recording(app, sites)
     try:
         with recording:
             arrange_path(app, sites, "", hermetic=bool(options["--app"]))
-            recording.files.clear()  # these are of the runner
+            recording.forget_paths()
             left_out = import_all(config["modules"], bool(config.get("careful")), recording)
     except Unsuitable as error:
         tell(options, {"unsuitable": str(error)})
@@ -62,6 +65,11 @@ def serve(runner, options, sites):
         "names": sorted({*found, *recording.missing}),
         "namespaces": sorted(name for name, module in found.items() if getattr(module, "__file__", None) is None),
         "files": sorted(recording.files),
+        "packages": {
+            "lists": recording.lists_packages,
+            "entries": sorted({*recording.entries, *PATCHERS}),
+            "distributions": sorted(recording.missing_distributions),
+        },
     })
     for stream in (sys.stdout, sys.__stdout__, sys.stderr):
         stream.flush()
@@ -88,6 +96,13 @@ def reap():
             pass
     except ChildProcessError:
         pass
+
+
+def identity(directory):
+    """Returns what tells a directory from another one at the same path."""
+    with contextlib.suppress(OSError):
+        status = os.stat(directory)
+        return status.st_dev, status.st_ino
 
 
 def tell(options, event):
@@ -268,6 +283,8 @@ def become_agent(spec, fds, runner, path, changes):
     os.environ.update({**changes, **spec["env"]})
     os.chdir(spec["cwd"])
     sys.path[:] = path
+    if any(identity(site) != known for site, known in known_sites.items()):  # it has more packages than the parent
+        importlib.invalidate_caches()
     sys.argv[:] = [runner, *arguments]
     from .start import main
 

@@ -225,6 +225,37 @@ class WarmParentTest(unittest.TestCase):
             self.assertLessEqual({"looks", "fast_version", "wide"}, set(parent.report["names"]))
             self.assertIn("wide", parent.report["namespaces"])
 
+    def test_what_packages_look_for_among_others_is_known(self):
+        packages = {"looks.py": "import importlib.metadata, importlib.util, os\n"
+                                "importlib.util.find_spec('faster')\nimportlib.metadata.entry_points(group='looks')\n"
+                                "here = os.path.dirname(__file__)\nos.path.exists(os.path.join(here, 'data', 'list'))\n"
+                                "try:\n    importlib.metadata.version('Fast_JSON')\n"
+                                "except importlib.metadata.PackageNotFoundError:\n    pass\n",
+                    "lists.py": "import pkgutil\nall = list(pkgutil.iter_modules())\n",
+                    "plain.py": ""}
+        with Parent(packages, ["looks"]) as parent:
+            found = parent.report["packages"]
+            self.assertFalse(found["lists"])
+            self.assertIn("faster", parent.report["names"])
+            self.assertLessEqual({"data", "gevent"}, set(found["entries"]))
+            self.assertEqual(found["distributions"], ["fast-json"])
+        with Parent(packages, ["lists"]) as parent:
+            self.assertTrue(parent.report["packages"]["lists"])
+        with Parent(packages, ["plain"]) as parent:
+            self.assertEqual(parent.report["packages"]["entries"], ["eventlet", "gevent"])
+
+    def test_an_agent_finds_packages_that_its_parent_does_not_have(self):
+        packages = {"one.py": "import os\npid = os.getpid()\n"}
+        code = "import one, two\ndef handler(): return [one.pid, two.VALUE]"
+        with Parent(packages, ["one"]) as parent:
+            before, more = os.stat(parent.site), parent.site + ".new"
+            write_files(more, {**packages, "two.py": "VALUE = 2"})
+            os.utime(more, ns=(before.st_atime_ns, before.st_mtime_ns))  # so that a cached listing looks like the newest
+            os.rename(parent.site, parent.site + ".old")
+            os.rename(more, parent.site)
+            with Forked(parent, {"agent.py": code}) as agent:
+                self.assertEqual(agent.response(), [parent.process.pid, 2])
+
     def test_packages_may_keep_the_standard_output(self):
         packages = {"keeps.py": "import logging, sys\nout = sys.stdout\nlog = logging.getLogger('keeps')\n"
                                 "log.addHandler(logging.StreamHandler(sys.stdout))\nlog.setLevel('INFO')\n"}

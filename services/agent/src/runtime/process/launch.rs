@@ -167,7 +167,8 @@ impl Run for Launched {
             of.prepare_next(parent, next);
         }
         if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
-            learner.warm_parents.learned(&learner.layers, modules, &learner.sink, &learner.next);
+            let from = self.parent.as_ref().map(|forked| &*forked.parent);
+            learner.warm_parents.learned(&learner.layers, from, modules, &learner.sink, &learner.next);
         }
         Event::Notice(notice)
     }

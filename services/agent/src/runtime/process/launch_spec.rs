@@ -89,7 +89,7 @@ pub(super) fn module_directories(app_dir: &Path, entry: &str) -> Vec<PathBuf> {
 
 /// The specification to launch, without control groups, and where the agent's files are.
 pub(super) fn spec_of(start: &Start<'_>, dir: &RunDir) -> Result<(LaunchSpec, Vec<Place>)> {
-    let Program::Unpacked { app_dir, site_dirs, runner, interpreter } = &start.instance.program else {
+    let Program::Unpacked { app_dir, site_dirs, runner, interpreter, .. } = &start.instance.program else {
         return Err(Error::other("the image is not unpacked"));
     };
     let placed = start.sandbox.place(&Parts {

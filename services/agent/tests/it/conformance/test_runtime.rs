@@ -17,7 +17,9 @@ use hoistway_model::log::{LogPiece, LogQuery};
 use hoistway_model::metric::Sample;
 use hoistway_model::{Name, RevisionId, Secret};
 use serde_json::{Value, json};
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -95,7 +97,7 @@ impl TestRuntime {
     /// started soon after are forked.
     async fn warm_up(&self) {
         let (first, _) = self.ready("def handler(message): return message").await;
-        until_warm(&*self.runtime).await;
+        until_warm(&*self.runtime, 1.0).await;
         let (second, _) = self.ready("def handler(message): return message").await;
         assert_eq!(counted(&*self.runtime, "hoistway_agent_starts_total", "executed"), 1.0);
         until_prepared(&*self.runtime, 1.0).await;
@@ -137,6 +139,7 @@ impl TestRuntime {
         Program::Unpacked {
             app_dir,
             site_dirs: Vec::new(),
+            site_layers: Vec::new(),
             runner: concat!(env!("CARGO_MANIFEST_DIR"), "/../build/runner/hoistway_runner.py").into(),
             interpreter: crate::runtime::python().into(),
         }
@@ -166,10 +169,15 @@ impl TestRuntime {
     }
 }
 
-/// Waits until a warm parent is ready; none may fail to start.
-pub async fn until_warm(runtime: &dyn Runtime) {
+/// Lets agents read a directory.
+pub fn open_to_all(dir: &Path) {
+    std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Waits until so many warm parents have become ready; none may fail to start.
+pub async fn until_warm(runtime: &dyn Runtime, count: f64) {
     let ready = async {
-        while counted(runtime, "hoistway_warm_parents_total", "ready") == 0.0 {
+        while counted(runtime, "hoistway_warm_parents_total", "ready") < count {
             assert!(counted(runtime, "hoistway_warm_parents_total", "failed") == 0.0);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

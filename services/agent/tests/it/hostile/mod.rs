@@ -366,7 +366,7 @@ fn process_in(namespace: &str) -> i32 {
 async fn warm_up(runtime: &dyn Runtime, instance: Instance) {
     let started = runtime.apply(instance.clone()).await.unwrap();
     tokio::time::timeout(LIMIT, started.ready()).await.unwrap().unwrap();
-    until_warm(runtime).await;
+    until_warm(runtime, 1.0).await;
     runtime.remove(&instance.revision, GRACE).await.unwrap();
 }
 

@@ -117,6 +117,7 @@ pub fn instance(dir: &Path, source: &str) -> Instance {
         program: Program::Unpacked {
             app_dir,
             site_dirs: vec![dir.join("site")],
+            site_layers: vec![dir.join("site")],
             runner: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/stand_in_runner.py").into(),
             interpreter: python().into(),
         },

@@ -1,6 +1,8 @@
 //! Whether an agent can be forked from a process that has imported its packages already: only if its own imports would
 //! have found the same variables, files and modules.
 
+use super::Layers;
+use super::added_packages::Lookups;
 use super::source::Source;
 use crate::runtime::process::launch_spec;
 use serde::Deserialize;
@@ -72,6 +74,8 @@ pub(super) struct Dependences {
     pub namespaces: BTreeSet<String>,
     /// The paths below `/app` that were looked for.
     pub files: BTreeSet<PathBuf>,
+    /// What was looked for among the packages; none: that is not known.
+    pub packages: Option<Lookups>,
 }
 
 impl Dependences {
@@ -98,6 +102,15 @@ impl Dependences {
             return Some(format!("its own module {name} takes the place of another"));
         }
         self.changed_by(source, own)
+    }
+
+    /// Why an agent with the packages in `agents` cannot have those in `own` as they were imported. Blocks.
+    pub fn differ_by_packages(&self, own: &Layers, agents: &Layers) -> Option<String> {
+        match &self.packages {
+            _ if own.site_layers == agents.site_layers => None,
+            Some(lookups) => lookups.differ(&self.names, own, agents),
+            None => Some("it has other packages".to_owned()),
+        }
     }
 
     /// A name of these modules that has another meaning beside an agent's files in `dir`.
@@ -163,6 +176,7 @@ mod tests {
             names: set(&["google", "requests", "fast_version"]),
             namespaces: set(&["google"]),
             files: [PathBuf::from("settings.toml")].into(),
+            packages: None,
         }
     }
 

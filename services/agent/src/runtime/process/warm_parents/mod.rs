@@ -1,6 +1,7 @@
 //! Warm parents: for each set of dependency layers a process that has imported what agents with these layers import, and
 //! from which their processes are forked. The modules are learned from the starts of these agents.
 
+mod added_packages;
 mod comparison;
 mod layers;
 mod memory_pressure;
@@ -24,8 +25,8 @@ use hoistway_model::Name;
 use hoistway_model::metric::{Family, Kind};
 use memory_pressure::MemoryPressure;
 use parent::Failure;
-use source::Source;
 use retirement::{make_room, retire_idle, retire_under};
+use source::Source;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -163,9 +164,20 @@ impl WarmParents {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The parent of these layers, if it is ready.
+    /// The parent of these layers, or while there is none the one of most of their packages.
     fn ready(&self, layers: &Layers) -> Option<Arc<WarmParent>> {
-        self.known().get(layers)?.parent().filter(|parent| !parent.has_ended()).cloned()
+        let known = self.known();
+        let is_alive = |parent: &&Arc<WarmParent>| !parent.has_ended();
+        let own = known.get(layers);
+        if let Some(Known::Impossible(_)) = own {
+            return None;
+        }
+        if let Some(own) = own.and_then(Known::parent).filter(is_alive) {
+            return Some(own.clone());
+        }
+        let others = known.iter().filter(|(others, _)| layers.may_extend(others));
+        let others = others.filter_map(|(others, known)| Some((others, known.parent().filter(is_alive)?)));
+        others.max_by_key(|(others, _)| others.counts()).map(|(_, parent)| parent.clone())
     }
 
     /// What decides from which parent an agent can be forked; none if it shall be forked from none.
@@ -192,8 +204,8 @@ impl WarmParents {
         let parent = self.ready(layers)?;
         let Program::Unpacked { app_dir, .. } = program else { return None };
         let env: BTreeMap<String, String> = spec.command.env.iter().cloned().collect();
-        let (asked, app_dir) = (parent.clone(), app_dir.clone());
-        let differs = tokio::task::spawn_blocking(move || asked.differs(&env, &app_dir, entry(&env), &source));
+        let (asked, app_dir, layers) = (parent.clone(), app_dir.clone(), layers.clone());
+        let differs = tokio::task::spawn_blocking(move || asked.differs(&layers, &env, &app_dir, entry(&env), &source));
         match differs.await {
             Ok(None) => Some(parent),
             Ok(Some(reason)) => {
@@ -280,8 +292,15 @@ impl WarmParents {
     }
 
     /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
-    /// `sink` is the log of the agent that imported them, and `next` its next revision.
-    pub fn learned(self: &Arc<Self>, layers: &Layers, mut modules: Vec<String>, sink: &Sink, next: &Next) {
+    /// `from` is the parent of the agent that imported them, `sink` its log and `next` its next revision.
+    pub fn learned(
+        self: &Arc<Self>,
+        layers: &Layers,
+        from: Option<&WarmParent>,
+        mut modules: Vec<String>,
+        sink: &Sink,
+        next: &Next,
+    ) {
         modules.retain(|name| layers.may_import(name));
         let mut known = self.known();
         let before = match known.get(layers) {
@@ -290,17 +309,15 @@ impl WarmParents {
             Some(Known::Ready(parent)) if !parent.has_ended() => Some(parent.clone()),
             _ => None,
         };
-        if before.is_some() {
+        if from.is_some() {
             tracing::debug!(count = modules.len(), "modules imported after the fork");
         }
-        let modules = match &before {
-            Some(parent) if packages(&modules).is_subset(&packages(parent.modules())) => return,
-            Some(parent) => {
-                let further = modules.iter().filter(|name| !parent.modules().contains(name));
-                parent.modules().iter().chain(further).cloned().collect()
-            }
-            None => modules,
-        };
+        let had = before.as_deref().or(from).map(WarmParent::modules).unwrap_or_default();
+        if before.is_some() && packages(&modules).is_subset(&packages(had)) {
+            return;
+        }
+        let further = modules.iter().filter(|name| !had.contains(name));
+        let modules: Vec<String> = had.iter().chain(further).cloned().collect();
         known.insert(layers.clone(), Known::Starting(before.clone()));
         make_room(&mut known);
         drop(known);

@@ -89,6 +89,7 @@ pub(in crate::runtime::process) struct WarmParent {
     preparing: tokio::sync::Mutex<()>,
     users: Users,
     imports: Imports,
+    layers: Layers,
     modules: Vec<String>,
     env: BTreeMap<String, String>,
     /// The time of the last fork.
@@ -189,6 +190,7 @@ impl WarmParent {
             preparing: tokio::sync::Mutex::default(),
             users,
             imports,
+            layers: layers.clone(),
             modules: modules.to_vec(),
             env,
             used: Mutex::new(Instant::now()),
@@ -275,15 +277,18 @@ impl WarmParent {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Why an agent with this environment and source cannot have the modules as they are imported here. Blocks.
+    /// Why an agent with these packages, environment and source cannot have the modules as they are imported here. Blocks.
     pub(super) fn differs(
         &self,
+        layers: &Layers,
         env: &BTreeMap<String, String>,
         app_dir: &Path,
         entry: &str,
         source: &Source,
     ) -> Option<String> {
-        self.imports.dependences.differ(&self.env, env, app_dir, entry, source)
+        let dependences = &self.imports.dependences;
+        let by_packages = || dependences.differ_by_packages(&self.layers, layers);
+        dependences.differ(&self.env, env, app_dir, entry, source).or_else(by_packages)
     }
 
     /// What was not imported, and why.

@@ -39,7 +39,11 @@ pub async fn retire_idle(of: Weak<WarmParents>, layers: Layers, parent: Weak<War
 }
 
 /// Retires a parent, the one that was not used for the longest time, at each notice until `ended`.
-pub async fn retire_under(pressure: MemoryPressure, known: Arc<Mutex<HashMap<Layers, Known>>>, ended: CancellationToken) {
+pub async fn retire_under(
+    pressure: MemoryPressure,
+    known: Arc<Mutex<HashMap<Layers, Known>>>,
+    ended: CancellationToken,
+) {
     while let Some(Ok(())) = ended.run_until_cancelled(pressure.rises()).await {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = known.values().filter(|known| matches!(known, Known::Ready(_))).count();

@@ -3,7 +3,7 @@
 use crate::conformance::test_runtime::{Kind, TestRuntime, ask, counted, open_to_all, until_prepared};
 use crate::runtime::LIMIT;
 use hoistway_agent::runtime::{Instance, Started};
-use hoistway_model::Name;
+use hoistway_model::{Name, Secret};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::time::Duration;
@@ -67,6 +67,15 @@ async fn it_ends_when_its_agent_is_deleted() {
     test.runtime.forget(&name("test-agent")).await.unwrap();
     until_prepared(&*test.runtime, 0.0).await;
     assert!(launchers(&test, "test-agent").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_when_its_agent_is_not_to_be_forked_any_more() {
+    let test = TestRuntime::new(Kind::Forked).await;
+    let mut instance = test.instance(SOURCE).await;
+    instance.env.push(("WARM_PARENTS".into(), Secret::new("false")));
+    ready(&test, instance).await;
+    until_prepared(&*test.runtime, 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

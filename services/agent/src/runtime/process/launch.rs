@@ -96,6 +96,9 @@ impl Launched {
                 learner = Some(Learner { warm_parents, layers, sink, next: own.clone() });
             }
             next = Some(own);
+        } else {
+            let (warm_parents, agent) = (warm_parents.clone(), agent.clone());
+            tokio::spawn(async move { warm_parents.forget(&agent).await });
         }
         let reports = learner.is_some();
         let begun = match parent.zip(next.as_ref()) {

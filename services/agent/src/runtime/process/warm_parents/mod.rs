@@ -248,7 +248,7 @@ impl WarmParents {
         });
     }
 
-    /// Ends what is prepared for an agent that is deleted.
+    /// Ends what is prepared for an agent that is deleted, or shall not be forked any more.
     pub async fn forget(&self, agent: &Name) {
         self.discard_all_for(agent, None).await;
     }

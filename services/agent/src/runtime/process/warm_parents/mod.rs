@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// The time after which a process is prepared for the next revision, so that it takes no processor from the start before.
-const PREPARE_AFTER: Duration = Duration::from_millis(50);
+const PREPARE_AFTER: Duration = Duration::from_millis(200);
 
 /// The variable of an agent by which it refuses to be forked: `false`.
 const OFF_BY: &str = "WARM_PARENTS";

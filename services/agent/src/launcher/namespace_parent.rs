@@ -75,9 +75,8 @@ fn start(
     namespaces::unshare(plan)?;
     if let Some(network) = &plan.network {
         let supervisor = supervisor.as_ref().ok_or_else(|| Error::other("nobody wants egress' listeners"))?;
-        if !network.listen.is_empty() {
-            namespaces::bring_loopback_up()?;
-        }
+        // Packages of a warm parent ask whether it is there, too.
+        namespaces::bring_loopback_up()?;
         network::listen(network, supervisor, &mut fds)?;
     }
     let (ours, theirs) = UnixStream::pair()?;

@@ -5,8 +5,12 @@ use crate::runtime::LIMIT;
 use hoistway_agent::runtime::{Program, Started};
 use std::path::PathBuf;
 
-/// Different in each process that imports it, and the same in those that are forked from one that has.
-const ONE: (&str, &str) = ("one.py", "import os\nNUMBER = os.urandom(8).hex()");
+/// Different in each process that imports it, and the same in those that are forked from one that has. As some packages do,
+/// it asks for the loopback interface, which a parent has as well.
+const ONE: (&str, &str) = (
+    "one.py",
+    "import os, socket\nNUMBER = os.urandom(8).hex()\nwith socket.socket() as asks: asks.bind(('127.0.0.1', 0))",
+);
 const TWO: [(&str, &str); 3] = [
     ("two.py", "VALUE = 'two'"),
     ("two-1.dist-info/METADATA", "Name: two\nVersion: 1\n"),

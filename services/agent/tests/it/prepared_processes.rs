@@ -79,6 +79,24 @@ async fn it_ends_when_its_agent_is_not_to_be_forked_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_fails_only_when_it_is_forked_is_started_by_itself() {
+    let test = TestRuntime::new(Kind::Forked).await;
+    let failures = ["os.kill(os.getpid(), 9)", "os._exit(3)", "raise RuntimeError('forked')"];
+    for failure in failures {
+        let executed = started(&test, "executed");
+        let source = format!("import os, sys\nif '_hoistway_runner.warm_parent' in sys.modules: {failure}\n{SOURCE}");
+        let (instance, agent) = test.ready(&source).await;
+        assert_eq!(ask(&agent, "x").await, "x", "{failure}");
+        assert_eq!(started(&test, "executed"), executed + 1.0, "{failure}");
+        assert!(
+            test.log(20).await.iter().any(|line| line.contains("was forked, and is started by itself")),
+            "{failure}"
+        );
+        test.runtime.remove(&instance.revision, Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn others_on_its_parent_go_on_when_one_that_was_killed_is_discarded() {
     let test = TestRuntime::new(Kind::Forked).await;
     let other = Instance { agent: name("another"), ..test.instance(COUNTS).await };

@@ -11,6 +11,9 @@ import socket
 import sys
 import weakref
 
+# Modules that search through all distributions for entry points without the function for that.
+FOR_ENTRY_POINTS = ("pydantic.plugin._loader",)
+
 
 class Recording:
     """While it is entered, it notes what Python code reads: variables of the environment, files below the working
@@ -32,7 +35,8 @@ class Recording:
         for environ in (os.environ, os.environb):
             environ.__class__ = RecordingEnviron
             self.undo.append((environ, "__class__", RecordingEnviron.__base__))
-        for holder, name in ((os, "stat"), (os, "open"), (io, "open"), (builtins, "open")):
+        opening = ((os, "open"), (io, "open"), (builtins, "open"))
+        for holder, name in ((os, "stat"), (os, "lstat"), (os, "access"), *opening):
             self.replace(holder, name, Noting(getattr(holder, name), self.note_path))
         for name in ("listdir", "scandir"):
             self.replace(os, name, Noting(getattr(os, name), self.note_listing))
@@ -40,7 +44,7 @@ class Recording:
         for name in ("connect", "connect_ex"):
             self.replace(socket.socket, name, noting_method(getattr(socket.socket, name)))
         self.replace(random.Random, "seed", noting_seed(random.Random.seed))
-        self.finder = Missing(self.missing, self.missing_distributions)
+        self.finder = Missing(self)
         sys.meta_path.append(self.finder)
         return self
 
@@ -70,9 +74,7 @@ class Recording:
     def note_listing(self, path=".", *_, **__):
         self.note_path(path)
         if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)) in self.sites:
-            caller = sys._getframe(2).f_globals.get("__name__", "")
-            # Metadata is looked up by name, which the finder below notes, or for entry points.
-            if caller.partition(".")[0] not in ("importlib", "importlib_metadata"):
+            if not is_of_metadata(sys._getframe(2)):  # those searches are noted by the finder below
                 self.lists_packages = True
 
     def forget_paths(self):
@@ -142,14 +144,30 @@ def noting_seed(method):
 class Missing:
     """A finder that comes after all others, and finds neither modules nor distributions."""
 
-    def __init__(self, modules, distributions):
-        self.modules, self.distributions = modules, distributions
+    def __init__(self, recording):
+        self.recording = recording
 
     def find_spec(self, name, path=None, target=None):
         if path is None:
-            self.modules.add(name)
+            self.recording.missing.add(name)
 
     def find_distributions(self, context):
         if name := getattr(context, "name", None):
-            self.distributions.add(re.sub(r"[-_.]+", "-", name).lower())
+            self.recording.missing_distributions.add(re.sub(r"[-_.]+", "-", name).lower())
+        elif not looks_for_entry_points():
+            self.recording.lists_packages = True
         return ()
+
+
+def is_of_metadata(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0] in ("importlib", "importlib_metadata")
+
+
+def looks_for_entry_points():
+    """Whether the search for all distributions that is under way is for their entry points alone."""
+    frame = sys._getframe(2)
+    while frame and is_of_metadata(frame):
+        if frame.f_code.co_name == "entry_points":
+            return True
+        frame = frame.f_back
+    return bool(frame) and frame.f_globals.get("__name__") in FOR_ENTRY_POINTS

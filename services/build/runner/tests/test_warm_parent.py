@@ -232,6 +232,8 @@ class WarmParentTest(unittest.TestCase):
                                 "try:\n    importlib.metadata.version('Fast_JSON')\n"
                                 "except importlib.metadata.PackageNotFoundError:\n    pass\n",
                     "lists.py": "import pkgutil\nall = list(pkgutil.iter_modules())\n",
+                    "names.py": "import importlib.metadata as m\nall = {d.metadata['Name'] for d in m.distributions()}\n",
+                    "some-1.dist-info/METADATA": "Name: some\n",
                     "plain.py": ""}
         with Parent(packages, ["looks"]) as parent:
             found = parent.report["packages"]
@@ -239,8 +241,9 @@ class WarmParentTest(unittest.TestCase):
             self.assertIn("faster", parent.report["names"])
             self.assertLessEqual({"data", "gevent"}, set(found["entries"]))
             self.assertEqual(found["distributions"], ["fast-json"])
-        with Parent(packages, ["lists"]) as parent:
-            self.assertTrue(parent.report["packages"]["lists"])
+        for module in ("lists", "names"):
+            with Parent(packages, [module]) as parent:
+                self.assertTrue(parent.report["packages"]["lists"], module)
         with Parent(packages, ["plain"]) as parent:
             self.assertEqual(parent.report["packages"]["entries"], ["eventlet", "gevent"])
 

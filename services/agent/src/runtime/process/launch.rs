@@ -59,20 +59,15 @@ struct Forked {
     /// Its namespace lasts while it has agents.
     parent: Arc<WarmParent>,
     of: Arc<WarmParents>,
+    /// The agent's own, which may be more than the parent's.
+    layers: Layers,
     /// The time at which the parent is given up, unless the agent is ready.
     doubted_at: Option<Instant>,
-}
-
-impl Forked {
-    fn new(parent: Arc<WarmParent>, of: Arc<WarmParents>) -> Self {
-        Self { parent, of, doubted_at: Some(Instant::now() + READY) }
-    }
 }
 
 /// Whoever learns the modules that an agent has imported.
 struct Learner {
     warm_parents: Arc<WarmParents>,
-    layers: Layers,
     sink: Sink,
     next: Next,
 }
@@ -87,13 +82,13 @@ impl Launched {
         let (mut parent, mut learner, mut next) = (None, None, None);
         if let Some(candidate) = warm_parents.candidate(agent, program, &spec).await {
             let Candidate { layers, source, purpose } = candidate;
-            let own = Next { purpose, instance: instance.clone() };
+            let own = Next { layers, purpose, instance: instance.clone() };
             if start.may_fork {
-                parent = warm_parents.suitable((&layers, source), program, &spec).await;
+                parent = warm_parents.suitable(&own.layers, source, program, &spec).await;
             }
-            if warm_parents.wants_modules(&layers) {
+            if warm_parents.wants_modules(&own.layers) {
                 let (warm_parents, sink) = (warm_parents.clone(), sink.clone());
-                learner = Some(Learner { warm_parents, layers, sink, next: own.clone() });
+                learner = Some(Learner { warm_parents, sink, next: own.clone() });
             }
             next = Some(own);
         } else {
@@ -121,7 +116,12 @@ impl Launched {
         Ok(Self {
             launcher: begun.launcher,
             processes: begun.processes,
-            parent: begun.way.parent().map(|parent| Forked::new(parent.clone(), warm_parents.clone())),
+            parent: begun.way.parent().zip(next.as_ref()).map(|(parent, next)| Forked {
+                parent: parent.clone(),
+                of: warm_parents.clone(),
+                layers: next.layers.clone(),
+                doubted_at: Some(Instant::now() + READY),
+            }),
             notices: Notices::new(Receiver::from_owned_fd(begun.notices)?),
             places,
             followers: begun.followers,
@@ -159,8 +159,8 @@ impl Run for Launched {
                 ended = self.launcher.ended() => return Event::Ended(ended),
                 () = sleep_until(doubted_at.unwrap_or_else(Instant::now)), if doubted_at.is_some() => {
                     if let Some(forked) = &mut self.parent {
-                        tracing::warn!("an agent that was forked is not ready: no other is forked from its warm parent");
-                        forked.of.failed(&forked.parent);
+                        tracing::warn!("an agent that was forked is not ready: no other with its packages is forked");
+                        forked.of.doubted(&forked.parent, &forked.layers);
                         forked.doubted_at = None;
                     }
                 }
@@ -171,7 +171,7 @@ impl Run for Launched {
         }
         if let (Some(learner), Some(modules)) = (&self.learner, self.notices.take_modules()) {
             let from = self.parent.as_ref().map(|forked| &*forked.parent);
-            learner.warm_parents.learned(&learner.layers, from, modules, &learner.sink, &learner.next);
+            learner.warm_parents.learned(from, modules, &learner.sink, &learner.next);
         }
         Event::Notice(notice)
     }

@@ -66,14 +66,14 @@ struct Ending {
     /// The time since it was ready, if it was.
     ready_for: Option<Duration>,
     out_of_memory: bool,
-    /// Whether a forked process ended before it said anything.
-    is_forked_crash: bool,
+    /// Whether it was forked and never ready, which may be different when it is started by itself.
+    is_failed_fork: bool,
 }
 
 impl From<Failure> for Ending {
     /// That of a run which was never ready.
     fn from(failure: Failure) -> Self {
-        Self { failure, ready_for: None, out_of_memory: false, is_forked_crash: false }
+        Self { failure, ready_for: None, out_of_memory: false, is_failed_fork: false }
     }
 }
 
@@ -124,9 +124,9 @@ impl<L: Launcher> Supervisor<L> {
                 Err(unable) => Outcome::Ended(self.environment(unable).into()),
             };
             let Outcome::Ended(ending) = outcome else { return };
-            let Ending { failure, ready_for, out_of_memory, is_forked_crash } = ending;
+            let Ending { failure, ready_for, out_of_memory, is_failed_fork } = ending;
             proven |= ready_for.is_some();
-            if is_forked_crash {
+            if is_failed_fork {
                 self.launcher.refuse_forks();
                 let remark = format!("{}; the agent was forked, and is started by itself now", failure.message);
                 self.sink.remark(&remark).await;
@@ -284,7 +284,7 @@ impl<L: Launcher> Supervisor<L> {
         let is_forked = run.is_forked();
         let late = run.finish().await;
         let ready_for = ready.map(|since| since.elapsed());
-        let is_forked_crash = is_forked && notice.is_none() && late.is_none() && ended.is_some();
+        let is_failed_fork = is_forked && ready.is_none() && timed_out.is_none();
         if let Some(failure) = timed_out {
             return Outcome::Ended(Ending { ready_for, ..failure.into() });
         }
@@ -299,7 +299,7 @@ impl<L: Launcher> Supervisor<L> {
             false => details.iter().take(Failure::LOG_LINES).map(|line| self.masker.text(line)).collect(),
         };
         let failure = Failure { code, message: self.masker.text(message.trim()), details };
-        Outcome::Ended(Ending { failure, ready_for, out_of_memory: is_out_of_memory, is_forked_crash })
+        Outcome::Ended(Ending { failure, ready_for, out_of_memory: is_out_of_memory, is_failed_fork })
     }
 
     /// A start that took too long: its stack, also in the log.

@@ -31,7 +31,7 @@ impl Lookups {
     /// agent has others. Blocks.
     pub fn differ(&self, modules: &BTreeSet<String>, own: &Layers, agents: &Layers) -> Option<String> {
         let Some(added) = added(&own.site_layers, &agents.site_layers) else {
-            return Some("it has other versions of packages".to_owned());
+            return Some("its packages come in other layers".to_owned());
         };
         if self.lists && !added.is_empty() {
             return Some("all packages are listed when they are imported".to_owned());
@@ -64,7 +64,7 @@ impl Lookups {
         if !name.ends_with("-info") {
             return None;
         }
-        let distribution = module.replace('_', "-").to_ascii_lowercase();
+        let distribution = name.split('-').next().unwrap_or(name).replace(['_', '.'], "-").to_ascii_lowercase();
         if self.distributions.contains(&distribution) {
             return Some(format!("other packages look for {distribution} when they are imported"));
         }
@@ -141,7 +141,7 @@ mod tests {
             ("socks.py", "", "look for socks"),
             ("gevent/__init__.py", "", "look for gevent"),
             ("data", "", "look for data"),
-            ("Fast_JSON-2.dist-info/METADATA", "", "look for fast-json"),
+            ("Fast.JSON-2.dist-info/METADATA", "", "look for fast-json"),
             ("patch.pth", "import os", "patch.pth is run"),
             ("new-1.dist-info/entry_points.txt", "[pydantic]\nnew = new:plugin\n", "new may have plugins"),
             ("new-1.dist-info/entry_points.txt/x", "", "new may have plugins"),

@@ -143,6 +143,10 @@ impl Dependences {
                 "its source may change the environment, which is read when its packages are imported".to_owned(),
             );
         }
+        let hooks = ["install_import_hook", "beartype.claw"];
+        if source.replaces_modules() || hooks.iter().any(|hook| source.mentions(hook)) {
+            return Some("its source may change what its packages import".to_owned());
+        }
         let searches = ["sys.path", "addsitedir", "meta_path", "path_hooks"].iter().any(|word| source.mentions(word));
         let name = source.directories.iter().filter(|_| searches).find_map(|dir| self.shadowed(dir));
         if let Some(name) = name {
@@ -207,13 +211,14 @@ mod tests {
         assert_eq!(reason(&[("OPENAI_API_KEY", "x"), ("PORT", "1"), ("LANGSMITH_TRACING", "1")], &files), None);
         // Only files and packages are modules; a directory of one is part of a package that is in several places.
         assert_eq!(reason(&[], &[("requests/data.json", ""), ("requests.txt", "")]), None);
+        assert_eq!(reason(&[], &[("agent.py", "sys.modules[__name__]\n'requests' in sys.modules")]), None);
         // Modules that nobody can find are none.
         assert_eq!(reason(&[], &[("agent.py", "import a.requests"), ("a/requests.py", "")]), None);
     }
 
     #[test]
     fn agents_whose_imports_would_find_something_else_cannot() {
-        let cases: [(Pairs<'_>, Pairs<'_>, &str); 14] = [
+        let cases: [(Pairs<'_>, Pairs<'_>, &str); 17] = [
             (&[("LEVEL", "debug")], &[], "LEVEL may be read"),
             (&[("HOME", "/x")], &[], "HOME may be read"),
             (&[("PYTHONWARNINGS", "error")], &[], "PYTHONWARNINGS may be read"),
@@ -232,6 +237,9 @@ mod tests {
                 "changes where modules are found",
             ),
             (&[], &[("agent.py", "os.environ['OMP_NUM_THREADS'] = '1'")], "native code may read"),
+            (&[], &[("agent.py", "sys.modules['sqlite3'] = pysqlite3")], "may change what its packages import"),
+            (&[], &[("agent.py", "sys.modules.pop('requests')")], "may change what its packages import"),
+            (&[], &[("agent.py", "typeguard.install_import_hook('requests')")], "may change what its packages import"),
         ];
         for (env, files, expected) in cases {
             let reason = reason(env, files);

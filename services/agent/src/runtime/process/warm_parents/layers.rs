@@ -32,6 +32,16 @@ impl Layers {
             && others.unmentioned.iter().all(|package| self.has(package))
     }
 
+    /// Whether the packages have been removed.
+    pub async fn are_gone(&self) -> bool {
+        for dir in &self.site_dirs {
+            if !tokio::fs::try_exists(dir).await.unwrap_or(true) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether a file or directory of this package is among the packages.
     pub fn has(&self, package: &str) -> bool {
         self.packages.contains(package) || self.unmentioned.contains(package)

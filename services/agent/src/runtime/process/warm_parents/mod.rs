@@ -27,6 +27,7 @@ use memory_pressure::MemoryPressure;
 use parent::Failure;
 use retirement::{make_room, retire_idle, retire_under};
 use source::Source;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -79,6 +80,7 @@ pub(super) struct Candidate {
 /// The next revision of an agent, for which a process can be prepared.
 #[derive(Clone)]
 pub(super) struct Next {
+    pub layers: Layers,
     pub purpose: Arc<Purpose>,
     /// Cancelled when the instance of now ends.
     pub instance: CancellationToken,
@@ -164,20 +166,22 @@ impl WarmParents {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The parent of these layers, or while there is none the one of most of their packages.
-    fn ready(&self, layers: &Layers) -> Option<Arc<WarmParent>> {
+    /// The parent of these layers, or while there is none those of some of their packages, the one of most first.
+    fn ready(&self, layers: &Layers) -> Vec<Arc<WarmParent>> {
         let known = self.known();
         let is_alive = |parent: &&Arc<WarmParent>| !parent.has_ended();
         let own = known.get(layers);
         if let Some(Known::Impossible(_)) = own {
-            return None;
+            return Vec::new();
         }
         if let Some(own) = own.and_then(Known::parent).filter(is_alive) {
-            return Some(own.clone());
+            return vec![own.clone()];
         }
         let others = known.iter().filter(|(others, _)| layers.may_extend(others));
-        let others = others.filter_map(|(others, known)| Some((others, known.parent().filter(is_alive)?)));
-        others.max_by_key(|(others, _)| others.counts()).map(|(_, parent)| parent.clone())
+        let others = others.filter_map(|(others, known)| Some((others.counts(), known.parent().filter(is_alive)?)));
+        let mut others: Vec<_> = others.map(|(counts, parent)| (counts, parent.clone())).collect();
+        others.sort_by_key(|(counts, _)| Reverse(*counts));
+        others.into_iter().map(|(_, parent)| parent).collect()
     }
 
     /// What decides from which parent an agent can be forked; none if it shall be forked from none.
@@ -197,26 +201,22 @@ impl WarmParents {
     /// The parent from which an agent can be forked, if there is one.
     pub async fn suitable(
         &self,
-        (layers, source): (&Layers, Source),
+        layers: &Layers,
+        source: Source,
         program: &Program,
         spec: &LaunchSpec,
     ) -> Option<Arc<WarmParent>> {
-        let parent = self.ready(layers)?;
+        let parents = self.ready(layers);
         let Program::Unpacked { app_dir, .. } = program else { return None };
         let env: BTreeMap<String, String> = spec.command.env.iter().cloned().collect();
-        let (asked, app_dir, layers) = (parent.clone(), app_dir.clone(), layers.clone());
-        let differs = tokio::task::spawn_blocking(move || asked.differs(&layers, &env, &app_dir, entry(&env), &source));
-        match differs.await {
-            Ok(None) => Some(parent),
-            Ok(Some(reason)) => {
-                tracing::debug!("not forked from a warm parent: {reason}");
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, "the comparison with a warm parent failed");
-                None
-            }
-        }
+        let (app_dir, layers) = (app_dir.clone(), layers.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            parents.into_iter().find(|parent| {
+                let reason = parent.differs(&layers, &env, &app_dir, entry(&env), &source);
+                reason.inspect(|reason| tracing::debug!("not forked from a warm parent: {reason}")).is_none()
+            })
+        });
+        found.await.inspect_err(|error| tracing::error!(%error, "the comparison with a warm parent failed")).ok()?
     }
 
     /// Has a process prepared in a moment that becomes the next revision of an agent, unless that instance ends before, or
@@ -272,6 +272,18 @@ impl WarmParents {
         }
     }
 
+    /// Forks no other agent with these layers from a parent, of which one is not ready in time: the parent is given up if
+    /// the layers are its own, since it might be what keeps the agent from that.
+    pub fn doubted(&self, parent: &Arc<WarmParent>, layers: &Layers) {
+        if parent.layers() == layers {
+            return self.failed(parent);
+        }
+        let mut known = self.known();
+        if !known.contains_key(layers) {
+            known.insert(layers.clone(), Known::Impossible(Instant::now()));
+        }
+    }
+
     /// Gives up a parent from which an agent could not be forked: it might hang, and hold up every other one.
     pub fn failed(&self, parent: &Arc<WarmParent>) {
         parent.retire();
@@ -293,14 +305,8 @@ impl WarmParents {
 
     /// Starts a parent in the background that has imported these modules, besides those that one has imported already.
     /// `from` is the parent of the agent that imported them, `sink` its log and `next` its next revision.
-    pub fn learned(
-        self: &Arc<Self>,
-        layers: &Layers,
-        from: Option<&WarmParent>,
-        mut modules: Vec<String>,
-        sink: &Sink,
-        next: &Next,
-    ) {
+    pub fn learned(self: &Arc<Self>, from: Option<&WarmParent>, mut modules: Vec<String>, sink: &Sink, next: &Next) {
+        let layers = &next.layers;
         modules.retain(|name| layers.may_import(name));
         let mut known = self.known();
         let before = match known.get(layers) {
@@ -327,6 +333,11 @@ impl WarmParents {
                 None => {}
                 Some(Ok(parent)) => own.replace(layers, parent, &sink, next).await,
                 Some(Err(error)) => {
+                    // Nobody has these packages any more.
+                    if layers.are_gone().await {
+                        own.known().remove(&layers);
+                        return;
+                    }
                     let text = "no agents can be forked from a process with their packages: each imports them itself";
                     tracing::warn!(%error, "{text}");
                     sink.remark(&format!("{text}: {error}")).await;

@@ -291,6 +291,11 @@ impl WarmParent {
         dependences.differ(&self.env, env, app_dir, entry, source).or_else(by_packages)
     }
 
+    /// Those that it was started for.
+    pub(super) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
     /// What was not imported, and why.
     pub(super) fn left_out(&self) -> &BTreeMap<String, String> {
         &self.imports.left_out

@@ -46,6 +46,16 @@ impl Source {
         self.texts.iter().any(|text| text.contains(part))
     }
 
+    /// Whether it may put other modules in the place of those that are imported.
+    pub fn replaces_modules(&self) -> bool {
+        const MODULES: &str = "sys.modules";
+        let replaces = |rest: &str| {
+            rest.starts_with('[') && !rest.starts_with("[__name__]")
+                || [".pop", ".update", ".setdefault"].iter().any(|method| rest.starts_with(method))
+        };
+        self.texts.iter().any(|text| text.match_indices(MODULES).any(|(at, _)| replaces(&text[at + MODULES.len()..])))
+    }
+
     /// Whether a word begins so in quotes.
     pub fn has_word_with(&self, beginning: &str) -> bool {
         ["\"", "'"].iter().any(|quote| self.mentions(&format!("{quote}{beginning}")))

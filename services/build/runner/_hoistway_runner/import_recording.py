@@ -22,7 +22,7 @@ class Recording:
     current = None
 
     def __init__(self, directory, sites=()):
-        self.directory, self.sites = os.path.join(directory, ""), sites
+        self.directory, self.sites = os.path.join(directory, ""), [os.path.join(site, "") for site in sites]
         self.variables, self.reads_all_variables = set(), False
         self.files, self.missing, self.missing_distributions = set(), set(), set()
         self.entries, self.lists_packages = set(), False  # what is looked for in the sites, by the names there
@@ -68,14 +68,15 @@ class Recording:
             if path.startswith(self.directory):
                 self.files.add(path.removeprefix(self.directory))
             for site in self.sites:
-                if path.startswith(os.path.join(site, "")):
-                    self.entries.add(os.path.relpath(path, site).partition(os.sep)[0])
+                if path.startswith(site):
+                    self.entries.add(path.removeprefix(site).partition(os.sep)[0])
 
     def note_listing(self, path=".", *_, **__):
         self.note_path(path)
-        if isinstance(path, (str, bytes, os.PathLike)) and os.path.abspath(os.fsdecode(path)) in self.sites:
-            if not is_of_metadata(sys._getframe(2)):  # those searches are noted by the finder below
-                self.lists_packages = True
+        if isinstance(path, (str, bytes, os.PathLike)):
+            is_site = os.path.join(os.path.abspath(os.fsdecode(path)), "") in self.sites
+            # Searches for metadata are noted by the finder below.
+            self.lists_packages |= is_site and not is_of_metadata(sys._getframe(2))
 
     def forget_paths(self):
         """What was looked at until now was not for a package."""

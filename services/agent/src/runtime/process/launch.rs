@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The time in which a forked agent is usually ready. The parent of one that takes longer might be what keeps it from
-/// that, and is used for no other agent.
+/// The time in which a forked agent is usually ready. Of one that takes longer, the fork might be what keeps it from that:
+/// no other with its packages is forked.
 const READY: Duration = Duration::from_secs(10);
 /// The time that the rest of the log may take once nobody can write to it any more.
 const LOG_END: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ struct Forked {
     of: Arc<WarmParents>,
     /// The agent's own, which may be more than the parent's.
     layers: Layers,
-    /// The time at which the parent is given up, unless the agent is ready.
+    /// The time at which no others are forked any more, unless the agent is ready.
     doubted_at: Option<Instant>,
 }
 

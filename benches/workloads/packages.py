@@ -79,10 +79,16 @@ def requirement_added(context, rounds, seconds):
     def requirements(number):
         return agents.PACKAGES + ADDED[number] + "\n"
 
-    def deploy(number):
+    def add(number):
         version = context.version()
         stack.deploy("agent", agents.source("packages", version), requirements(number))
         stack.invoke("agent", f"{version} ")
+
+    def deploy(number):
+        took = milliseconds(add, number)
+        # The next one is added to what was there, and not put in the place of this one.
+        stack.deploy("agent", agents.source("packages", context.version()), agents.PACKAGES)
+        return took
 
     def build(docker, installer, number):
         version = context.version()
@@ -94,8 +100,9 @@ def requirement_added(context, rounds, seconds):
     def site():
         return context.site("packages", agents.PACKAGES)
 
-    # A cache of its own: the one of `uv run` has the package of this round.
-    install = floors.install_and_import(lambda: context.uv, context.python, requirements, IMPORTS, lambda _: "cache-floor", site)
+    # A cache of its own: the one of `uv run` has the package of this round. The others are in `site`.
+    install = floors.install_and_import(
+        lambda: context.uv, context.python, lambda number: ADDED[number], IMPORTS, lambda _: "cache-floor", site)
     bare = floors.bare_import(context.python, IMPORTS, site)
     contestants = [Contestant("Hoistway", lambda n: milliseconds(deploy, n)), *context.containers(build),
                    Contestant("uv run by hand", by_hand), install, bare]

@@ -22,7 +22,7 @@ use hoistway_model::{
     source::Requirements,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -43,9 +43,13 @@ const MOST: u64 = 1 << 20;
 /// Wheels by the name of their file.
 type Wheels = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
+/// The projects whose pages were asked for.
+type Asked = Arc<Mutex<BTreeSet<String>>>;
+
 /// A package index on loopback that answers nobody without the password.
 pub struct Index {
     wheels: Wheels,
+    asked: Asked,
     host: String,
     dir: tempfile::TempDir,
 }
@@ -54,17 +58,23 @@ impl Index {
     pub async fn serve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (host, wheels) = (listener.local_addr().unwrap().to_string(), Wheels::default());
-        let served = wheels.clone();
+        let asked = Asked::default();
+        let served = (wheels.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((peer, _)) = listener.accept().await {
                 tokio::spawn(answer(peer, served.clone()));
             }
         });
-        Self { wheels, host, dir: tempfile::tempdir().unwrap() }
+        Self { wheels, asked, host, dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn url(&self, password: &str) -> Secret {
         Secret::new(format!("http://reader:{password}@{}/simple/", self.host))
+    }
+
+    /// The projects whose pages were asked for since the last call.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap()).into_iter().collect()
     }
 
     /// The newest wheel of a project.
@@ -74,13 +84,13 @@ impl Index {
         found.unwrap().1.clone()
     }
 
-    /// Publishes a wheel with these files, and with the RECORD among them if there is one.
+    /// Publishes a wheel with these files, and with the METADATA and RECORD among them if there are any.
     pub fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) {
         let script = "import sys, zipfile, hashlib, base64\n\
             target, name, version, *rest = sys.argv[1:]\n\
             info = f'{name}-{version}.dist-info'\n\
             files = dict(zip(rest[::2], rest[1::2]))\n\
-            files[info + '/METADATA'] = f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n'\n\
+            files.setdefault(info + '/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')\n\
             files[info + '/WHEEL'] = 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'\n\
             digest = lambda t: base64.urlsafe_b64encode(hashlib.sha256(t.encode()).digest()).rstrip(b'=').decode()\n\
             record = ''.join(f'{p},sha256={digest(t)},{len(t)}\\n' for p, t in files.items())\n\
@@ -97,7 +107,7 @@ impl Index {
     }
 }
 
-async fn answer(peer: TcpStream, wheels: Wheels) {
+async fn answer(peer: TcpStream, (wheels, asked): (Wheels, Asked)) {
     let mut peer = BufReader::new(peer);
     let (mut lines, mut line) = (Vec::new(), String::new());
     while peer.read_line(&mut line).await.is_ok_and(|n| n > 2) {
@@ -112,6 +122,7 @@ async fn answer(peer: TcpStream, wheels: Wheels) {
         let project = |file: &str| file.split('-').next().unwrap_or_default().replace('_', "-");
         match path.strip_prefix("/simple/").map(|rest| rest.trim_end_matches('/')) {
             Some(name) => {
+                asked.lock().unwrap().insert(name.to_owned());
                 let listed = wheels.iter().filter(|(file, _)| project(file) == name);
                 let link = |(file, bytes): (&String, &Vec<u8>)| {
                     format!("<a href=\"/files/{file}#sha256={}\">{file}</a>", Digest::of(bytes).hex())

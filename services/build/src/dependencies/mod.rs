@@ -5,6 +5,9 @@ mod disk_quota;
 mod layer_grouping;
 mod layers;
 mod making;
+mod resolution;
+#[cfg(test)]
+mod resolution_tests;
 mod stage;
 mod staging;
 
@@ -17,10 +20,11 @@ use crate::{
     store::{KeptLock, Store},
 };
 use disk_quota::DiskQuota;
-use hoistway_kit::telemetry::{self, within};
+use hoistway_kit::telemetry;
 use hoistway_model::{
     Code, Digest, Error, Name, Result, digest::Hasher, source::Requirements, unpacked_layers::UnpackedLayers,
 };
+use resolution::Resolution;
 use std::{
     collections::HashMap,
     io,
@@ -29,7 +33,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Mutex, Semaphore};
-use tracing::{Span, info_span};
+use tracing::Span;
 
 /// The time that resolving, and fetching or compiling one package may take, each; the build as a whole has a limit of
 /// its own.
@@ -122,8 +126,8 @@ impl Dependencies {
         self.uv.available(&self.interpreter)
     }
 
-    /// The layers of an agent's requirements. They are resolved once and keep their versions until their text changes
-    /// or `refresh` asks for newer ones. For another Python or platform they are resolved again and keep what they can.
+    /// The layers of an agent's requirements. They are resolved once and keep their versions until `refresh` asks
+    /// for newer ones, as far as that is possible with other requirements, another Python or another platform.
     pub async fn layers(
         &self,
         agent: &Name,
@@ -135,15 +139,8 @@ impl Dependencies {
     ) -> Result<Found> {
         // All programs of the build together have one set of limits.
         let uv = self.uv.for_build().await?;
-        let kept = if refresh { None } else { store.lock(agent, requirements.digest(), &target.identity()).await? };
-        let is_kept = kept.as_ref().is_some_and(|kept| kept.interpreter == target.identity());
-        let (lock, keep) = match kept {
-            Some(kept) if is_kept => (Lock::parse(&kept.text)?, kept),
-            former => {
-                let resolving = info_span!("build.resolve", hoistway.build.requirements = requirements.iter().count());
-                within(resolving, resolve(&uv, requirements, former, target, log)).await?
-            }
-        };
+        let resolution = resolution::lock(agent, requirements, refresh, &uv, (target, store, log)).await?;
+        let Resolution { lock, keep, is_kept } = resolution;
         let locked = packages(&lock, target);
         let set = key(lock.digest(), target);
         let one_at_a_time = self.maker(set);
@@ -202,28 +199,6 @@ impl Dependencies {
         making.insert(inputs, Arc::downgrade(&maker));
         maker
     }
-}
-
-/// A new lock of requirements, with the versions of a former one for another Python or platform where they still fit.
-async fn resolve(
-    uv: &Uv,
-    requirements: &Requirements,
-    former: Option<KeptLock>,
-    target: &Target,
-    log: &BuildLog,
-) -> Result<(Lock, KeptLock)> {
-    let lines: Vec<&str> = requirements.iter().map(|requirement| requirement.line.as_str()).collect();
-    log.write_line(format!("resolving {}", lines.join(", ")));
-    let former = former.map(|kept| Lock::parse(&kept.text)).transpose()?;
-    if former.is_some() {
-        let what = if target.wheels().is_some() { "another Python or platform" } else { "another Python" };
-        log.write_line(format!("{what} than before: versions are kept where they still fit"));
-    }
-    let report = |line: &str| log.write_line(line);
-    let lock = uv.resolve(requirements, former.as_ref(), target, STEP_LIMIT, &report).await?;
-    let (requirements, interpreter) = (requirements.digest(), target.identity());
-    let keep = KeptLock { requirements, interpreter, text: lock.text().to_owned() };
-    Ok((lock, keep))
 }
 
 /// The packages of a lock.

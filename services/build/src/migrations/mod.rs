@@ -1,6 +1,6 @@
 //! The schema, forward only: a migration that was released is never changed.
 //!
-//! A file has the name that databases record. The next one is `m0009_….sql`, for both engines.
+//! A file has the name that databases record. The next one is `m0010_….sql`, for both engines.
 
 use hoistway_kit::{db::Migrations, idempotency, migrations};
 
@@ -15,10 +15,12 @@ pub const ALL: &Migrations = &migrations! {
         "m2026_11_23_packages",
         "m2026_11_28_own_wheels",
         "m2026_11_28_package_files",
+        "m0009_lock_requirements",
     ],
     postgres: [
         idempotency::POSTGRES;
         "m0002_tables",
+        "m0009_lock_requirements",
     ],
 };
 

@@ -7,7 +7,7 @@ use super::{
 use crate::{image::ImageLayer, layer::Layer};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use hoistway_kit::{db::db_error, time::now_ms};
-use hoistway_model::{Digest, Error, Name, Result};
+use hoistway_model::{Digest, Error, Name, Result, source::Requirements};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
@@ -36,17 +36,33 @@ pub struct KnownPackage {
 
 impl Store {
     /// The lock that these requirements were resolved to for this agent: under this interpreter, or else the newest.
-    pub async fn lock(&self, agent: &Name, requirements: Digest, interpreter: &str) -> Result<Option<KeptLock>> {
+    pub async fn lock(&self, agent: &Name, requirements: &Requirements, interpreter: &str) -> Result<Option<KeptLock>> {
         let rows = lock::Entity::find()
             .filter(lock::Column::Agent.eq(agent.as_str()))
-            .filter(lock::Column::Requirements.eq(requirements.to_string()))
+            .filter(lock::Column::Requirements.eq(requirements.digest().to_string()))
             .order_by_desc(lock::Column::CreatedAt)
             .all(self.0.read())
             .await
             .map_err(db_error(READING))?;
         let at = rows.iter().position(|row| row.interpreter == interpreter).unwrap_or(0);
-        let kept = |row: lock::Model| KeptLock { requirements, interpreter: row.interpreter, text: row.lock };
+        let kept = |row: lock::Model| {
+            let requirements = requirements.clone();
+            KeptLock { requirements, interpreter: row.interpreter, text: row.lock }
+        };
         Ok(rows.into_iter().nth(at).map(kept))
+    }
+
+    /// The newest lock of an agent, if its requirements are known: an earlier version of Hoistway did not keep them.
+    pub async fn newest_lock(&self, agent: &Name) -> Result<Option<KeptLock>> {
+        let newest = lock::Entity::find()
+            .filter(lock::Column::Agent.eq(agent.as_str()))
+            .order_by_desc(lock::Column::CreatedAt)
+            .one(self.0.read())
+            .await
+            .map_err(db_error(READING))?;
+        let Some(row) = newest.filter(|row| !row.requirements_text.is_empty()) else { return Ok(None) };
+        let requirements = Requirements::parse("requirements", &row.requirements_text)?;
+        Ok(Some(KeptLock { requirements, interpreter: row.interpreter, text: row.lock }))
     }
 
     /// The layers that this whole lock made before.

@@ -25,6 +25,7 @@ use hoistway_kit::{
 use hoistway_model::{
     BuildAttemptId, Digest, Error, Name, OperationId, Result,
     build::{Build, BuildStatus, BuiltImage},
+    source::Requirements,
 };
 use hoistway_proto::builds::v1 as pb;
 use prost::Message;
@@ -65,7 +66,8 @@ impl Attempt {
 /// A lock to be kept.
 #[derive(Debug, Clone)]
 pub struct KeptLock {
-    pub requirements: Digest,
+    pub requirements: Requirements,
+    /// The Python and platform that it is for.
     pub interpreter: String,
     pub text: String,
 }
@@ -112,9 +114,14 @@ impl Store {
         Ok(found.map(build::from_row).transpose()?.and_then(|b| b.image))
     }
 
-    /// Answers an operation with the image that an earlier build made, unless it has an answer already; no build is
-    /// recorded. Nothing happens when the image is gone.
-    pub async fn reuse(&self, attempt: &Attempt, image: BuiltImage) -> Result<Option<BuiltImage>> {
+    /// Answers an operation with the image that an earlier build made of these requirements, unless it has an answer
+    /// already; no build is recorded. Nothing happens when the image is gone.
+    pub async fn reuse(
+        &self,
+        attempt: &Attempt,
+        requirements: Option<&Requirements>,
+        image: BuiltImage,
+    ) -> Result<Option<BuiltImage>> {
         let txn = self.0.begin().await?;
         let begun = idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         if !touch_manifest(&txn, &image.repository.parse()?, &image.digest).await? {
@@ -124,6 +131,16 @@ impl Store {
             return decode(&stored).map(Some);
         }
         idempotency::finish(&txn, attempt.operation, &encode(&image)).await?;
+        if let Some(requirements) = requirements.filter(|requirements| !requirements.is_empty()) {
+            // The agent's newest lock is the one of what it runs.
+            lock::Entity::update_many()
+                .col_expr(lock::Column::CreatedAt, now_ms().into())
+                .filter(lock::Column::Agent.eq(attempt.agent.as_str()))
+                .filter(lock::Column::Requirements.eq(requirements.digest().to_string()))
+                .exec(&txn)
+                .await
+                .map_err(db_error(WRITING))?;
+        }
         txn.commit().await.map_err(db_error(WRITING))?;
         Ok(Some(image))
     }
@@ -147,14 +164,16 @@ impl Store {
         if let Some(lock) = done.lock {
             let row = lock::ActiveModel {
                 agent: Set(attempt.agent.as_str().to_owned()),
-                requirements: Set(lock.requirements.to_string()),
+                requirements: Set(lock.requirements.digest().to_string()),
                 interpreter: Set(lock.interpreter.clone()),
                 lock: Set(lock.text.clone()),
                 created_at: Set(now_ms()),
+                requirements_text: Set(lock.requirements.text().to_owned()),
             };
-            let key = [lock::Column::Agent, lock::Column::Requirements, lock::Column::Interpreter];
-            let newer =
-                OnConflict::columns(key).update_columns([lock::Column::Lock, lock::Column::CreatedAt]).to_owned();
+            use lock::Column as C;
+            let newer = OnConflict::columns([C::Agent, C::Requirements, C::Interpreter])
+                .update_columns([C::Lock, C::CreatedAt, C::RequirementsText])
+                .to_owned();
             let written = lock::Entity::insert(row).on_conflict(newer).exec_without_returning(&txn).await;
             written.map_err(db_error(WRITING))?;
         }

@@ -8,7 +8,7 @@ mod option;
 
 use super::SourceFiles;
 use crate::{Digest, Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The most requirements and constraints together.
 pub const MAX_REQUIREMENTS: usize = 2_000;
@@ -25,7 +25,7 @@ pub(super) const OF_THE_OPERATOR: &str = "says where packages come from, which i
      HOISTWAY_BUILD_INDEX_URL or HOISTWAY_BUILD_EXTRA_INDEX_URLS";
 
 /// One requirement of PEP 508 without an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// The distribution's name, normalised according to PEP 503.
     pub name: String,
@@ -122,6 +122,28 @@ impl Requirements {
         self.constraints.iter()
     }
 
+    /// Returns the names of the packages whose requirements or constraints are not the same as in `former`.
+    pub fn changed_from<'a>(&'a self, former: &'a Self) -> HashSet<&'a str> {
+        let differing = |these: &'a [Requirement], those: &'a [Requirement]| {
+            missing_in(those, these).chain(missing_in(these, those)).map(|item| item.name.as_str())
+        };
+        differing(&self.items, &former.items).chain(differing(&self.constraints, &former.constraints)).collect()
+    }
+
+    /// Returns what was added to `former`, with the constraints of both. None if something else has changed, too: a
+    /// requirement that is not there any more, or another constraint.
+    pub fn added_to(&self, former: &Self) -> Option<Self> {
+        if self.constraints != former.constraints || missing_in(&self.items, &former.items).next().is_some() {
+            return None;
+        }
+        let items = missing_in(&former.items, &self.items).map(|item| (item, false));
+        let mut added = Self::default();
+        for (item, constraint) in items.chain(self.constraints.iter().map(|item| (item, true))) {
+            added.add(item.clone(), constraint).ok()?;
+        }
+        Some(added)
+    }
+
     /// Returns the hashes of allowed files, by package; a package without any is unrestricted.
     pub fn hashes(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -135,6 +157,12 @@ impl Requirements {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+}
+
+/// Those of `wanted` that are not among `there`.
+fn missing_in<'a>(there: &[Requirement], wanted: &'a [Requirement]) -> impl Iterator<Item = &'a Requirement> {
+    let there: HashSet<&Requirement> = there.iter().collect();
+    wanted.iter().filter(move |item| !there.contains(item))
 }
 
 /// Normalises a distribution's name according to PEP 503.
@@ -272,6 +300,26 @@ mod tests {
         let digest = |text| Requirements::parse("requirements", text).unwrap().digest();
         assert_eq!(digest("Open_AI >= 1\n\n# x\nsix"), digest("open-ai>=1\nsix"));
         assert_ne!(digest("a\nb"), digest("b\na"));
+    }
+
+    #[test]
+    fn changes_of_requirements_are_told_from_additions() {
+        let parse = |text: &str| Requirements::parse("requirements", text).unwrap();
+        let hash = format!(" --hash=sha256:{}", "0".repeat(64));
+        let former = parse(&format!("b==1{hash}\na\n~ c<2"));
+        for (text, added, changed) in [
+            ("a\nb==1#\n~ c<2", Some("~ c<2\n"), ""),
+            ("a\nb==1#\n~ c<2\nd>1", Some("d>1\n~ c<2\n"), "d"),
+            ("a\nb==1#\n~ c<2\nb<3", Some("b<3\n~ c<2\n"), "b"),
+            ("a\nb==1\n~ c<2", None, "b"),
+            ("b==1#\n~ c<2", None, "a"),
+            ("a\nb==1#", None, "c"),
+            ("a\nb==1#\n~ c<2\n~ d<1", None, "d"),
+        ] {
+            let requirements = parse(&text.replace('#', &hash));
+            assert_eq!(requirements.added_to(&former).as_ref().map(Requirements::text), added, "{text}");
+            assert_eq!(Vec::from_iter(requirements.changed_from(&former)).concat(), changed, "{text}");
+        }
     }
 
     fn files(pairs: &[(&str, &str)]) -> SourceFiles {

@@ -77,6 +77,11 @@ pub(super) fn is_of_directory(error: &Error) -> bool {
     error.details.iter().any(|line| line.contains("Failed to install: "))
 }
 
+/// Whether no versions satisfy the requirements.
+pub(super) fn is_unsatisfiable(error: &Error) -> bool {
+    error.details.iter().any(|line| line.contains("No solution found"))
+}
+
 /// A package of which the resolver found no wheel for this Python, at least not of the versions that it needs.
 #[derive(Debug)]
 pub(super) struct WithoutWheel {

@@ -1,7 +1,7 @@
 //! Exact versions with hashes: what requirements came to, once.
 
 use hoistway_model::{Code, Digest, Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The spelling of a file's digest.
 const HASH: &str = "--hash=sha256:";
@@ -79,6 +79,40 @@ impl Lock {
         Self::parse(&text)
     }
 
+    /// The same without some packages.
+    pub fn without(&self, names: &HashSet<&str>) -> Self {
+        let mut left = Self::default();
+        for (entry, (name, version)) in self.entries().zip(&self.packages) {
+            if !names.contains(name.as_str()) {
+                left.push(entry, name, version);
+            }
+        }
+        left
+    }
+
+    /// Both together, in the resolver's order. None if a package has different versions in them; where it has the same,
+    /// this lock's files are kept.
+    pub fn joined(&self, other: &Self) -> Option<Self> {
+        let mut entries = BTreeMap::new();
+        for lock in [self, other] {
+            for (entry, (name, version)) in lock.entries().zip(&lock.packages) {
+                let (_, there) = entries.entry(name).or_insert((entry, version));
+                if *there != version {
+                    return None;
+                }
+            }
+        }
+        let mut joined = Self::default();
+        entries.into_iter().for_each(|(name, (entry, version))| joined.push(entry, name, version));
+        Some(joined)
+    }
+
+    fn push(&mut self, entry: &str, name: &str, version: &str) {
+        self.begins.push(self.text.len());
+        self.text.push_str(entry);
+        self.packages.push((name.to_owned(), version.to_owned()));
+    }
+
     /// The text to keep.
     pub fn text(&self) -> &str {
         &self.text
@@ -144,6 +178,22 @@ mod tests {
         assert_eq!(lock.with_hashes(&BTreeMap::new()).unwrap(), lock);
         let e = lock.with_hashes(&BTreeMap::from([("y", BTreeSet::from([b.as_str()]))])).unwrap_err();
         assert!(e.message.contains("no file of y 2 has a hash"), "{e}");
+    }
+
+    #[test]
+    fn locks_are_joined_unless_their_versions_differ() {
+        let lock = |packages: &[(&str, &str, char)]| {
+            let entry = |(name, version, hash): &(&str, &str, char)| {
+                format!("{name}=={version} \\\n    --hash=sha256:{}\n", hash.to_string().repeat(64))
+            };
+            Lock::parse(&packages.iter().map(entry).collect::<String>()).unwrap()
+        };
+        let former = lock(&[("b", "1", 'a'), ("typing-extensions", "4", 'a')]);
+        let joined = former.joined(&lock(&[("a", "1", 'b'), ("b", "1", 'b'), ("c", "2", 'b')])).unwrap();
+        assert_eq!(joined, lock(&[("a", "1", 'b'), ("b", "1", 'a'), ("c", "2", 'b'), ("typing-extensions", "4", 'a')]));
+        assert_eq!(former.joined(&lock(&[("b", "2", 'a')])), None);
+        assert_eq!(joined.without(&HashSet::from(["a", "c", "d"])), former);
+        assert_eq!(former.joined(&Lock::default()).as_ref(), Some(&former));
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl Uv {
         Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
     }
 
+    /// Whether an error of [`Self::resolve`] is that no versions satisfy the requirements.
+    pub fn is_unsatisfiable(error: &Error) -> bool {
+        failure::is_unsatisfiable(error)
+    }
+
     /// The error with the version that does have a wheel, where those that are requested have none.
     async fn with_other_version(
         &self,

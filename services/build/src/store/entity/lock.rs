@@ -1,4 +1,4 @@
-//! The table `locks`: what an agent's requirements were resolved to, kept until their text changes.
+//! The table `locks`: what an agent's requirements were resolved to. `requirements` is the digest of their text.
 
 use sea_orm::entity::prelude::*;
 
@@ -13,6 +13,8 @@ pub struct Model {
     pub interpreter: String,
     pub lock: String,
     pub created_at: i64,
+    /// Empty where an earlier version kept the digest alone.
+    pub requirements_text: String,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -55,7 +55,7 @@ async fn records_of_builds_that_left_nothing_are_few_and_those_of_images_stay() 
 async fn the_newest_locks_of_each_agent_and_the_newest_packages_are_kept() {
     let (_dir, store) = store().await;
     for (agent, requirements, at) in [("a", 1, 5), ("a", 2, 4), ("a", 3, 3), ("b", 1, 1), ("a", 4, 2)] {
-        sql(&store, &format!("INSERT INTO locks VALUES ('{agent}', 'r{requirements}', 'i', 'l', {at})")).await;
+        sql(&store, &format!("INSERT INTO locks VALUES ('{agent}', 'r{requirements}', 'i', 'l', {at}, '')")).await;
     }
     for at in 1..=5 {
         sql(&store, &format!("INSERT INTO packages (inputs, size, created_at) VALUES ('p{at}', 1, {at})")).await;

@@ -27,6 +27,7 @@ pub mod invoke_statement;
 pub mod log_collect;
 pub mod metrics;
 pub mod open_files;
+pub mod parallelism;
 pub mod ports;
 pub mod probes;
 pub mod process_metrics;

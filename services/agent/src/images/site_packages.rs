@@ -3,6 +3,7 @@
 //! package. Files are linked, not copied, so it costs next to nothing and is kept for all revisions with the same
 //! layers.
 
+use hoistway_kit::parallelism;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -12,11 +13,8 @@ use std::{
     path::{Path, PathBuf},
     slice,
     sync::{Mutex, PoisonError},
-    thread::{available_parallelism, scope},
+    thread::scope,
 };
-
-/// The most threads that put one directory together.
-const MAX_THREADS: usize = 4;
 
 /// The depth down to which the directories of one layer are divided among threads: packages with thousands of files have
 /// most of them in a few directories.
@@ -27,7 +25,7 @@ const DIVIDED: usize = 3;
 pub fn merge(layers: &[PathBuf], into: &Path) -> io::Result<()> {
     let mut parts = Vec::new();
     divide(layers, into, DIVIDED, &mut parts)?;
-    let (parts, workers) = (Mutex::new(parts), available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
+    let (parts, workers) = (Mutex::new(parts), parallelism::workers());
     let work = || {
         loop {
             let part = parts.lock().unwrap_or_else(PoisonError::into_inner).pop();

@@ -2,13 +2,13 @@
 
 use super::{
     stage::{Stage, WhileWanted},
-    staging::{Staged, processors},
+    staging::Staged,
 };
 use crate::{
     layer::{Layer, LayerBuilder},
     registry::{BlobStore, StagedBlob},
 };
-use hoistway_kit::telemetry;
+use hoistway_kit::{parallelism::workers, telemetry};
 use hoistway_model::{
     Digest, Error, Result,
     image::SITE_DIR,
@@ -50,7 +50,7 @@ impl PackedLayer {
 impl Packer {
     /// Makes layers of what is on `stage`.
     pub fn new(blobs: BlobStore, stage: Arc<Stage>, unpacked: Option<Arc<dyn UnpackedLayers>>) -> Self {
-        Self { blobs, stage, unpacked, slots: Semaphore::new(processors()) }
+        Self { blobs, stage, unpacked, slots: Semaphore::new(workers()) }
     }
 
     /// The layer of a group of packages, those that take precedence last.

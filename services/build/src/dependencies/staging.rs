@@ -10,7 +10,7 @@ use crate::{
     },
     store::KnownPackage,
 };
-use hoistway_kit::{fs::io_error, telemetry::within};
+use hoistway_kit::{fs::io_error, parallelism::workers, telemetry::within};
 use hoistway_model::{Error, Result};
 use std::{
     collections::HashMap,
@@ -19,7 +19,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -32,11 +31,6 @@ const INSTALLS_AT_ONCE: usize = 8;
 /// The number of packages' files that are checked at a time: each holds its package's list of files.
 const CHECKS_AT_ONCE: usize = 2;
 const DOING: &str = "making a directory to install packages in";
-
-/// The number of packages that are compiled, or packed, at a time: both take processor time and nothing else.
-pub fn processors() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).clamp(1, 4)
-}
 
 /// A package on the stage.
 #[derive(Debug)]
@@ -102,7 +96,7 @@ impl<'a> Staging<'a> {
             size: AtomicU64::new(0),
             installs: Semaphore::new(INSTALLS_AT_ONCE),
             checks: Semaphore::new(CHECKS_AT_ONCE),
-            compilations: Semaphore::new(processors()),
+            compilations: Semaphore::new(workers()),
         })
     }
 
@@ -207,7 +201,7 @@ impl<'a> Staging<'a> {
         let Some(compiler) = self.target.compiler() else { return Ok(None) };
         let _slot = slot(&self.compilations).await?;
         let out = self.directory("bytecode", &package.name, Role::Reader).await?;
-        let compiling = installed::compile(package, &out, compiler, self.uv.sandbox(), processors(), STEP_LIMIT);
+        let compiling = installed::compile(package, &out, compiler, self.uv.sandbox(), workers(), STEP_LIMIT);
         compiling.await.map(Some)
     }
 

@@ -3,6 +3,7 @@
 
 use super::Layer;
 use flate2::{Compression, GzBuilder};
+use hoistway_kit::parallelism;
 use hoistway_model::{Digest, digest::Hasher};
 use std::{
     io::{self, Write},
@@ -86,7 +87,7 @@ pub(super) fn parallel(
     out: &mut (dyn Write + Send),
     produce: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<Layer> {
-    let workers = thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
+    let workers = parallelism::workers();
     thread::scope(|scope| {
         let mut todo = Vec::with_capacity(workers);
         let mut done = Vec::with_capacity(workers);

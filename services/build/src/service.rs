@@ -327,7 +327,6 @@ impl Builder {
     ) -> Result<BuiltImage> {
         let inner = &self.0;
         let inputs = inner.pipeline.inputs(&request).await?;
-        let requirements = request.source.requirements.as_ref();
         let attempt = Attempt {
             id: request.attempt,
             operation: operation.id,
@@ -339,7 +338,7 @@ impl Builder {
         if !request.refresh
             && let Some(image) = inner.store.image_of(inputs).await?
             && inner.pipeline.is_whole(&image).await?
-            && let Some(image) = inner.store.reuse(&attempt, requirements, image).await?
+            && let Some(image) = inner.store.reuse(&attempt, image).await?
         {
             inner.metrics.reused();
             telemetry::set_attribute(&Span::current(), "hoistway.build.reused", true);
@@ -363,7 +362,7 @@ impl Builder {
                     Err(e) if e.code == Code::Aborted => continue,
                     Err(e) => Err(e.public()),
                     Ok(image) => {
-                        inner.store.reuse(&attempt, requirements, image.clone()).await?;
+                        inner.store.reuse(&attempt, image.clone()).await?;
                         Ok(image)
                     }
                 },

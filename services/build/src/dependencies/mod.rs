@@ -40,6 +40,9 @@ use tracing::Span;
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/3";
+/// The remedy for packages that cannot be installed, in versions of an earlier deploy.
+const REFRESH: &str =
+    "their versions are those of an earlier deploy: ?refresh=true (hoistway deploy --refresh) resolves them again";
 /// The number of directories with packages that may be there beside those of builds, because they are being removed.
 const REMOVED_AT_ONCE: usize = 2;
 
@@ -140,7 +143,7 @@ impl Dependencies {
         // All programs of the build together have one set of limits.
         let uv = self.uv.for_build().await?;
         let resolution = resolution::lock(agent, requirements, refresh, &uv, (target, store, log)).await?;
-        let Resolution { lock, keep, is_kept } = resolution;
+        let Resolution { lock, keep, is_kept, has_former_versions } = resolution;
         let locked = packages(&lock, target);
         let set = key(lock.digest(), target);
         let one_at_a_time = self.maker(set);
@@ -156,7 +159,14 @@ impl Dependencies {
                 made
             }
             _ => {
-                let making = self.make(&uv, &locked, target, store, log).await;
+                let mut making = self.make(&uv, &locked, target, store, log).await;
+                if let Err(e) = &mut making
+                    && has_former_versions
+                    && Uv::is_installation(e)
+                {
+                    // The index may not have them any more.
+                    e.details.push(REFRESH.to_owned());
+                }
                 if making.as_ref().is_err_and(|e| e.code == Code::InsufficientStorage)
                     && let Err(e) = uv.trim_cache(0).await
                 {

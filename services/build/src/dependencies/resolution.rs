@@ -11,7 +11,6 @@ use hoistway_model::{
     Name, Result,
     source::{Requirement, Requirements},
 };
-use std::sync::{Mutex, PoisonError};
 use tracing::info_span;
 
 /// What requirements came to.
@@ -21,6 +20,15 @@ pub(super) struct Resolution {
     pub keep: KeptLock,
     /// Whether it had been stored before.
     pub is_kept: bool,
+    /// Whether versions may be those of an earlier deploy.
+    pub has_former_versions: bool,
+}
+
+/// An earlier lock of the agent.
+struct Former {
+    requirements: Requirements,
+    lock: Lock,
+    is_for_target: bool,
 }
 
 /// The lock that was kept for these requirements, this Python and this platform, unless `refresh` asks for newer
@@ -38,69 +46,83 @@ pub(super) async fn lock(
         true => None,
         false => match store.lock(agent, requirements, &interpreter).await? {
             Some(keep) if keep.interpreter == interpreter => {
-                return Ok(Resolution { lock: Lock::parse(&keep.text)?, keep, is_kept: true });
+                let lock = Lock::parse(&keep.text)?;
+                return Ok(Resolution { lock, keep, is_kept: true, has_former_versions: true });
             }
             Some(for_another) => Some(for_another),
             None => store.newest_lock(agent).await?,
         },
     };
+    let former = former.and_then(|kept| Former::read(kept, &interpreter));
+    let has_former_versions = former.is_some();
     let resolving = info_span!("build.resolve", hoistway.build.requirements = requirements.iter().count());
-    let lock = within(resolving, resolve(requirements, former.as_ref(), uv, target, log)).await?;
+    let lock = within(resolving, resolve(requirements, former, uv, target, log)).await?;
     let keep = KeptLock { requirements: requirements.clone(), interpreter, text: lock.text().to_owned() };
-    Ok(Resolution { lock, keep, is_kept: false })
+    Ok(Resolution { lock, keep, is_kept: false, has_former_versions })
 }
 
 async fn resolve(
     requirements: &Requirements,
-    former: Option<&KeptLock>,
+    former: Option<Former>,
     uv: &Uv,
     target: &Target,
     log: &BuildLog,
 ) -> Result<Lock> {
-    let report = |line: &str| log.write_line(line);
-    let Some(former) = former else {
-        report(&format!("resolving {}", lines(requirements.iter())));
-        return uv.resolve(requirements, None, target, STEP_LIMIT, &report).await;
-    };
-    let lock = Lock::parse(&former.text)?;
-    let is_for_target = former.interpreter == target.identity();
-    if let Some(added) = requirements.added_to(&former.requirements).filter(|_| is_for_target)
-        && let Some(lock) = extend(&lock, &added, uv, target, log).await?
+    if let Some(former) = &former
+        && let Some(added) = former.added_in(requirements)
+        && let Some(lock) = former.extended(&added, uv, target, log).await?
     {
-        return lock.with_hashes(&requirements.hashes());
+        return Ok(lock);
     }
-    report(&format!("resolving {}", lines(requirements.iter())));
-    let what = match (is_for_target, target.wheels()) {
-        (true, _) => "other requirements",
-        (false, Some(_)) => "another Python or platform",
-        (false, None) => "another Python",
-    };
-    report(&format!("{what} than before: versions are kept where they still fit"));
-    // Whoever takes a bound away expects that it does not bind any more.
-    let lock = lock.without(&requirements.changed_from(&former.requirements));
-    uv.resolve(requirements, Some(&lock), target, STEP_LIMIT, &report).await
+    log.write_line(format!("resolving {}", lines(requirements.iter())));
+    let preferred = former.map(|former| {
+        let what = match (former.is_for_target, target.wheels()) {
+            (true, _) => "other requirements",
+            (false, Some(_)) => "another Python or platform",
+            (false, None) => "another Python",
+        };
+        log.write_line(format!("{what} than before: versions are kept where they still fit"));
+        // Whoever takes a bound away expects that it does not bind any more.
+        former.lock.without(&requirements.changed_bounds(&former.requirements))
+    });
+    uv.resolve(requirements, preferred.as_ref(), target, STEP_LIMIT, &|line| log.write_line(line)).await
 }
 
-/// A lock with what was added to its requirements, which is resolved by itself: the index is not asked about the others.
-/// None if that needs other versions of them.
-async fn extend(lock: &Lock, added: &Requirements, uv: &Uv, target: &Target, log: &BuildLog) -> Result<Option<Lock>> {
-    if added.is_empty() {
-        return Ok(Some(lock.clone()));
+impl Former {
+    /// None, with a warning, if it cannot be read: a build can do without it.
+    fn read(kept: KeptLock, interpreter: &str) -> Option<Self> {
+        let lock = Lock::parse(&kept.text).inspect_err(|e| tracing::warn!("versions may change: {e}")).ok()?;
+        Some(Self { requirements: kept.requirements, lock, is_for_target: kept.interpreter == interpreter })
     }
-    log.write_line(format!("resolving {}, beside the packages that are there", lines(added.iter())));
-    let said = Mutex::new(Vec::new());
-    let report = |line: &str| said.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
-    let resolved = uv.resolve(added, Some(lock), target, STEP_LIMIT, &report).await;
-    // The others may allow what it needs: a pre-release, for example. If not, they say why it is impossible.
-    if resolved.as_ref().is_err_and(Uv::is_unsatisfiable) {
-        return Ok(None);
+
+    /// What `requirements` have more, if that is all that has changed, and no package of the lock needs other files.
+    fn added_in(&self, requirements: &Requirements) -> Option<Requirements> {
+        let added = requirements.added_to(&self.requirements).filter(|_| self.is_for_target)?;
+        let has = |name| self.lock.packages().iter().any(|(locked, _)| locked == name);
+        let names_files = added.iter().any(|item| !item.hashes.is_empty() && has(&item.name));
+        (!names_files).then_some(added)
     }
-    said.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().for_each(|line| log.write_line(line));
-    let extended = lock.joined(&resolved?);
-    if extended.is_none() {
-        log.write_line("it needs other versions of them");
+
+    /// The lock with what was added to its requirements, which is resolved by itself: the index is not asked about the
+    /// others. None if that is not possible with their versions.
+    async fn extended(&self, added: &Requirements, uv: &Uv, target: &Target, log: &BuildLog) -> Result<Option<Lock>> {
+        if added.is_empty() {
+            log.write_line("the same requirements in another order: versions are kept");
+            return Ok(Some(self.lock.clone()));
+        }
+        log.write_line(format!("resolving {}, beside packages that are there", lines(added.iter())));
+        let report = |line: &str| log.write_line(line);
+        let extended = match uv.try_resolve(added, Some(&self.lock), target, STEP_LIMIT, &report).await {
+            Ok(lock) => self.lock.joined(&lock),
+            // The others may allow what it needs: a pre-release, for example. If not, their resolution says why.
+            Err(e) if Uv::is_unsatisfiable(&e) => None,
+            Err(e) => return Err(e),
+        };
+        if extended.is_none() {
+            log.write_line("not possible with the versions of those packages");
+        }
+        Ok(extended)
     }
-    Ok(extended)
 }
 
 fn lines<'a>(requirements: impl Iterator<Item = &'a Requirement>) -> String {

@@ -30,7 +30,7 @@ impl Store {
         Ok(gone)
     }
 
-    /// Forgets the locks, made before the moment `before`, of agents that have no image any more.
+    /// Forgets the locks, made or used before the moment `before`, of agents that have no image any more.
     pub async fn forget_locks(&self, before: i64) -> Result<()> {
         let text = "DELETE FROM locks WHERE created_at < $1 AND NOT EXISTS (
             SELECT 1 FROM builds WHERE builds.agent = locks.agent AND builds.status = $2)";

@@ -52,17 +52,25 @@ impl Store {
         Ok(rows.into_iter().nth(at).map(kept))
     }
 
-    /// The newest lock of an agent, if its requirements are known: an earlier version of Hoistway did not keep them.
+    /// The lock of what was built or reused last for an agent; none where its requirements are not known.
     pub async fn newest_lock(&self, agent: &Name) -> Result<Option<KeptLock>> {
         let newest = lock::Entity::find()
             .filter(lock::Column::Agent.eq(agent.as_str()))
             .order_by_desc(lock::Column::CreatedAt)
+            .order_by_asc(lock::Column::Requirements)
+            .order_by_asc(lock::Column::Interpreter)
             .one(self.0.read())
             .await
             .map_err(db_error(READING))?;
+        // An earlier version of Hoistway did not keep them.
         let Some(row) = newest.filter(|row| !row.requirements_text.is_empty()) else { return Ok(None) };
-        let requirements = Requirements::parse("requirements", &row.requirements_text)?;
-        Ok(Some(KeptLock { requirements, interpreter: row.interpreter, text: row.lock }))
+        match Requirements::parse("requirements", &row.requirements_text) {
+            Ok(requirements) => Ok(Some(KeptLock { requirements, interpreter: row.interpreter, text: row.lock })),
+            Err(e) => {
+                tracing::warn!("the last requirements of {agent} are not known, so versions may change: {e}");
+                Ok(None)
+            }
+        }
     }
 
     /// The layers that this whole lock made before.

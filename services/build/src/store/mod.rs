@@ -18,7 +18,7 @@ use crate::{
 };
 use entity::{build, lock};
 use hoistway_kit::{
-    db::{Db, Location, db_error, storable},
+    db::{Db, Location, db_error, execute_raw, storable},
     idempotency::{self, OperationStart, Undone},
     time::now_ms,
 };
@@ -114,14 +114,9 @@ impl Store {
         Ok(found.map(build::from_row).transpose()?.and_then(|b| b.image))
     }
 
-    /// Answers an operation with the image that an earlier build made of these requirements, unless it has an answer
-    /// already; no build is recorded. Nothing happens when the image is gone.
-    pub async fn reuse(
-        &self,
-        attempt: &Attempt,
-        requirements: Option<&Requirements>,
-        image: BuiltImage,
-    ) -> Result<Option<BuiltImage>> {
+    /// Answers an operation with the image that an earlier build made, unless it has an answer already; no build is
+    /// recorded, but its lock is the newest of the agent again. Nothing happens when the image is gone.
+    pub async fn reuse(&self, attempt: &Attempt, image: BuiltImage) -> Result<Option<BuiltImage>> {
         let txn = self.0.begin().await?;
         let begun = idempotency::begin(&txn, attempt.operation, KIND, attempt.inputs).await?;
         if !touch_manifest(&txn, &image.repository.parse()?, &image.digest).await? {
@@ -131,16 +126,10 @@ impl Store {
             return decode(&stored).map(Some);
         }
         idempotency::finish(&txn, attempt.operation, &encode(&image)).await?;
-        if let Some(requirements) = requirements.filter(|requirements| !requirements.is_empty()) {
-            // The agent's newest lock is the one of what it runs.
-            lock::Entity::update_many()
-                .col_expr(lock::Column::CreatedAt, now_ms().into())
-                .filter(lock::Column::Agent.eq(attempt.agent.as_str()))
-                .filter(lock::Column::Requirements.eq(requirements.digest().to_string()))
-                .exec(&txn)
-                .await
-                .map_err(db_error(WRITING))?;
-        }
+        let text = "UPDATE locks SET created_at = $1 WHERE (agent, requirements, interpreter) IN (
+            SELECT agent, lock_requirements, lock_interpreter FROM builds WHERE public_id = $2 AND agent = $3)";
+        let values = [now_ms().into(), image.build_id.as_str().into(), attempt.agent.as_str().into()];
+        execute_raw(&txn, text, values).await.map_err(db_error(WRITING))?;
         txn.commit().await.map_err(db_error(WRITING))?;
         Ok(Some(image))
     }
@@ -184,6 +173,8 @@ impl Store {
             tag: Set(Some(done.image.tag.clone())),
             digest: Set(Some(done.image.digest.to_string())),
             entry_point: Set(Some(done.image.entry_point.clone())),
+            lock_requirements: Set(done.lock.map(|lock| lock.requirements.digest().to_string())),
+            lock_interpreter: Set(done.lock.map(|lock| lock.interpreter.clone())),
             ..ended(attempt, done.log)?
         };
         insert(&txn, row).await?;
@@ -270,7 +261,7 @@ async fn insert(db: &impl sea_orm::ConnectionTrait, row: build::ActiveModel) -> 
     use build::Column as C;
     let again = OnConflict::column(C::Attempt)
         .update_columns([C::PublicId, C::Status, C::Repository, C::Tag, C::Digest, C::EntryPoint])
-        .update_columns([C::Error, C::Log, C::Record, C::CompletedAt])
+        .update_columns([C::Error, C::Log, C::Record, C::CompletedAt, C::LockRequirements, C::LockInterpreter])
         .to_owned();
     let written = build::Entity::insert(row).on_conflict(again).exec_without_returning(db).await;
     written.map(drop).map_err(db_error(WRITING))

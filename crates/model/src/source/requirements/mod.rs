@@ -54,6 +54,13 @@ pub(crate) struct FileContent {
     pub warnings: Vec<String>,
 }
 
+impl Requirement {
+    /// Whether it allows some versions only.
+    pub fn names_versions(&self) -> bool {
+        self.line.split(';').next().unwrap_or_default().contains(['<', '>', '=', '~', '!'])
+    }
+}
+
 impl Requirements {
     /// Parses `text`, which includes no files; an error names `field`, the line's number and the line.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
@@ -122,16 +129,19 @@ impl Requirements {
         self.constraints.iter()
     }
 
-    /// Returns the names of the packages whose requirements or constraints are not the same as in `former`.
-    pub fn changed_from<'a>(&'a self, former: &'a Self) -> HashSet<&'a str> {
-        let differing = |these: &'a [Requirement], those: &'a [Requirement]| {
-            missing_in(those, these).chain(missing_in(these, those)).map(|item| item.name.as_str())
-        };
-        differing(&self.items, &former.items).chain(differing(&self.constraints, &former.constraints)).collect()
+    /// Returns the names of the packages that `former` bounds and that are no longer bound like that, or of which other
+    /// files are allowed.
+    pub fn changed_bounds<'a>(&'a self, former: &'a Self) -> HashSet<&'a str> {
+        let items = missing_in(&self.items, &former.items);
+        let gone = items.chain(missing_in(&self.constraints, &former.constraints));
+        let unbound = gone.filter(|item| item.names_versions()).map(|item| item.name.as_str());
+        let (hashes, former_hashes) = (self.hashes(), former.hashes());
+        let names = hashes.keys().chain(former_hashes.keys()).copied();
+        unbound.chain(names.filter(|name| hashes.get(name) != former_hashes.get(name))).collect()
     }
 
-    /// Returns what was added to `former`, with the constraints of both. None if something else has changed, too: a
-    /// requirement that is not there any more, or another constraint.
+    /// Returns what was added to `former`, with the constraints, which are the same in both. None if something else has
+    /// changed, too: a requirement that is not there any more, or a constraint.
     pub fn added_to(&self, former: &Self) -> Option<Self> {
         if self.constraints != former.constraints || missing_in(&self.items, &former.items).next().is_some() {
             return None;
@@ -303,22 +313,25 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_requirements_are_told_from_additions() {
+    fn additions_and_changed_bounds_are_known() {
         let parse = |text: &str| Requirements::parse("requirements", text).unwrap();
         let hash = format!(" --hash=sha256:{}", "0".repeat(64));
-        let former = parse(&format!("b==1{hash}\na\n~ c<2"));
+        let former = parse(&format!("b==1{hash}\na ; os_name == 'posix'\n~ c<2"));
+        let a = "a ; os_name == 'posix'";
         for (text, added, changed) in [
-            ("a\nb==1#\n~ c<2", Some("~ c<2\n"), ""),
-            ("a\nb==1#\n~ c<2\nd>1", Some("d>1\n~ c<2\n"), "d"),
-            ("a\nb==1#\n~ c<2\nb<3", Some("b<3\n~ c<2\n"), "b"),
-            ("a\nb==1\n~ c<2", None, "b"),
-            ("b==1#\n~ c<2", None, "a"),
-            ("a\nb==1#", None, "c"),
-            ("a\nb==1#\n~ c<2\n~ d<1", None, "d"),
+            ("@\nb==1#\n~ c<2", Some("~ c<2\n"), ""),
+            ("@\nb==1#\n~ c<2\nd>1", Some("d>1\n~ c<2\n"), ""),
+            ("@\nb==1#\n~ c<2\nb<3", Some("b<3\n~ c<2\n"), ""),
+            ("@\nb==1\n~ c<2", None, "b"),
+            ("@\n~ c<2\nb", None, "b"),
+            ("a\nb==1#\n~ c<2", None, ""),
+            ("b==1#\n~ c<2", None, ""),
+            ("@\nb==1#", None, "c"),
+            ("@\nb==1#\n~ c<2\n~ d<1", None, ""),
         ] {
-            let requirements = parse(&text.replace('#', &hash));
+            let requirements = parse(&text.replace('#', &hash).replace('@', a));
             assert_eq!(requirements.added_to(&former).as_ref().map(Requirements::text), added, "{text}");
-            assert_eq!(Vec::from_iter(requirements.changed_from(&former)).concat(), changed, "{text}");
+            assert_eq!(Vec::from_iter(requirements.changed_bounds(&former)).concat(), changed, "{text}");
         }
     }
 

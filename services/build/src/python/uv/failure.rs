@@ -77,6 +77,11 @@ pub(super) fn is_of_directory(error: &Error) -> bool {
     error.details.iter().any(|line| line.contains("Failed to install: "))
 }
 
+/// Whether packages could not be fetched or installed.
+pub(super) fn is_installation(error: &Error) -> bool {
+    error.message.starts_with(Doing::Install.subject())
+}
+
 /// Whether no versions satisfy the requirements.
 pub(super) fn is_unsatisfiable(error: &Error) -> bool {
     error.details.iter().any(|line| line.contains("No solution found"))

@@ -32,9 +32,14 @@ impl Lock {
             } else {
                 let pinned = content.split_once(';').map_or(content, |(pin, _)| pin).trim_end();
                 let (name, version) = pinned.split_once("==").ok_or_else(wrong)?;
+                let package = name.split('[').next().unwrap_or(name);
                 let fine =
                     |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+' | '!' | '[' | ']' | ',');
-                if hashes == 0 || name.is_empty() || version.is_empty() || !pinned.replace("==", "").chars().all(fine) {
+                if hashes == 0
+                    || package.is_empty()
+                    || version.is_empty()
+                    || !pinned.replace("==", "").chars().all(fine)
+                {
                     return Err(wrong());
                 }
                 if !lock.packages.is_empty() {
@@ -42,7 +47,7 @@ impl Lock {
                 }
                 hashes = 0;
                 lock.begins.push(lock.text.len());
-                lock.packages.push((name.to_owned(), version.to_owned()));
+                lock.packages.push((package.to_owned(), version.to_owned()));
             }
             lock.text.push_str(content);
         }
@@ -59,8 +64,7 @@ impl Lock {
     pub fn with_hashes(&self, wanted: &BTreeMap<&str, BTreeSet<&str>>) -> Result<Self> {
         let mut text = String::new();
         for (entry, (name, version)) in self.entries().zip(&self.packages) {
-            let package = name.split('[').next().unwrap_or(name);
-            let Some(wanted) = wanted.get(package) else {
+            let Some(wanted) = wanted.get(name.as_str()) else {
                 text.push_str(entry);
                 continue;
             };
@@ -68,7 +72,7 @@ impl Lock {
             let kept: Vec<&str> = Self::hashes(entry).filter(|digest| wanted.contains(digest)).collect();
             if kept.is_empty() {
                 let message = format!(
-                    "the requirements cannot be resolved: no file of {package} {version} has a hash that they name"
+                    "the requirements cannot be resolved: no file of {name} {version} has a hash that they name"
                 );
                 let remedy = "the index has other files than those that were hashed: lock the requirements again \
                               (`pip-compile --generate-hashes`, `uv export`), or leave the hashes out";
@@ -129,7 +133,7 @@ impl Lock {
         entry.split(HASH).skip(1).map(|hash| hash.trim_end_matches(['\n', '\\', ' ']))
     }
 
-    /// Names and versions.
+    /// Names without extras, and versions.
     pub fn packages(&self) -> &[(String, String)] {
         &self.packages
     }

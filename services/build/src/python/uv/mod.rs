@@ -170,6 +170,26 @@ impl Uv {
         limit: Duration,
         report: Report<'_>,
     ) -> Result<Lock> {
+        let began = Instant::now();
+        match self.try_resolve(requirements, former, target, limit, report).await {
+            Ok(lock) => Ok(lock),
+            Err(error) => {
+                let left = limit.saturating_sub(began.elapsed()).min(LOOK);
+                Err(self.with_other_version(error, requirements, target, left).await)
+            }
+        }
+    }
+
+    /// As [`Self::resolve`], but an error does not name the version that has a wheel: nobody sees it when all is
+    /// resolved after that.
+    pub async fn try_resolve(
+        &self,
+        requirements: &Requirements,
+        former: Option<&Lock>,
+        target: &Target,
+        limit: Duration,
+        report: Report<'_>,
+    ) -> Result<Lock> {
         let options = ["--generate-hashes", "--no-header", "--no-annotate"];
         // uv prefers what is in the file that it is to write.
         let former = former.map(|lock| (LOCK, lock.text().to_owned()));
@@ -185,19 +205,17 @@ impl Uv {
         let input = lines(requirements.iter());
         let call =
             Call { doing: Doing::Resolve, arguments, input: input.as_bytes(), writes: dir.as_ref().map(TempDir::path) };
-        let began = Instant::now();
-        let done = match self.run(call, target, limit, report).await {
-            Ok(done) => done,
-            Err(error) => {
-                let left = limit.saturating_sub(began.elapsed()).min(LOOK);
-                return Err(self.with_other_version(error, requirements, target, left).await);
-            }
-        };
+        let done = self.run(call, target, limit, report).await?;
         // uv resolves without checking the hashes in its input.
         Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
     }
 
-    /// Whether an error of [`Self::resolve`] is that no versions satisfy the requirements.
+    /// Whether an error is of [`Self::install`] or [`Self::fetch`].
+    pub fn is_installation(error: &Error) -> bool {
+        failure::is_installation(error)
+    }
+
+    /// Whether an error of [`Self::try_resolve`] is that no versions satisfy the requirements.
     pub fn is_unsatisfiable(error: &Error) -> bool {
         failure::is_unsatisfiable(error)
     }
@@ -219,9 +237,7 @@ impl Uv {
         let pin = format!("{package}==");
         let Some(version) = answer.lines().find_map(|line| line.strip_prefix(&pin)) else { return error };
         let mut lines = requirements.iter().chain(requirements.constraints());
-        let names_versions =
-            |line: &str| line.split(';').next().is_some_and(|spec| spec.contains(['<', '>', '=', '~']));
-        let is_bound = lines.any(|line| line.name == package && names_versions(&line.line));
+        let is_bound = lines.any(|line| line.name == package && line.names_versions());
         let remedy = match is_bound {
             true => ": leave the version out".to_owned(),
             false => format!(", and another version of what needs {package} may take it"),

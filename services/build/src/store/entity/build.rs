@@ -27,6 +27,9 @@ pub struct Model {
     pub completed_at: i64,
     /// JSON of [`Kept`] without its lines; none of what was built before there were such records.
     pub record: Option<String>,
+    /// The rest of the key of the image's lock, which may be forgotten; none where nothing is required.
+    pub lock_requirements: Option<String>,
+    pub lock_interpreter: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -12,6 +12,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub interpreter: String,
     pub lock: String,
+    /// When it was made, or its image was last deployed.
     pub created_at: i64,
     /// Empty where an earlier version kept the digest alone.
     pub requirements_text: String,

@@ -49,7 +49,7 @@ impl Store {
         prune(&self.0, &REPLACED, Retention::new(Duration::MAX, keep.records)).await?;
         // Without its size a package is installed once more before it is known which layer it is in.
         prune(&self.0, &PACKAGES, Retention::new(Duration::MAX, keep.packages)).await?;
-        // A successful build makes its lock the newest one.
+        // A build makes its lock the newest one, and so does one that is answered with its image.
         let surplus = "SELECT agent, requirements, interpreter FROM (
             SELECT agent, requirements, interpreter,
                 ROW_NUMBER() OVER (PARTITION BY agent ORDER BY created_at DESC, requirements, interpreter) AS place

@@ -1,5 +1,6 @@
 """The floors: times that no design gets below on this machine."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -19,10 +20,11 @@ def bare_import(python, modules="", site=lambda: ""):
     return Contestant(f"floor: bare python3 -c '{shown}'", run, floor=True)
 
 
-def install_and_import(uv, python, requirements, modules, cache, site=None):
+def install_and_import(uv, python, requirements, modules, cache, site=None, archived=False):
     """What no deploy with new packages can do without: uv resolves and fetches them, and compiles them on all processors,
     and an interpreter imports them. `requirements` and `cache` are told the number of the round. With `site`, a directory
-    in which the packages are compiled already, nothing is compiled."""
+    in which the packages are compiled already, nothing is compiled. With `archived` they are also what an image consists
+    of, a compressed archive, which is made while they are imported."""
 
     def run(number):
         by_hand = uv()
@@ -31,11 +33,25 @@ def install_and_import(uv, python, requirements, modules, cache, site=None):
         def work():
             by_hand.install(place, requirements(number), cache(number), compiled=not site)
             environment = {**os.environ, "PYTHONPATH": site() if site else place, "PYTHONDONTWRITEBYTECODE": "1"}
-            subprocess.run([python, "-c", f"import {modules}"], env=environment, check=True, timeout=60)
+            with contextlib.ExitStack() as archiving:
+                if archived:
+                    archiving.enter_context(archive(place))
+                subprocess.run([python, "-c", f"import {modules}"], env=environment, check=True, timeout=60)
 
         return milliseconds(work)
 
-    return Contestant(f"floor: uv pip install{'' if site else ' --compile-bytecode'}, import …", run, floor=True)
+    steps = ["uv pip install" + ("" if site else " --compile-bytecode"), *["tar, gzip -2"] * archived, "import …"]
+    return Contestant("floor: " + ", ".join(steps), run, floor=True)
+
+
+@contextlib.contextmanager
+def archive(place):
+    """Compresses a directory as fast as a layer of an image, which is done at the end."""
+    command = ["tar", "--create", "--file", f"{place}.tar.gz", "--use-compress-program", "gzip -2", "--directory", place, "."]
+    with subprocess.Popen(command) as process:
+        yield
+        if process.wait(60):
+            raise RuntimeError(f"{command}: {process.returncode}")
 
 
 def fsync(directory):

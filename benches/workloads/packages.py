@@ -31,11 +31,13 @@ def first_deploys(context, key, title, agent, requirements, imports, rounds, sec
         # It stays until the end: for half a minute ext4 makes files more slowly where many were removed.
         return timed_by_hand(context.uv, agent, context.version(), requirements, f"cache-{key}-{number}")
 
-    install = floors.install_and_import(lambda: context.uv, context.python, lambda _: requirements, imports,
-                                        lambda number: f"cache-floor-{key}-{number}")
+    def floor(name, **options):
+        return floors.install_and_import(lambda: context.uv, context.python, lambda _: requirements, imports,
+                                         lambda number: f"cache-{name}-{key}-{number}", **options)
+
     bare = floors.bare_import(context.python, imports, lambda: context.site(agent, requirements))
     contestants = [Contestant("Hoistway", deploy), *context.containers(build),
-                   Contestant("uv run by hand", by_hand), install, bare]
+                   Contestant("uv run by hand", by_hand), floor("floor"), floor("image", archived=True), bare]
     return [Table(key, title, "ms", alternate(contestants, rounds, seconds))]
 
 

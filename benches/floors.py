@@ -23,8 +23,8 @@ def bare_import(python, modules="", site=lambda: ""):
 def install_and_import(uv, python, requirements, modules, cache, site=None, archived=False):
     """What no deploy with new packages can do without: uv resolves and fetches them, and compiles them on all processors,
     and an interpreter imports them. `requirements` and `cache` are told the number of the round. With `site`, a directory
-    in which the packages are compiled already, nothing is compiled. With `archived` they are also what an image consists
-    of, a compressed archive, which is made while they are imported."""
+    in which the packages are compiled already, nothing is compiled. With `archived`, a compressed archive of them, as in
+    an image, is made while they are imported."""
 
     def run(number):
         by_hand = uv()
@@ -46,7 +46,7 @@ def install_and_import(uv, python, requirements, modules, cache, site=None, arch
 
 @contextlib.contextmanager
 def archive(place):
-    """Compresses a directory as fast as a layer of an image, which is done at the end."""
+    """Writes an archive of a directory, compressed as the layers of an image, while the body runs, and waits for it."""
     command = ["tar", "--create", "--file", f"{place}.tar.gz", "--use-compress-program", "gzip -2", "--directory", place, "."]
     with subprocess.Popen(command) as process:
         yield

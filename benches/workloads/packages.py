@@ -106,7 +106,7 @@ def requirement_added(context, rounds, seconds):
     install = floors.install_and_import(
         lambda: context.uv, context.python, lambda number: ADDED[number], IMPORTS, lambda _: "cache-floor", site)
     bare = floors.bare_import(context.python, IMPORTS, site)
-    contestants = [Contestant("Hoistway", lambda n: milliseconds(deploy, n)), *context.containers(build),
+    contestants = [Contestant("Hoistway", deploy), *context.containers(build),
                    Contestant("uv run by hand", by_hand), install, bare]
     results = alternate(contestants, min(rounds, len(ADDED) - 1), seconds, warm_up=1)
     return [Table("requirement", "one requirement added → agent answers", "ms", results)]

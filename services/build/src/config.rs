@@ -58,7 +58,7 @@ pub struct Config {
     pub timeout_seconds: u64,
     /// The number of records of failed builds that are kept, and as many of those whose image a later build made again.
     pub records: u64,
-    /// The number of locks of each agent that are kept: one for each text of its requirements.
+    /// The number of locks of each agent that are kept: one for each text of its requirements and each interpreter.
     pub locks: u32,
     /// The number of packages' sizes that are kept.
     pub packages: u64,

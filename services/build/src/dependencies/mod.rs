@@ -14,7 +14,7 @@ mod staging;
 use crate::{
     image::ImageLayer,
     log::BuildLog,
-    python::{Interpreter, Lock, Sandbox, Target, Uv, installed},
+    python::{Interpreter, Lock, Sandbox, Target, Uv, installed, is_gone},
     referrers,
     registry::BlobStore,
     store::{KeptLock, Store},
@@ -40,9 +40,9 @@ use tracing::Span;
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 /// Part of a layer's key: raised when the same package would be laid out differently.
 const LAYOUT: &[u8] = b"packages/3";
-/// The remedy for packages that cannot be installed, in versions of an earlier deploy.
-const REFRESH: &str =
-    "their versions are those of an earlier deploy: ?refresh=true (hoistway deploy --refresh) resolves them again";
+/// The remedy for packages of an earlier deploy that cannot be installed.
+const REFRESH: &str = "some versions are those of an earlier deploy, and the index may not have them any more: \
+                       ?refresh=true (hoistway deploy --refresh) resolves all requirements again";
 /// The number of directories with packages that may be there beside those of builds, because they are being removed.
 const REMOVED_AT_ONCE: usize = 2;
 
@@ -162,9 +162,8 @@ impl Dependencies {
                 let mut making = self.make(&uv, &locked, target, store, log).await;
                 if let Err(e) = &mut making
                     && has_former_versions
-                    && Uv::is_installation(e)
+                    && is_gone(e)
                 {
-                    // The index may not have them any more.
                     e.details.push(REFRESH.to_owned());
                 }
                 if making.as_ref().is_err_and(|e| e.code == Code::InsufficientStorage)

@@ -3,12 +3,12 @@
 use super::STEP_LIMIT;
 use crate::{
     log::BuildLog,
-    python::{Lock, Target, Uv},
+    python::{Lock, Target, Uv, is_unsatisfiable},
     store::{KeptLock, Store},
 };
 use hoistway_kit::telemetry::within;
 use hoistway_model::{
-    Name, Result,
+    Error, Name, Result,
     source::{Requirement, Requirements},
 };
 use tracing::info_span;
@@ -42,23 +42,24 @@ pub(super) async fn lock(
     (target, store, log): (&Target, &Store, &BuildLog),
 ) -> Result<Resolution> {
     let interpreter = target.identity();
-    let former = match refresh {
+    let stored = match refresh {
         true => None,
         false => match store.lock(agent, requirements, &interpreter).await? {
-            Some(keep) if keep.interpreter == interpreter => {
-                let lock = Lock::parse(&keep.text)?;
-                return Ok(Resolution { lock, keep, is_kept: true, has_former_versions: true });
-            }
-            Some(for_another) => Some(for_another),
             None => store.newest_lock(agent).await?,
+            found => found,
         },
     };
-    let former = former.and_then(|kept| Former::read(kept, &interpreter));
-    let has_former_versions = former.is_some();
-    let resolving = info_span!("build.resolve", hoistway.build.requirements = requirements.iter().count());
-    let lock = within(resolving, resolve(requirements, former, uv, target, log)).await?;
+    let former = stored.and_then(|kept| Former::read(kept, &interpreter, agent));
+    let (has_former_versions, is_kept) = (former.is_some(), former.as_ref().is_some_and(|f| f.is_of(requirements)));
+    let lock = match former {
+        Some(former) if is_kept => former.lock,
+        former => {
+            let resolving = info_span!("build.resolve", hoistway.build.requirements = requirements.iter().count());
+            within(resolving, resolve(requirements, former, uv, target, log)).await?
+        }
+    };
     let keep = KeptLock { requirements: requirements.clone(), interpreter, text: lock.text().to_owned() };
-    Ok(Resolution { lock, keep, is_kept: false, has_former_versions })
+    Ok(Resolution { lock, keep, is_kept, has_former_versions })
 }
 
 async fn resolve(
@@ -82,7 +83,7 @@ async fn resolve(
             (false, None) => "another Python",
         };
         log.write_line(format!("{what} than before: versions are kept where they still fit"));
-        // Whoever takes a bound away expects that it does not bind any more.
+        // Whoever changes a bound expects that the one of before does not bind any more.
         former.lock.without(&requirements.changed_bounds(&former.requirements))
     });
     uv.resolve(requirements, preferred.as_ref(), target, STEP_LIMIT, &|line| log.write_line(line)).await
@@ -90,9 +91,15 @@ async fn resolve(
 
 impl Former {
     /// None, with a warning, if it cannot be read: a build can do without it.
-    fn read(kept: KeptLock, interpreter: &str) -> Option<Self> {
-        let lock = Lock::parse(&kept.text).inspect_err(|e| tracing::warn!("versions may change: {e}")).ok()?;
+    fn read(kept: KeptLock, interpreter: &str, agent: &Name) -> Option<Self> {
+        let unread = |e: &Error| tracing::warn!("a lock of {agent} cannot be read, so versions may change: {e}");
+        let lock = Lock::parse(&kept.text).inspect_err(unread).ok()?;
         Some(Self { requirements: kept.requirements, lock, is_for_target: kept.interpreter == interpreter })
+    }
+
+    /// Whether it is what these requirements come to.
+    fn is_of(&self, requirements: &Requirements) -> bool {
+        self.is_for_target && self.requirements == *requirements
     }
 
     /// What `requirements` have more, if that is all that has changed, and no package of the lock needs other files.
@@ -104,22 +111,22 @@ impl Former {
     }
 
     /// The lock with what was added to its requirements, which is resolved by itself: the index is not asked about the
-    /// others. None if that is not possible with their versions.
+    /// others. None if it cannot be, or needs other versions of packages that are there.
     async fn extended(&self, added: &Requirements, uv: &Uv, target: &Target, log: &BuildLog) -> Result<Option<Lock>> {
         if added.is_empty() {
-            log.write_line("the same requirements in another order: versions are kept");
+            log.write_line("the same requirements in another order: all packages keep their versions");
             return Ok(Some(self.lock.clone()));
         }
-        log.write_line(format!("resolving {}, beside packages that are there", lines(added.iter())));
+        log.write_line(format!("resolving {}: the other packages keep their versions", lines(added.iter())));
         let report = |line: &str| log.write_line(line);
-        let extended = match uv.try_resolve(added, Some(&self.lock), target, STEP_LIMIT, &report).await {
-            Ok(lock) => self.lock.joined(&lock),
-            // The others may allow what it needs: a pre-release, for example. If not, their resolution says why.
-            Err(e) if Uv::is_unsatisfiable(&e) => None,
+        let (extended, why) = match uv.try_resolve(added, Some(&self.lock), target, STEP_LIMIT, &report).await {
+            Ok(lock) => (self.lock.joined(&lock), "they need other versions of packages that are there"),
+            // The others may allow what it needs: a pre-release, for example.
+            Err(e) if is_unsatisfiable(&e) => (None, "that is not possible by themselves"),
             Err(e) => return Err(e),
         };
         if extended.is_none() {
-            log.write_line("not possible with the versions of those packages");
+            log.write_line(format!("{why}: all requirements are resolved together"));
         }
         Ok(extended)
     }

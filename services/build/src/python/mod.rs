@@ -20,4 +20,4 @@ pub use interpreter::Interpreter;
 pub use libc::Libc;
 pub use sandbox::Sandbox;
 pub use target::Target;
-pub use uv::{CacheUse, Indexes, Lock, Uv};
+pub use uv::{CacheUse, Indexes, Lock, Uv, is_gone, is_unsatisfiable};

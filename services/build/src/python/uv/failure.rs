@@ -17,6 +17,9 @@ const MAX_TEXT: usize = 500;
 /// The beginning of uv's line about an address that it could not read.
 const FETCH: &str = "Failed to fetch:";
 
+/// The end of what uv says about a package that no index has.
+const NOT_THERE: &str = " was not found in the package registry";
+
 /// The two things that are done with requirements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
@@ -77,14 +80,17 @@ pub(super) fn is_of_directory(error: &Error) -> bool {
     error.details.iter().any(|line| line.contains("Failed to install: "))
 }
 
-/// Whether packages could not be fetched or installed.
-pub(super) fn is_installation(error: &Error) -> bool {
-    error.message.starts_with(Doing::Install.subject())
+/// Whether an index does not have a file of a lock, or has another one.
+pub fn is_gone(error: &Error) -> bool {
+    let signs = ["No solution found", "Hash mismatch", "404 Not Found"];
+    let is_one = |line: &String| signs.iter().any(|sign| line.contains(sign));
+    error.message.starts_with(Doing::Install.subject()) && error.details.iter().any(is_one)
 }
 
-/// Whether no versions satisfy the requirements.
-pub(super) fn is_unsatisfiable(error: &Error) -> bool {
-    error.details.iter().any(|line| line.contains("No solution found"))
+/// Whether no versions satisfy the requirements, although there are some of each package.
+pub fn is_unsatisfiable(error: &Error) -> bool {
+    let says = |words| error.details.iter().any(|line| line.contains(words));
+    says("No solution found") && !says(NOT_THERE)
 }
 
 /// A package of which the resolver found no wheel for this Python, at least not of the versions that it needs.
@@ -140,7 +146,7 @@ fn without_markers(proof: &str) -> String {
 
 /// The package that no index has.
 fn missing(essence: &str) -> Option<&str> {
-    essence.split_once(" was not found in the package registry")?.0.rsplit(' ').next()
+    essence.split_once(NOT_THERE)?.0.rsplit(' ').next()
 }
 
 /// The first cause, up to where the resolver begins to conclude; of a chain of network errors also the last.

@@ -86,11 +86,9 @@ impl Lock {
     /// The same without some packages.
     pub fn without(&self, names: &HashSet<&str>) -> Self {
         let mut left = Self::default();
-        for (entry, (name, version)) in self.entries().zip(&self.packages) {
-            if !names.contains(name.as_str()) {
-                left.push(entry, name, version);
-            }
-        }
+        let all = self.entries().zip(&self.packages);
+        let kept = all.filter(|(_, (name, _))| !names.contains(name.as_str()));
+        kept.for_each(|(entry, (name, version))| left.push(entry, name, version));
         left
     }
 

@@ -9,6 +9,7 @@ mod settings;
 mod tool;
 mod unpacked_wheels;
 
+pub use failure::{is_gone, is_unsatisfiable};
 pub use index::Indexes;
 pub use lock::Lock;
 
@@ -208,16 +209,6 @@ impl Uv {
         let done = self.run(call, target, limit, report).await?;
         // uv resolves without checking the hashes in its input.
         Lock::parse(&String::from_utf8_lossy(&done.stdout))?.with_hashes(&requirements.hashes())
-    }
-
-    /// Whether an error is of [`Self::install`] or [`Self::fetch`].
-    pub fn is_installation(error: &Error) -> bool {
-        failure::is_installation(error)
-    }
-
-    /// Whether an error of [`Self::try_resolve`] is that no versions satisfy the requirements.
-    pub fn is_unsatisfiable(error: &Error) -> bool {
-        failure::is_unsatisfiable(error)
     }
 
     /// The error with the version that does have a wheel, where those that are requested have none.

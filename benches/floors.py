@@ -33,9 +33,7 @@ def install_and_import(uv, python, requirements, modules, cache, site=None, arch
         def work():
             by_hand.install(place, requirements(number), cache(number), compiled=not site)
             environment = {**os.environ, "PYTHONPATH": site() if site else place, "PYTHONDONTWRITEBYTECODE": "1"}
-            with contextlib.ExitStack() as archiving:
-                if archived:
-                    archiving.enter_context(archive(place))
+            with archive(place) if archived else contextlib.nullcontext():
                 subprocess.run([python, "-c", f"import {modules}"], env=environment, check=True, timeout=60)
 
         return milliseconds(work)

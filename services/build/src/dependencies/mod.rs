@@ -142,7 +142,7 @@ impl Dependencies {
     ) -> Result<Found> {
         // All programs of the build together have one set of limits.
         let uv = self.uv.for_build().await?;
-        let resolution = resolution::lock(agent, requirements, refresh, &uv, (target, store, log)).await?;
+        let resolution = resolution::lock(agent, requirements, refresh, &uv, target, store, log).await?;
         let Resolution { lock, keep, is_kept, has_former_versions } = resolution;
         let locked = packages(&lock, target);
         let set = key(lock.digest(), target);
@@ -212,10 +212,9 @@ impl Dependencies {
 
 /// The packages of a lock.
 fn packages(lock: &Lock, target: &Target) -> Vec<Locked> {
-    let entries = lock.packages().iter().zip(lock.entries());
-    let locked = entries.map(|((name, version), entry)| Locked {
+    let locked = lock.pinned().map(|(entry, name, version)| Locked {
         name: installed::normalised(name),
-        version: version.clone(),
+        version: version.to_owned(),
         key: key(Digest::of(entry.as_bytes()), target),
         entry: entry.to_owned(),
     });

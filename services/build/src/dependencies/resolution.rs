@@ -39,7 +39,9 @@ pub(super) async fn lock(
     requirements: &Requirements,
     refresh: bool,
     uv: &Uv,
-    (target, store, log): (&Target, &Store, &BuildLog),
+    target: &Target,
+    store: &Store,
+    log: &BuildLog,
 ) -> Result<Resolution> {
     let interpreter = target.identity();
     let stored = match refresh {

@@ -146,11 +146,9 @@ impl Requirements {
         if self.constraints != former.constraints || missing_in(&self.items, &former.items).next().is_some() {
             return None;
         }
-        let items = missing_in(&former.items, &self.items).map(|item| (item, false));
+        let items = missing_in(&former.items, &self.items).cloned().collect();
         let mut added = Self::default();
-        for (item, constraint) in items.chain(self.constraints.iter().map(|item| (item, true))) {
-            added.add(item.clone(), constraint).ok()?;
-        }
+        added.extend(Self { items, constraints: self.constraints.clone(), text: String::new() }).ok()?;
         Some(added)
     }
 

@@ -17,6 +17,8 @@ const MAX_TEXT: usize = 500;
 /// The beginning of uv's line about an address that it could not read.
 const FETCH: &str = "Failed to fetch:";
 
+/// What uv says when no versions satisfy the requirements.
+const NO_SOLUTION: &str = "No solution found";
 /// The end of what uv says about a package that no index has.
 const NOT_THERE: &str = " was not found in the package registry";
 
@@ -77,20 +79,23 @@ impl Doing {
 
 /// Whether all wheels were there, and could not be put into one directory: two have a file in different ways.
 pub(super) fn is_of_directory(error: &Error) -> bool {
-    error.details.iter().any(|line| line.contains("Failed to install: "))
+    says(error, "Failed to install: ")
 }
 
 /// Whether an index does not have a file of a lock, or has another one.
 pub fn is_gone(error: &Error) -> bool {
-    let signs = ["No solution found", "Hash mismatch", "404 Not Found"];
-    let is_one = |line: &String| signs.iter().any(|sign| line.contains(sign));
-    error.message.starts_with(Doing::Install.subject()) && error.details.iter().any(is_one)
+    let signs = [NO_SOLUTION, "Hash mismatch", "404 Not Found"];
+    error.message.starts_with(Doing::Install.subject()) && signs.iter().any(|sign| says(error, sign))
 }
 
 /// Whether no versions satisfy the requirements, although there are some of each package.
 pub fn is_unsatisfiable(error: &Error) -> bool {
-    let says = |words| error.details.iter().any(|line| line.contains(words));
-    says("No solution found") && !says(NOT_THERE)
+    says(error, NO_SOLUTION) && !says(error, NOT_THERE)
+}
+
+/// Whether a line of proof has these words.
+fn says(error: &Error, words: &str) -> bool {
+    error.details.iter().any(|line| line.contains(words))
 }
 
 /// A package of which the resolver found no wheel for this Python, at least not of the versions that it needs.

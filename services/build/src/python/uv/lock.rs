@@ -62,10 +62,10 @@ impl Lock {
 
     /// The same with only those files of a package that its requirement names, if it names any.
     pub fn with_hashes(&self, wanted: &BTreeMap<&str, BTreeSet<&str>>) -> Result<Self> {
-        let mut text = String::new();
-        for (entry, (name, version)) in self.entries().zip(&self.packages) {
-            let Some(wanted) = wanted.get(name.as_str()) else {
-                text.push_str(entry);
+        let mut narrowed = Self::default();
+        for (entry, name, version) in self.pinned() {
+            let Some(wanted) = wanted.get(name) else {
+                narrowed.push(entry, name, version);
                 continue;
             };
             let pin = entry.split_once(HASH).map_or(entry, |(pin, _)| pin);
@@ -78,17 +78,17 @@ impl Lock {
                               (`pip-compile --generate-hashes`, `uv export`), or leave the hashes out";
                 return Err(Error::new(Code::RequirementFailed, message).with_details([remedy.to_owned()]));
             }
-            text.push_str(&format!("{pin}{HASH}{}\n", kept.join(&format!(" \\\n    {HASH}"))));
+            let entry = format!("{pin}{HASH}{}\n", kept.join(&format!(" \\\n    {HASH}")));
+            narrowed.push(&entry, name, version);
         }
-        Self::parse(&text)
+        Ok(narrowed)
     }
 
     /// The same without some packages.
     pub fn without(&self, names: &HashSet<&str>) -> Self {
         let mut left = Self::default();
-        let all = self.entries().zip(&self.packages);
-        let kept = all.filter(|(_, (name, _))| !names.contains(name.as_str()));
-        kept.for_each(|(entry, (name, version))| left.push(entry, name, version));
+        let kept = self.pinned().filter(|(_, name, _)| !names.contains(name));
+        kept.for_each(|(entry, name, version)| left.push(entry, name, version));
         left
     }
 
@@ -96,12 +96,10 @@ impl Lock {
     /// this lock's files are kept.
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let mut entries = BTreeMap::new();
-        for lock in [self, other] {
-            for (entry, (name, version)) in lock.entries().zip(&lock.packages) {
-                let (_, there) = entries.entry(name).or_insert((entry, version));
-                if *there != version {
-                    return None;
-                }
+        for (entry, name, version) in self.pinned().chain(other.pinned()) {
+            let (_, there) = entries.entry(name).or_insert((entry, version));
+            if *there != version {
+                return None;
             }
         }
         let mut joined = Self::default();
@@ -121,9 +119,15 @@ impl Lock {
     }
 
     /// The entry of each package: its pin and its hashes, a lock in itself.
-    pub fn entries(&self) -> impl Iterator<Item = &str> {
+    fn entries(&self) -> impl Iterator<Item = &str> {
         let ends = self.begins.iter().skip(1).copied().chain([self.text.len()]);
         self.begins.iter().zip(ends).map(|(begin, end)| &self.text[*begin..end])
+    }
+
+    /// The entry, the name without extras, and the version of each package.
+    pub fn pinned(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let packages = self.entries().zip(&self.packages);
+        packages.map(|(entry, (name, version))| (entry, name.as_str(), version.as_str()))
     }
 
     /// The SHA-256 digests, in hexadecimal digits, of the files that an entry allows.
